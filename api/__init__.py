@@ -1,0 +1,42 @@
+"""gifdex: turn a corpus of GIFs into an index that anyone can query by meaning.
+
+::
+
+    import gifdex
+    index = gifdex.open("workspace/index")
+    hits = index.search("a cat playing the piano", k=10)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gifdex.index.lookup import Hit, Index
+    from gifdex.index.lookup import open_index as open
+    from gifdex.schemas.errors import GifdexError
+
+__all__ = ["GifdexError", "Hit", "Index", "__version__", "open"]
+
+__version__ = version("gifdex")
+
+# Looked up at first use, so that `gifdex --help` does not wait for numpy and pyarrow.
+_HOMES = {
+    "GifdexError": ("gifdex.schemas.errors", "GifdexError"),
+    "Hit": ("gifdex.index.lookup", "Hit"),
+    "Index": ("gifdex.index.lookup", "Index"),
+    "open": ("gifdex.index.lookup", "open_index"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

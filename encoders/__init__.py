@@ -1,0 +1,1 @@
+"""Pixels and sentences become vectors; projections bring both into one joint space."""

@@ -1,0 +1,87 @@
+"""What an encoder is, and how anything that shapes its vectors is fingerprinted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The last layer of a classifier over the encoder's features, and what its classes are called.
+
+    `weight` is float32 (classes, d_image), `bias` float32 (classes,), `labels` one plain English name a
+    class. `feature_mean` is float32 (d_image,), the features' expected value over the training photographs.
+    """
+
+    weight: FloatArray
+    bias: FloatArray
+    labels: tuple[str, ...]
+    feature_mean: FloatArray
+
+
+class ImageEncoder(Protocol):
+    """Turns frames into features. Constructing one is cheap; the first call may load a model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dimensions(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the architecture, the weights' bytes and the preprocessing."""
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width in pixels that frames must have."""
+
+    def __call__(self, frames: Frames) -> FloatArray:
+        """Encode uint8 RGB (n, height, width, 3) into float32 (n, dimensions); n may be anything."""
+
+    def classifier(self) -> Classifier | None:
+        """Return the classifier the features were trained with, or None where there is none."""
+
+
+class TextEncoder(Protocol):
+    """Turns sentences into vectors. Constructing one is cheap; the first call may load a model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dimensions(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that shapes the vectors."""
+
+    def __call__(self, sentences: Sequence[str]) -> FloatArray:
+        """Encode n sentences into float32 (n, dimensions)."""
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that stand for `facts` (JSON values); equal facts, equal digits."""
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def unit(vectors: NDArray[Any]) -> FloatArray:
+    """Scale each row of (..., d) to length one, as float32; a zero row stays zero.
+
+    The division is done in float64: float32 loses the last digit for long vectors.
+    """
+    wide = np.asarray(vectors, dtype=np.float64)
+    length = np.linalg.norm(wide, axis=-1, keepdims=True)
+    result: FloatArray = np.divide(wide, length, out=np.zeros_like(wide), where=length > 0).astype(np.float32)
+    return result

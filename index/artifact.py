@@ -1,0 +1,92 @@
+"""One version of an index on disk: what its files are called, and whether they are what they should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError
+from gifdex.schemas.files import commit_bytes, sha256_file
+from gifdex.schemas.manifest import MANIFEST_NAME, FileFacts, Manifest
+
+ITEMS_NAME = "items.parquet"
+PROJECTION_NAME = "projection.safetensors"
+
+
+def shard_names(number: int) -> tuple[str, str]:
+    """Return the names of a shard's Annoy file and of its vectors."""
+    return f"shard-{number:05d}.ann", f"shard-{number:05d}.vectors.npy"
+
+
+def read_manifest(version: Path) -> Manifest:
+    """Return the manifest of a version's folder.
+
+    Raises IndexNotFoundError where there is none, FormatVersionError or CorruptIndexError where it cannot
+    be read.
+    """
+    path = version / MANIFEST_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise IndexNotFoundError(
+            f"{version} has no {MANIFEST_NAME}, so it is no finished index version: point to a store or to one of "
+            "its versions, or build again"
+        ) from err
+    except (OSError, UnicodeDecodeError) as err:
+        raise CorruptIndexError(f"cannot read {path}: {err}; restore the file or rebuild the index") from err
+    return Manifest.from_json(text, str(path))
+
+
+def check_sizes(version: Path, manifest: Manifest) -> None:
+    """Raise CorruptIndexError unless every file of the manifest is there with the size it says."""
+    for name, facts in manifest.files.items():
+        path = version / name
+        if Path(name).name != name:
+            raise CorruptIndexError(f"the manifest of {version} names the file {name!r}, which lies outside: rebuild")
+        try:
+            size = path.stat().st_size
+        except OSError as err:
+            raise CorruptIndexError(
+                f"cannot read {path}: {err.strerror}; expected {facts.bytes:,} bytes: restore the file or rebuild"
+            ) from err
+        if size != facts.bytes:
+            raise CorruptIndexError(
+                f"{path} has {size:,} bytes, but the manifest says {facts.bytes:,}: restore the file or rebuild"
+            )
+    needed = [manifest.items_file, manifest.projection.file]
+    needed += [name for shard in manifest.shards for name in (shard.annoy, shard.vectors)]
+    absent = [name for name in needed if name not in manifest.files]
+    if absent:
+        raise CorruptIndexError(f"the manifest of {version} uses {absent[0]} but gives no hash for it: rebuild")
+
+
+def check_hashes(version: Path, manifest: Manifest) -> None:
+    """Raise CorruptIndexError unless every file has the SHA-256 that the manifest says."""
+    for name, facts in manifest.files.items():
+        found = sha256_file(version / name)
+        if found != facts.sha256:
+            raise CorruptIndexError(
+                f"{version / name} has SHA-256 {found[:16]}..., but the manifest says {facts.sha256[:16]}...: its bytes "
+                "were altered; restore the file or rebuild"
+            )
+
+
+def verify(version: Path) -> Manifest:
+    """Check every byte of a version against its manifest and return the manifest.
+
+    Raises an ArtifactError for the first thing that is wrong.
+    """
+    manifest = read_manifest(version)
+    check_sizes(version, manifest)
+    check_hashes(version, manifest)
+    return manifest
+
+
+def file_facts(version: Path, names: Iterable[str]) -> dict[str, FileFacts]:
+    """Measure files of a version for its manifest."""
+    return {name: FileFacts((version / name).stat().st_size, sha256_file(version / name)) for name in names}
+
+
+def commit_manifest(version: Path, manifest: Manifest) -> None:
+    """Write the manifest, which makes the version exist; everything else must be on disk by now."""
+    commit_bytes(version / MANIFEST_NAME, manifest.to_json().encode())

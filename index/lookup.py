@@ -1,0 +1,196 @@
+"""Open an index and ask it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gifdex.encoders import projection as projections
+from gifdex.encoders.base import FloatArray, TextEncoder, unit
+from gifdex.encoders.projection import Projection
+from gifdex.encoders.registry import text_encoder
+from gifdex.index.artifact import check_hashes, check_sizes, read_manifest
+from gifdex.index.search import Shard, open_shards, scan, search_candidates
+from gifdex.index.store import resolve
+from gifdex.schemas.errors import CorruptIndexError, EncoderError, QueryError
+from gifdex.schemas.files import read_table
+from gifdex.schemas.manifest import Manifest
+
+# Up to this many items an exact scan is as fast as Annoy with rescoring at equal recall.
+EXACT_ITEMS = 20_000
+# Opening hashes every file up to this many bytes in all, which takes about 0.2 seconds; see `open_index`.
+VERIFY_BYTES = 256 * 1024**2
+
+Vector = np.ndarray[tuple[int], np.dtype[Any]]
+Vectors = np.ndarray[tuple[int, int], np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer: an item's id and place, and the exact cosine between it and the query (-1 to 1)."""
+
+    id: str
+    score: float
+    uri: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Index:
+    """One opened version of an index; several threads may ask it at once."""
+
+    def __init__(
+        self, path: Path, manifest: Manifest, shards: Sequence[Shard], items: pa.Table, projection: Projection
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._shards = tuple(shards)
+        self._items = items
+        self._projection = projection
+        self._text_encoder: TextEncoder | None = None
+
+    def __len__(self) -> int:
+        return self.manifest.items
+
+    def __repr__(self) -> str:
+        return f"<gifdex.Index {self.path} ({len(self):,} items)>"
+
+    @property
+    def dimensions(self) -> int:
+        """Size of the joint space, which query vectors must have."""
+        return self.manifest.dimensions
+
+    @property
+    def searches_exactly(self) -> bool:
+        """Whether `search` scans every vector unless told otherwise, as it does on small indexes."""
+        return len(self) <= EXACT_ITEMS
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all items, in row order."""
+        ids: list[str] = self._items["id"].to_pylist()
+        return ids
+
+    @overload
+    def search(self, query: str | Vector, k: int = ..., *, exact: bool | None = ...) -> list[Hit]: ...
+    @overload
+    def search(self, query: Vectors | Sequence[str], k: int = ..., *, exact: bool | None = ...) -> list[list[Hit]]: ...
+    def search(
+        self, query: str | Sequence[str] | NDArray[Any], k: int = 10, *, exact: bool | None = None
+    ) -> list[Hit] | list[list[Hit]]:
+        """Return the k items nearest to a sentence or a vector, best first.
+
+        A sentence or an array (d,) gives a list of hits; several sentences or an array (n, d) give a list
+        of such lists. Fewer than k hits mean that the index has fewer items. Equal scores come in row
+        order. `exact` chooses between a scan of every vector and Annoy's candidates with exact rescoring;
+        by default small indexes are scanned. Raises QueryError for a query of the wrong dimensions, with
+        NaN or infinity, of length zero, or empty; EncoderError where a sentence needs an encoder that is
+        not the one the index was built with.
+        """
+        if isinstance(query, str):
+            return self.search_vectors(self.embed([query]), k, exact=exact)[0]
+        if not isinstance(query, np.ndarray):
+            return self.search_vectors(self.embed(list(query)), k, exact=exact)
+        hits = self.search_vectors(np.atleast_2d(query), k, exact=exact)
+        return hits[0] if query.ndim == 1 else hits
+
+    def embed(self, sentences: Sequence[str]) -> FloatArray:
+        """Return n sentences as unit embeddings float32 (n, d); raises as `search` does."""
+        if isinstance(sentences, str):
+            sentences = [sentences]
+        for sentence in sentences:
+            if not sentence.strip():
+                raise QueryError("the sentence is empty; expected words, such as 'a cat playing the piano'")
+        return self._projection.embed_texts(self._encoder()(sentences))
+
+    def search_vectors(self, queries: NDArray[Any], k: int = 10, *, exact: bool | None = None) -> list[list[Hit]]:
+        """Answer vectors (n, d), which need not be of unit length, with n lists of hits; see `search`."""
+        if k < 1:
+            raise QueryError(f"k is {k}; expected at least 1")
+        units = self._check(queries)
+        exhaustive = self.searches_exactly if exact is None else exact
+        found = scan(self._shards, units, k) if exhaustive else search_candidates(self._shards, units, k)
+        return [[self._hit(row, score) for row, score in zip(rows, scores, strict=True)] for rows, scores in found]
+
+    def _encoder(self) -> TextEncoder:
+        if self._text_encoder is None:
+            facts = self.manifest.text_encoder
+            encoder = text_encoder(facts.name)
+            if encoder.fingerprint != facts.fingerprint:
+                raise EncoderError(
+                    f"the index {self.path} was built with {facts.name} of fingerprint {facts.fingerprint}, but "
+                    f"the one installed has {encoder.fingerprint}: install the package version it was built with, "
+                    "or rebuild"
+                )
+            self._text_encoder = encoder
+        return self._text_encoder
+
+    def _check(self, queries: NDArray[Any]) -> FloatArray:
+        if queries.ndim != 2 or queries.shape[1] != self.dimensions:
+            raise QueryError(
+                f"the index has {self.dimensions} dimensions, but the query has shape {queries.shape}: expected "
+                f"({self.dimensions},) or (n, {self.dimensions})"
+            )
+        try:
+            wide = queries.astype(np.float64)
+        except (TypeError, ValueError) as err:
+            raise QueryError(f"the query is an array of {queries.dtype}; expected numbers") from err
+        if not np.isfinite(wide).all():
+            raise QueryError("the query has values that are NaN or infinite; expected finite numbers")
+        largest = np.abs(wide).max(axis=1, keepdims=True)  # scaled first, so that no square over- or underflows
+        if not largest.all():
+            raise QueryError("the query is a zero vector, which has no direction to search in")
+        return unit(wide / largest)
+
+    def _hit(self, row: int, score: float) -> Hit:
+        item = self._items.slice(int(row), 1).to_pylist()[0]
+        metadata = json.loads(item["metadata"]) if item["metadata"] else {}
+        if item["caption"] is not None:
+            metadata = {"caption": item["caption"], **metadata}
+        return Hit(item["id"], float(np.clip(score, -1.0, 1.0)), item["uri"], metadata)
+
+
+def open_index(path: str | os.PathLike[str], *, verify: bool | None = None) -> Index:
+    """Open a store's published version, or one version's folder.
+
+    Format version, sizes, counts and dimensions are checked before a byte is mapped. `verify` says whether
+    every file is hashed too, which finds altered bytes; by default it is where the index has up to 256 MiB.
+    Annoy may crash the process on altered bytes, so copies of unknown origin deserve ``verify=True`` once.
+    Raises an ArtifactError that says what is wrong.
+    """
+    version = resolve(Path(path))
+    manifest = read_manifest(version)
+    check_sizes(version, manifest)
+    total = sum(facts.bytes for facts in manifest.files.values())
+    if verify or (verify is None and total <= VERIFY_BYTES):
+        check_hashes(version, manifest)
+    items = _read_items(version, manifest)
+    projection = projections.load(version / manifest.projection.file)
+    if projection.dimensions != manifest.dimensions:
+        raise CorruptIndexError(
+            f"{version / manifest.projection.file} has {projection.dimensions} dimensions, but the manifest says "
+            f"{manifest.dimensions}: restore the file or rebuild"
+        )
+    shards = open_shards(version, manifest.shards, manifest.dimensions, manifest.engine.trees)
+    return Index(version, manifest, shards, items, projection)
+
+
+def _read_items(version: Path, manifest: Manifest) -> pa.Table:
+    path = version / manifest.items_file
+    try:
+        items = read_table(path, ["id", "uri", "caption", "metadata"])
+    except (OSError, pa.ArrowException) as err:
+        raise CorruptIndexError(f"cannot read {path}: {err}; restore the file or rebuild") from err
+    counts = {manifest.items, sum(shard.items for shard in manifest.shards), items.num_rows}
+    if len(counts) != 1:
+        raise CorruptIndexError(
+            f"{path} has {items.num_rows:,} rows, but the manifest says {manifest.items:,} items: restore or rebuild"
+        )
+    return items.combine_chunks()

@@ -1,0 +1,117 @@
+"""The content-addressed cache of features: what was tried for which bytes, by which encoder.
+
+A part file `<fingerprint>/<partition>/<task>.parquet` is written once, whole, and never changed. A
+partition is the first hexadecimal digits of the SHA-256, as many as the task that wrote it needed; "all" is
+the partition of none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gifdex.encoders.base import FloatArray
+from gifdex.schemas import tables
+from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, commit_table, read_table
+
+_ALL = "all"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one GIF: its pooled features float32 (d,), or why there are none.
+
+    A reject that does not come from the bytes (the file could not be read) is not `lasting`: it is tried
+    again in the next run.
+    """
+
+    sha256: str
+    frames: int
+    features: FloatArray | None
+    error: str | None = None
+    reason: str | None = None
+    lasting: bool = True
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """The cache of one fingerprint. `attempt` says with what decoder and limits this run tries."""
+
+    root: Path
+    fingerprint: str
+    dimensions: int
+    attempt: str
+
+    @property
+    def folder(self) -> Path:
+        """Where this fingerprint's part files lie."""
+        return self.root / self.fingerprint
+
+    def part(self, partition: str, task_id: str) -> Path:
+        """Return the part file that a task commits."""
+        return self.folder / (partition or _ALL) / f"{task_id}.parquet"
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Leave a note for people: what the fingerprint stands for."""
+        path = self.folder / "fingerprint.json"
+        if not path.exists():
+            commit_bytes(path, (json.dumps(facts, indent=2) + "\n").encode())
+
+    def commit(self, path: Path, outcomes: list[Outcome]) -> None:
+        """Write one part file, rows in the order given."""
+        rows = {
+            "sha256": [o.sha256 for o in outcomes],
+            "frames": [o.frames for o in outcomes],
+            "features": [None if o.features is None else o.features.astype("<f4").tobytes() for o in outcomes],
+            "error": [o.error for o in outcomes],
+            "reason": [o.reason for o in outcomes],
+            "attempt": [self.attempt if o.lasting else "" for o in outcomes],
+        }
+        commit_table(path, pa.table(rows, schema=tables.features(self.dimensions, self.fingerprint)))
+
+    def _parts(self, partition: str) -> Iterator[Path]:
+        """Yield, sorted, the part files that may hold keys of a partition, whatever length theirs has."""
+        if not self.folder.is_dir():
+            return
+        for folder in sorted(path for path in self.folder.iterdir() if path.is_dir()):
+            theirs = "" if folder.name == _ALL else folder.name
+            if theirs.startswith(partition) or partition.startswith(theirs):
+                yield from sorted(p for p in folder.glob("*.parquet") if not p.name.startswith(TEMPORARY_PREFIX))
+
+    def outcomes(self, partition: str = "") -> pa.Table:
+        """Return sha256, error and reason of every GIF whose outcome stands.
+
+        Features stand for ever; a reject stands only for the decoder and limits it was tried with.
+        """
+        columns = ["sha256", "error", "reason", "attempt"]
+        parts = [read_table(path, columns) for path in self._parts(partition)]
+        empty = tables.features(self.dimensions, self.fingerprint)
+        table = pa.concat_tables(parts) if parts else empty.empty_table().select(columns)
+        stands = pc.or_(pc.is_null(table["error"]), pc.equal(table["attempt"], self.attempt))
+        return table.filter(stands).select(columns[:3]).replace_schema_metadata(None)
+
+    def features(self, keys: list[str], partition: str = "") -> FloatArray:
+        """Return the features of distinct `keys` (hexadecimal SHA-256s) as float32 (n, d), in their order.
+
+        Raises KeyError with the first key that has none.
+        """
+        place = {key: i for i, key in enumerate(keys)}
+        found = np.zeros(len(keys), bool)
+        result = np.empty((len(keys), self.dimensions), np.float32)
+        wanted = pa.array(keys, pa.string())
+        for path in self._parts(partition):
+            table = read_table(path, ["sha256", "features"])
+            table = table.filter(pc.and_(pc.is_in(table["sha256"], wanted), pc.is_valid(table["features"])))
+            for key, vector in zip(table["sha256"].to_pylist(), table["features"].to_pylist(), strict=True):
+                result[place[key]] = np.frombuffer(vector, "<f4")
+                found[place[key]] = True
+        if not found.all():
+            raise KeyError(keys[int(np.argmin(found))])
+        return result

@@ -1,0 +1,168 @@
+"""List a corpus: a folder, a glob or a catalog file, on any filesystem that Beam knows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
+from apache_beam.io.filesystems import FileSystems
+
+from gifdex.schemas.errors import CorpusError
+
+_CATALOG_SUFFIXES = (".parquet", ".csv", ".jsonl")
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file that the corpus names. Size and modification time are None where listing did not tell."""
+
+    id: str
+    uri: str
+    size: int | None = None
+    modified: float | None = None
+    caption: str | None = None
+    metadata: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The corpus: entries sorted by id, and how many files of a folder were no GIFs."""
+
+    entries: tuple[Entry, ...]
+    ignored: int = 0
+
+
+def read_bytes(uri: str) -> bytes:
+    """Return a file's bytes, undecompressed; raises OSError or BeamIOError."""
+    with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        data: bytes = stream.read()
+    return data
+
+
+def file_metadata(uri: str) -> tuple[int, float]:
+    """Return a file's size in bytes and its modification time; raises OSError or BeamIOError."""
+    found = FileSystems.get_filesystem(uri).metadata(uri)
+    return int(found.size_in_bytes), float(found.last_updated_in_seconds or 0.0)
+
+
+def list_corpus(corpus: str) -> Listing:
+    """Return what the corpus names, sorted by id.
+
+    A folder gives its `.gif` files, however deep and in whatever case; a glob gives all it matches; a
+    catalog file gives its rows. Raises CorpusError where there is nothing, where a catalog cannot be read,
+    and where two items have one id.
+    """
+    is_url = "://" in corpus
+    path = corpus if is_url else str(Path(corpus).expanduser().absolute())
+    if not is_url and Path(path).is_dir():
+        listing = _list_folder(path)
+    elif path.lower().endswith(_CATALOG_SUFFIXES) and not _WILDCARD.search(path):
+        listing = Listing(tuple(_read_catalog(path)))
+    elif _WILDCARD.search(path):
+        root = path[: _WILDCARD.search(path).start()].rpartition("/")[0]  # type: ignore[union-attr]
+        listing = Listing(tuple(_entry(root, found) for found in _match(path)))
+    elif is_url:
+        listing = _list_folder(path.rstrip("/"))
+    else:
+        what = "is a file" if Path(path).exists() else "does not exist"
+        raise CorpusError(
+            f"the corpus {corpus} {what}; expected a folder, a glob such as 'gifs/**.gif', or a catalog file "
+            "(.parquet, .csv or .jsonl)"
+        )
+    if not listing.entries:
+        raise CorpusError(f"the corpus {corpus} is empty: no GIF was found there; nothing was published")
+    entries = sorted(listing.entries, key=lambda entry: (entry.id, entry.uri))
+    for one, other in itertools.pairwise(entries):
+        if one.id == other.id:
+            raise CorpusError(
+                f"two items have the id {one.id!r}: {one.uri} and {other.uri}; rename one, or give ids in a catalog file"
+            )
+    return Listing(tuple(entries), listing.ignored)
+
+
+def _match(pattern: str) -> list[FileMetadata]:
+    try:
+        found: list[FileMetadata] = FileSystems.match([pattern])[0].metadata_list
+        return found
+    except (BeamIOError, OSError, ValueError) as err:
+        raise CorpusError(f"cannot list the corpus {pattern}: {err}; check the path and the permissions") from err
+
+
+def _list_folder(folder: str) -> Listing:
+    literal = re.sub(r"[*?\[]", lambda match: f"[{match[0]}]", folder)
+    found = _match(f"{literal.rstrip('/')}/**")
+    gifs = [file for file in found if file.path.lower().endswith(".gif")]
+    return Listing(tuple(_entry(folder, file) for file in gifs), len(found) - len(gifs))
+
+
+def _entry(root: str, file: FileMetadata) -> Entry:
+    return Entry(
+        _default_id(file.path, root), file.path, int(file.size_in_bytes), float(file.last_updated_in_seconds or 0.0)
+    )
+
+
+def _default_id(uri: str, root: str) -> str:
+    """Return the path below `root` without its suffix, or the whole URI without it where it lies elsewhere."""
+    below = uri.removeprefix(root.rstrip("/") + "/")
+    return posixpath.splitext(below)[0]
+
+
+def _read_catalog(path: str) -> Iterator[Entry]:
+    folder = path.rpartition("/")[0]
+    for number, row in enumerate(_rows(path), start=1):
+        uri = row.get("uri")
+        if not isinstance(uri, str) or not uri:
+            raise CorpusError(
+                f"row {number} of the catalog {path} has no uri; expected a column uri (found: "
+                f"{', '.join(map(str, row)) or 'nothing'}): add it"
+            )
+        absolute = uri if "://" in uri or uri.startswith("/") else posixpath.normpath(posixpath.join(folder, uri))
+        if "://" in folder and absolute is not uri:
+            absolute = f"{folder}/{uri}"
+        given, caption = row.get("id"), row.get("caption")
+        rest = {name: value for name, value in row.items() if name not in ("uri", "id", "caption")}
+        yield Entry(
+            id=str(given) if given not in (None, "") else _default_id(absolute, folder),
+            uri=absolute,
+            caption=str(caption) if caption not in (None, "") else None,
+            metadata=json.dumps(rest, sort_keys=True, default=str, ensure_ascii=False) if rest else None,
+        )
+
+
+def _rows(path: str) -> Iterable[Mapping[str, Any]]:
+    try:
+        data = read_bytes(path)
+        if path.lower().endswith(".parquet"):
+            rows: list[Mapping[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
+            return rows
+        text = data.decode("utf-8-sig")
+        if path.lower().endswith(".csv"):
+            return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        return list(_json_rows(path, text))
+    except (OSError, BeamIOError, UnicodeDecodeError, csv.Error, pa.ArrowException) as err:
+        raise CorpusError(f"cannot read the catalog {path}: {err}; expected Parquet, CSV or JSON Lines") from err
+
+
+def _json_rows(path: str, text: str) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as err:
+            raise CorpusError(f"line {number} of the catalog {path} is not JSON: {err}; mend the line") from err
+        if not isinstance(row, dict):
+            raise CorpusError(f"line {number} of the catalog {path} is no JSON object; expected one with uri")
+        yield row

@@ -1,0 +1,261 @@
+"""Second stage: features for every GIF whose bytes are not in the cache yet.
+
+Tasks are self-contained: threads read, decode and sample ahead of the model, frames of several GIFs fill
+batches of one fixed size, and one part file is committed to the cache. Frames never cross a stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.utils.shared import Shared
+from numpy.typing import NDArray
+
+from gifdex.encoders.base import FloatArray, ImageEncoder, fingerprint
+from gifdex.encoders.registry import image_encoder
+from gifdex.pipeline.cache import FeatureCache, Outcome
+from gifdex.pipeline.corpus import read_bytes
+from gifdex.pipeline.decode import RESIZE, SampledFrames, decode, decoder_name
+from gifdex.pipeline.settings import BuildSettings, EncodeSettings
+from gifdex.pipeline.tasks import Progress, run_tasks
+from gifdex.pipeline.workspace import Workspace
+from gifdex.schemas.errors import DecodeError, PipelineError
+from gifdex.schemas.files import read_table
+
+# Tasks are cut in steps of this many GIFs, so that with eight frames each they fill whole batches.
+_STEP = 16
+# A small corpus is still cut into about this many tasks: what a killed run loses is one of them.
+_TASKS = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where bytes with this SHA-256 can be read."""
+
+    sha256: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """GIFs of one partition, sorted by key, and the part file their features go to."""
+
+    partition: str
+    sources: tuple[Source, ...]
+    output: Path
+
+    @property
+    def items(self) -> int:
+        """How many GIFs the task encodes."""
+        return len(self.sources)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Why keys of the catalog have no features (schema: sha256, error, reason), and what the stage did."""
+
+    rejects: dict[str, tuple[str, str]]
+    encoded: int
+    reused: int
+
+
+def features_facts(encoder: ImageEncoder, settings: EncodeSettings) -> dict[str, Any]:
+    """Return everything that shapes features; its fingerprint names their cache."""
+    return {
+        "image_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "dimensions": encoder.dimensions},
+        "sampling": {"strategy": "uniform", **asdict(settings.sampling)},
+        "resize": RESIZE,
+        "pooling": "mean over moments",
+    }
+
+
+def open_cache(workspace: Workspace, encoder: ImageEncoder, settings: EncodeSettings) -> FeatureCache:
+    """Return the cache that features of this encoder and sampling live in."""
+    attempt = f"{decoder_name()}, limits {fingerprint(asdict(settings.limits))}"
+    facts = features_facts(encoder, settings)
+    return FeatureCache(workspace.features, fingerprint(facts), encoder.dimensions, attempt)
+
+
+def plan(missing: Sequence[Source], task_items: int, cache: FeatureCache) -> list[EncodeTask]:
+    """Cut sources into tasks: each of one partition and at most `task_items` GIFs, the same ones each time.
+
+    Partitions get as many hexadecimal digits as leave them about one task's worth of GIFs.
+    """
+    ordered = sorted(missing, key=lambda source: source.sha256)
+    digits = 0
+    while len(ordered) >= task_items * 16 ** (digits + 1):
+        digits += 1
+    spread = -(-len(ordered) // _TASKS)
+    size = min(task_items, -(-spread // _STEP) * _STEP)
+    tasks = []
+    for partition, group in groupby(ordered, key=lambda source: source.sha256[:digits]):
+        sources = list(group)
+        for start in range(0, len(sources), size):
+            part = tuple(sources[start : start + size])
+            tasks.append(EncodeTask(partition, part, _unused(cache, partition, part)))
+    return tasks
+
+
+def _unused(cache: FeatureCache, partition: str, sources: Sequence[Source]) -> Path:
+    """Name a task's part file after its keys; the same keys tried again get another name."""
+    keys = "".join(source.sha256 for source in sources)
+    tries = 0
+    while True:
+        path = cache.part(partition, hashlib.sha256(f"{tries} {keys}".encode()).hexdigest()[:32])
+        if not path.exists():
+            return path
+        tries += 1
+
+
+def load(source: Source, settings: EncodeSettings, frame_size: tuple[int, int]) -> SampledFrames | Outcome:
+    """Read and decode one GIF: its frames, or the outcome that says what is wrong with it."""
+    try:
+        data = read_bytes(source.uri)
+    except (OSError, BeamIOError, ValueError) as err:
+        reason = f"cannot read the file: {' '.join(str(err).split())[:200]}"
+        return Outcome(source.sha256, 0, None, type(err).__name__, reason, lasting=False)
+    if hashlib.sha256(data).hexdigest() != source.sha256:
+        reason = "the file changed while the corpus was indexed: run again"
+        return Outcome(source.sha256, 0, None, "ChangedFileError", reason, lasting=False)
+    try:
+        return decode(data, settings.sampling, frame_size, settings.limits)
+    except DecodeError as err:
+        return Outcome(source.sha256, 0, None, type(err).__name__, str(err))
+
+
+def _ahead(
+    sources: Iterable[Source], settings: EncodeSettings, frame_size: tuple[int, int]
+) -> Iterator[tuple[Source, SampledFrames | Outcome]]:
+    """Yield what `load` gives for each source, in order, with a few more under way in threads."""
+    waiting: deque[tuple[Source, Future[SampledFrames | Outcome]]] = deque()
+    with ThreadPoolExecutor(settings.threads, "gifdex-decode") as pool:
+        for source in sources:
+            waiting.append((source, pool.submit(load, source, settings, frame_size)))
+            # As many as fill a batch, so that the threads have work while the model runs.
+            if len(waiting) > settings.threads + settings.batch_frames // settings.sampling.frames:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+
+class _Batcher:
+    """Fills batches of frames across GIFs, runs the encoder on each, and pools by GIF."""
+
+    def __init__(self, encoder: ImageEncoder, batch_frames: int) -> None:
+        self._encoder = encoder
+        self._frames = np.empty((batch_frames, *encoder.frame_size, 3), np.uint8)
+        self._owners: list[tuple[str, float]] = []
+        self.pooled: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, key: str, sampled: SampledFrames) -> None:
+        self.pooled[key] = np.zeros(self._encoder.dimensions)
+        for frame, weight in zip(sampled.frames, sampled.weights, strict=True):
+            self._frames[len(self._owners)] = frame
+            self._owners.append((key, float(weight)))
+            if len(self._owners) == len(self._frames):
+                self.flush()
+
+    def flush(self) -> None:
+        if not self._owners:
+            return
+        features = self._encoder(self._frames[: len(self._owners)])
+        for (key, weight), row in zip(self._owners, features, strict=True):
+            self.pooled[key] += weight * row.astype(np.float64)
+        self._owners.clear()
+
+
+def encode(encoder: ImageEncoder, sources: Sequence[Source], settings: EncodeSettings) -> list[Outcome]:
+    """Return the outcome of every source, in order: features pooled over its sampled frames, or a reject."""
+    batcher = _Batcher(encoder, settings.batch_frames)
+    frames: dict[str, int] = {}
+    rejected: dict[str, Outcome] = {}
+    for source, loaded in _ahead(sources, settings, encoder.frame_size):
+        if isinstance(loaded, Outcome):
+            rejected[source.sha256] = loaded
+        else:
+            frames[source.sha256] = len(loaded.frames)
+            batcher.add(source.sha256, loaded)
+    batcher.flush()
+    return [
+        rejected.get(source.sha256) or _outcome(source.sha256, frames[source.sha256], batcher.pooled[source.sha256])
+        for source in sources
+    ]
+
+
+def _outcome(sha256: str, frames: int, pooled: NDArray[np.float64]) -> Outcome:
+    features: FloatArray = pooled.astype(np.float32)
+    if not np.isfinite(features).all():
+        return Outcome(sha256, frames, None, "EncoderError", "the image encoder gave values that are not finite")
+    return Outcome(sha256, frames, features)
+
+
+class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+    """Encode one task's GIFs and commit them; one encoder a process, however many threads Beam runs."""
+
+    def __init__(self, settings: EncodeSettings, cache: FeatureCache) -> None:
+        self._settings = settings
+        self._cache = cache
+        self._shared = Shared()
+
+    def setup(self) -> None:
+        """Load the encoder, or take the process's."""
+        self._encoder = self._shared.acquire(lambda: image_encoder(self._settings.image_encoder))
+
+    def process(self, task: EncodeTask) -> Iterator[tuple[str, int]]:
+        """Yield the part file and its count of rows."""
+        outcomes = encode(self._encoder, task.sources, self._settings)
+        self._cache.commit(task.output, outcomes)
+        yield str(task.output), len(outcomes)
+
+
+def encode_missing(
+    catalog: pa.Table, settings: BuildSettings, cache: FeatureCache, facts: dict[str, Any], progress: Progress
+) -> Encoded:
+    """Encode what the catalog (schema CATALOG) has and the cache has not.
+
+    Raises PipelineError where the runner fails or part files do not hold what was planned.
+    """
+    first_uri: dict[str, str] = {}
+    for sha256, uri in zip(catalog["sha256"].to_pylist(), catalog["uri"].to_pylist(), strict=True):
+        first_uri.setdefault(sha256, uri)
+    standing = cache.outcomes()
+    wanted = pa.array(first_uri, pa.string())
+    standing = standing.filter(pc.is_in(standing["sha256"], wanted))
+    have = set(standing["sha256"].to_pylist())
+    missing = [Source(sha256, uri) for sha256, uri in first_uri.items() if sha256 not in have]
+    tasks = plan(missing, settings.encode.task_items, cache)
+    cache.describe(facts)
+    run_tasks("encode", tasks, lambda: RunEncodeTask(settings.encode, cache), settings.beam_options, progress)
+    results = [standing, *(_check(task) for task in tasks)]
+    rejects: dict[str, tuple[str, str]] = {}
+    featured: set[str] = set()
+    for row in pa.concat_tables(results).to_pylist():
+        if row["error"] is None:
+            featured.add(row["sha256"])
+        else:
+            rejects[row["sha256"]] = (row["error"], row["reason"])
+    for sha256 in featured:  # another decoder or other limits may have succeeded where one failed
+        rejects.pop(sha256, None)
+    return Encoded(rejects, len(missing), len(have))
+
+
+def _check(task: EncodeTask) -> pa.Table:
+    """Read a task's part file back and check it against the plan."""
+    table = read_table(task.output, ["sha256", "error", "reason"]).replace_schema_metadata(None)
+    if table["sha256"].to_pylist() != [source.sha256 for source in task.sources]:
+        raise PipelineError(f"{task.output} does not hold the {task.items} GIFs it was planned for: delete it, run again")
+    return table

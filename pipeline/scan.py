@@ -1,0 +1,182 @@
+"""First stage: which items does the corpus have, and which bytes are they?
+
+Unchanged files are recognised by (uri, size, modification time) against the last catalog and not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.io.filesystem import BeamIOError
+
+from gifdex.pipeline.corpus import Entry, Listing, file_metadata, list_corpus, read_bytes
+from gifdex.pipeline.decode import check_bytes
+from gifdex.pipeline.settings import BuildSettings, Limits
+from gifdex.pipeline.tasks import Progress, run_tasks
+from gifdex.pipeline.workspace import Workspace
+from gifdex.schemas import tables
+from gifdex.schemas.errors import LimitError, PipelineError
+from gifdex.schemas.files import commit_table, read_table
+
+_TASK_ITEMS = 256
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the last catalog says of a URI."""
+
+    size: int
+    modified: float
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    """Files to look at, with what was known of each, and where the results go."""
+
+    entries: tuple[Entry, ...]
+    known: tuple[Known | None, ...]
+    output: Path
+
+    @property
+    def items(self) -> int:
+        """How many files the task looks at."""
+        return len(self.entries)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the scan found: the catalog (schema CATALOG) and rejects (schema REJECTS), both sorted by id.
+
+    `unchanged` counts files that were recognised without being read, `ignored` those that are no GIFs.
+    """
+
+    catalog: pa.Table
+    rejects: pa.Table
+    unchanged: int
+    ignored: int
+
+
+def plan(entries: Sequence[Entry], known: dict[str, Known], folder: Path) -> list[ScanTask]:
+    """Cut entries, in their order, into tasks; a task's name is a hash of all that it is given."""
+    tasks = []
+    for start in range(0, len(entries), _TASK_ITEMS):
+        part = tuple(entries[start : start + _TASK_ITEMS])
+        before = tuple(known.get(entry.uri) for entry in part)
+        name = hashlib.sha256(repr((part, before)).encode()).hexdigest()[:32]
+        tasks.append(ScanTask(part, before, folder / f"{name}.parquet"))
+    return tasks
+
+
+def look_at(entry: Entry, known: Known | None, limits: Limits) -> dict[str, Any]:
+    """Return the SCAN_RESULTS row of one file; whatever is wrong with it becomes its reason."""
+    row: dict[str, Any] = {"id": entry.id, "size": entry.size, "modified": entry.modified}
+    try:
+        if entry.size is None or entry.modified is None:
+            row["size"], row["modified"] = file_metadata(entry.uri)
+        check_bytes(row["size"], limits)
+        if known is not None and (known.size, known.modified) == (row["size"], row["modified"]):
+            return {**row, "sha256": known.sha256}
+        data = read_bytes(entry.uri)
+        return {**row, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    except LimitError as err:
+        return {**row, "error": "LimitError", "reason": str(err)}
+    except (OSError, BeamIOError, ValueError) as err:
+        return {**row, "error": type(err).__name__, "reason": f"cannot read the file: {' '.join(str(err).split())[:200]}"}
+
+
+class RunScanTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+    """Look at a task's files, some at a time, and commit one results file."""
+
+    def __init__(self, limits: Limits, threads: int) -> None:
+        self._limits = limits
+        self._threads = threads
+
+    def process(self, task: ScanTask) -> Iterator[tuple[str, int]]:
+        """Yield the results file and its count of rows."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            rows = list(pool.map(look_at, task.entries, task.known, [self._limits] * task.items))
+        commit_table(task.output, pa.Table.from_pylist(rows, schema=tables.SCAN_RESULTS))
+        yield str(task.output), len(rows)
+
+
+def scan(settings: BuildSettings, workspace: Workspace, progress: Progress) -> Scan:
+    """List the corpus, hash what is new or changed, and return the catalog.
+
+    Raises CorpusError where the corpus cannot be listed, PipelineError where results are missing.
+    """
+    listing = list_corpus(settings.corpus)
+    known = {} if settings.checksum else _last_catalog(workspace)
+    unchanged = {entry.id: known[entry.uri].sha256 for entry in listing.entries if _is_unchanged(entry, known)}
+    rest = [entry for entry in listing.entries if entry.id not in unchanged]
+    if settings.checksum and workspace.scan.exists():
+        shutil.rmtree(workspace.scan)
+    tasks = plan(rest, known, workspace.scan)
+    # A killed scan's results stand where listing told size and time, which are part of a task's name.
+    todo = [t for t in tasks if not t.output.exists() or any(entry.size is None for entry in t.entries)]
+    for task in todo:
+        task.output.unlink(missing_ok=True)
+
+    def worker() -> RunScanTask:
+        return RunScanTask(settings.encode.limits, settings.encode.threads)
+
+    run_tasks("scan", todo, worker, settings.beam_options, progress)
+    rows = _collect(tasks)
+    seen = sum(known.get(e.uri) == Known(r["size"], r["modified"], r["sha256"]) for e, r in zip(rest, rows, strict=True))
+    return _assemble(listing, unchanged, {row["id"]: row for row in rows}, len(unchanged) + seen)
+
+
+def _is_unchanged(entry: Entry, known: dict[str, Known]) -> bool:
+    before = known.get(entry.uri)
+    return before is not None and (before.size, before.modified) == (entry.size, entry.modified)
+
+
+def _last_catalog(workspace: Workspace) -> dict[str, Known]:
+    """Return what the newest catalog knows, by URI; nothing where there is none or it cannot be read."""
+    catalogs = sorted(workspace.builds.glob("*/catalog/part-00000.parquet"), key=lambda path: path.stat().st_mtime)
+    if not catalogs:
+        return {}
+    try:
+        table = read_table(catalogs[-1], ["uri", "size", "modified", "sha256"])
+    except (OSError, pa.ArrowException):
+        return {}  # it only saves reading; every file is hashed again
+    columns = (table[name].to_pylist() for name in ("uri", "size", "modified", "sha256"))
+    return {uri: Known(size, modified, sha256) for uri, size, modified, sha256 in zip(*columns, strict=True)}
+
+
+def _collect(tasks: Sequence[ScanTask]) -> list[dict[str, Any]]:
+    """Read the results back and check each against its task."""
+    rows: list[dict[str, Any]] = []
+    for task in tasks:
+        found = read_table(task.output).to_pylist()
+        if [row["id"] for row in found] != [entry.id for entry in task.entries]:
+            raise PipelineError(f"{task.output} does not hold the {task.items} files it was planned for: run again")
+        rows += found
+    return rows
+
+
+def _assemble(listing: Listing, unchanged: dict[str, str], results: dict[str, dict[str, Any]], seen: int) -> Scan:
+    catalog, rejects = [], []
+    for entry in listing.entries:
+        row = {"id": entry.id, "uri": entry.uri, "caption": entry.caption, "metadata": entry.metadata}
+        if entry.id in unchanged:
+            row |= {"sha256": unchanged[entry.id], "size": entry.size, "modified": entry.modified}
+            catalog.append(row)
+        elif (result := results[entry.id])["error"] is None:
+            catalog.append(row | {name: result[name] for name in ("sha256", "size", "modified")})
+        else:
+            rejects.append(row | {"stage": "scan", "error": result["error"], "reason": result["reason"]})
+    return Scan(
+        pa.Table.from_pylist(catalog, schema=tables.CATALOG),
+        pa.Table.from_pylist(rejects, schema=tables.REJECTS),
+        seen,
+        listing.ignored,
+    )

@@ -1,0 +1,79 @@
+"""What a build can be told, one frozen record a concern."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER, DEFAULT_TEXT_ENCODER
+from gifdex.index.engine import AnnoySettings
+
+
+def available_cpus() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one GIF may cost; one beyond a limit becomes a reject that names the limit.
+
+    `bytes` of the file, `pixels` of the canvas, `frames` in the file, `total_pixels` drawn up to the last
+    frame that is needed, and `seconds` of decoding, looked at between frames.
+    """
+
+    bytes: int = 64 * 1024**2
+    pixels: int = 16 * 1024**2
+    frames: int = 10_000
+    total_pixels: int = 800_000_000
+    seconds: float = 8.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames stand for a GIF: `frames` moments evenly spaced over its playing time."""
+
+    frames: int = 8
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How the encode stage runs. Nothing here changes the features but the encoder and the sampling.
+
+    `batch_frames` frames go to the encoder at a time, `threads` decode ahead of it, and a task has at most
+    `task_items` GIFs: what is lost when a task dies.
+    """
+
+    image_encoder: str = DEFAULT_IMAGE_ENCODER
+    sampling: Sampling = field(default_factory=Sampling)
+    limits: Limits = field(default_factory=Limits)
+    batch_frames: int = 32
+    threads: int = field(default_factory=available_cpus)
+    task_items: int = 64
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """How the index stage runs. `projection` is a file, or None for the zero-shot one."""
+
+    text_encoder: str = DEFAULT_TEXT_ENCODER
+    projection: Path | None = None
+    annoy: AnnoySettings = field(default_factory=AnnoySettings)
+    shard_items: int = 500_000
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """Everything `build` is told: what to read, where to write, and how.
+
+    `checksum` hashes every file again instead of trusting size and modification time. `beam_options` are
+    passed to Beam as they are.
+    """
+
+    corpus: str
+    workspace: Path
+    checksum: bool = False
+    encode: EncodeSettings = field(default_factory=EncodeSettings)
+    index: IndexSettings = field(default_factory=IndexSettings)
+    beam_options: tuple[str, ...] = ()

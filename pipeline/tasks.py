@@ -1,0 +1,112 @@
+"""Run self-contained tasks on Beam, and check what they left against what was planned.
+
+A task names the one file that it commits, so that what has been done can be seen from outside on every
+runner: for progress while it runs, and for the check afterwards. A runner's DONE is no proof.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from gifdex.schemas.errors import GifdexError, PipelineError
+
+# Named explicitly: Beam's default runner first looks for a program to download.
+_LOCAL_RUNNER = "--runner=FnApiRunner"
+_POLL_SECONDS = 0.2
+
+
+class Task(Protocol):
+    """One unit of work: what it commits, and how many items it stands for."""
+
+    @property
+    def output(self) -> Path: ...
+
+    @property
+    def items(self) -> int: ...
+
+
+class Progress(Protocol):
+    """Told how far a stage is; called from another thread than the one that runs the stage."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A Progress that says nothing."""
+
+
+def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
+    """Return Beam's options from its own flags, on FnApiRunner unless they name another runner.
+
+    Raises PipelineError for something that is no flag.
+    """
+    stray = [a for i, a in enumerate(arguments) if not a.startswith("-") and (i == 0 or "=" in arguments[i - 1])]
+    if stray:
+        raise PipelineError(f"{stray[0]!r} is no option for Beam; expected flags such as --runner=FlinkRunner after --")
+    named = any(a == "--runner" or a.startswith("--runner=") for a in arguments)
+    return PipelineOptions([*arguments] if named else [_LOCAL_RUNNER, *arguments])
+
+
+def run_tasks(
+    stage: str, tasks: Sequence[Task], worker: Callable[[], Any], options: Sequence[str], progress: Progress = silent
+) -> None:
+    """Run `worker()`, a DoFn, over every task on Beam and wait; raises PipelineError where the runner fails.
+
+    `progress` counts the items of tasks whose output is there.
+    """
+    total = sum(task.items for task in tasks)
+    progress(stage, 0, total)
+    if not tasks:
+        return
+    with _watching(stage, tasks, progress):
+        try:
+            with beam.Pipeline(options=pipeline_options(options)) as pipeline:
+                _ = (
+                    pipeline
+                    | f"{stage}: tasks" >> beam.Create(list(tasks))
+                    | f"{stage}: spread" >> beam.Reshuffle()
+                    | f"{stage}: run" >> beam.ParDo(worker())
+                )
+        except GifdexError:
+            raise
+        except Exception as err:  # runners raise what they like
+            lines = str(err).strip().splitlines() or ["no reason given"]
+            raise PipelineError(
+                f"the {stage} pipeline failed with {type(err).__name__}: {lines[0][:300]}; what was committed is kept: "
+                "mend the cause and run again"
+            ) from err
+    missing = [task for task in tasks if not task.output.is_file()]
+    if missing:
+        raise PipelineError(
+            f"the {stage} pipeline ended, but {len(missing)} of {len(tasks)} tasks left no result (the first: "
+            f"{missing[0].output}): run again, what was committed is kept"
+        )
+    progress(stage, total, total)
+
+
+@contextmanager
+def _watching(stage: str, tasks: Sequence[Task], progress: Progress) -> Iterator[None]:
+    """Report finished tasks from a thread, since a local runner gives control back only at its end."""
+    ended = threading.Event()
+    total = sum(task.items for task in tasks)
+
+    def watch() -> None:
+        waiting = list(tasks)
+        while not ended.wait(_POLL_SECONDS):
+            waiting = [task for task in waiting if not task.output.is_file()]
+            progress(stage, total - sum(task.items for task in waiting), total)
+
+    thread = threading.Thread(target=watch, name=f"gifdex-{stage}-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

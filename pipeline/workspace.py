@@ -1,0 +1,102 @@
+"""Where everything lies below the workspace, and who may write to it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gifdex.schemas.errors import WorkspaceBusyError, WorkspaceError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one workspace (see docs/formats.md)."""
+
+    root: Path
+
+    @property
+    def features(self) -> Path:
+        """The content-addressed cache of features."""
+        return self.root / "features"
+
+    @property
+    def builds(self) -> Path:
+        """One folder a build: catalog, rejects, embeddings, statistics."""
+        return self.root / "builds"
+
+    @property
+    def scan(self) -> Path:
+        """Results of a scan under way; gone when its catalog is written."""
+        return self.root / "scan"
+
+    @property
+    def projections(self) -> Path:
+        """Zero-shot projections already fitted, by recipe."""
+        return self.root / "projections"
+
+    @property
+    def store(self) -> Path:
+        """The index store."""
+        return self.root / "index"
+
+    def build(self, build_id: str) -> Path:
+        """The folder of one build."""
+        return self.builds / build_id
+
+    def catalog(self, build_id: str) -> Path:
+        """The catalog of one build."""
+        return self.build(build_id) / "catalog" / "part-00000.parquet"
+
+    def rejects(self, build_id: str) -> Path:
+        """The rejects of one build."""
+        return self.build(build_id) / "rejects" / "part-00000.parquet"
+
+    def embeddings(self, build_id: str, shard: int) -> Path:
+        """The embeddings of one shard of a build."""
+        return self.build(build_id) / "embeddings" / f"shard-{shard:05d}.parquet"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Create the workspace and hold it for writing.
+
+        The operating system releases the lock when its holder ends, however it ends. Raises
+        WorkspaceBusyError that says who holds it since when, WorkspaceError where it cannot be made.
+        """
+        path = self.root / ".lock"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as err:
+            raise WorkspaceError(
+                f"cannot use the workspace {self.root}: {err.strerror}; expected a folder that can be written: "
+                "choose another with --workspace"
+            ) from err
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as err:
+                raise WorkspaceBusyError(
+                    f"another run holds the workspace {self.root} ({_holder(descriptor)}): wait for it or choose "
+                    "another workspace"
+                ) from err
+            facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat("T", "seconds")}
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(facts).encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        facts = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {facts['pid']} on {facts['host']} since {facts['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "it has not said who it is yet"

@@ -1,0 +1,104 @@
+"""The tree of errors that gifdex raises on purpose.
+
+::
+
+    GifdexError                     catch this one to catch them all
+    ├── CorpusError                 the corpus cannot be listed or read, is empty, or repeats an id
+    ├── CaptionsError               a captions file for `evaluate` cannot be used
+    ├── DecodeError                 the bytes of one GIF cannot become frames (ends as a reject)
+    │   └── LimitError              ... because it is larger than a limit allows
+    ├── EncoderError                an encoder is unknown, or cannot do what was asked
+    │   └── WeightsError            its weights are absent or unreadable
+    ├── ProjectionError             a projection is unreadable, or does not fit its encoders
+    ├── PipelineError               what came back from a pipeline does not match its plan
+    ├── WorkspaceError              the workspace cannot be used
+    │   └── WorkspaceBusyError      another run holds it
+    ├── ArtifactError               there is no usable index at a path
+    │   ├── IndexNotFoundError      nothing published, or nothing there
+    │   ├── FormatVersionError      written by a newer gifdex
+    │   └── CorruptIndexError       bytes differ from what the manifest says
+    ├── QueryError                  a query cannot be answered: dimensions, NaN, zero, empty
+    └── MissingExtraError           an optional dependency is not installed
+
+Every message is one sentence that says what was found, what was expected, where, and what to do.
+`exit_code` is what the command line exits with.
+"""
+
+from __future__ import annotations
+
+
+class GifdexError(Exception):
+    """Base of every error that gifdex raises on purpose."""
+
+    exit_code = 1
+
+
+class CorpusError(GifdexError):
+    """The corpus cannot be listed or read, is empty, or has two items of one id."""
+
+
+class CaptionsError(GifdexError):
+    """A captions file cannot be read, or none of its ids is in the index."""
+
+
+class DecodeError(GifdexError):
+    """The bytes of one GIF cannot be turned into frames."""
+
+
+class LimitError(DecodeError):
+    """One GIF is larger than a limit allows; the message names the limit and both values."""
+
+
+class EncoderError(GifdexError):
+    """An encoder is unknown, or cannot do what was asked of it."""
+
+
+class WeightsError(EncoderError):
+    """An encoder's weights are absent or unreadable."""
+
+
+class ProjectionError(GifdexError):
+    """A projection file is unreadable, or was made for other encoders."""
+
+
+class PipelineError(GifdexError):
+    """What came back from a pipeline does not match its plan."""
+
+
+class WorkspaceError(GifdexError):
+    """The workspace cannot be created or used."""
+
+
+class WorkspaceBusyError(WorkspaceError):
+    """Another run holds the workspace."""
+
+    exit_code = 75
+
+
+class ArtifactError(GifdexError):
+    """There is no usable index at the path given."""
+
+
+class IndexNotFoundError(ArtifactError):
+    """The path holds neither a store with a published version nor a version."""
+
+
+class FormatVersionError(ArtifactError):
+    """The index was written in a newer format than this gifdex reads."""
+
+
+class CorruptIndexError(ArtifactError):
+    """The bytes of an index differ from what its manifest says."""
+
+
+class QueryError(GifdexError):
+    """A query cannot be answered: wrong dimensions, NaN, zero, or empty."""
+
+
+class MissingExtraError(GifdexError):
+    """An optional dependency is not installed; the message has the command that installs it."""
+
+    def __init__(self, needed_for: str, module: str, extra: str) -> None:
+        super().__init__(
+            f"{needed_for} needs the module {module}, which is not installed: run pip install 'gifdex[{extra}]'"
+        )

@@ -1,0 +1,75 @@
+"""The one way files reach the disk: temporary name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# A name with this prefix is unfinished: no reader looks at it, and a later run may delete it.
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def committing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on leaving without an error it becomes `path`, durably.
+
+    A reader sees either the old file or the whole new one, whatever moment the process dies at.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def commit_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with committing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def commit_table(path: Path, table: pa.Table) -> None:
+    """Write `table` as Parquet (zstd, level 1) to `path`, whole or not at all."""
+    with committing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", compression_level=1)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file; the folders above it say nothing about its columns."""
+    return pq.read_table(path, columns=columns, partitioning=None)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def remove_unfinished(folder: Path) -> int:
+    """Delete what interrupted writers left below `folder` and return how many files that were.
+
+    Only for a caller that holds the workspace's lock: another writer's unfinished file looks the same.
+    """
+    leftovers = [path for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if path.is_file()]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)

@@ -1,0 +1,89 @@
+"""Arrow schemas of every table that gifdex writes. `docs/formats.md` explains them to other readers."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+# One row an item of the corpus that could be read. `size` is in bytes, `modified` in seconds since 1970 as
+# the filesystem reports it; both only serve to recognise an unchanged file without reading it again.
+# `metadata` is a JSON object of the catalog file's other columns.
+CATALOG = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("modified", pa.float64(), nullable=False),
+        pa.field("caption", pa.string()),
+        pa.field("metadata", pa.string()),
+    ]
+)
+
+# One row an item that could not be indexed. `stage` is scan or encode, `error` the class of the error,
+# `reason` its one sentence. `sha256` is null where the bytes could not be read.
+REJECTS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+# One row a scanned file: a catalog row where `error` is null, a reject otherwise. Exists only during a scan.
+SCAN_RESULTS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("size", pa.int64()),
+        pa.field("modified", pa.float64()),
+        pa.field("error", pa.string()),
+        pa.field("reason", pa.string()),
+    ]
+)
+
+# One row an indexed item, in the index's own order: row i of the shards' vectors laid end to end.
+ITEMS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("caption", pa.string()),
+        pa.field("metadata", pa.string()),
+    ]
+)
+
+
+def features(dimensions: int, fingerprint: str) -> pa.Schema:
+    """One row a GIF that was tried, keyed by the SHA-256 of its bytes.
+
+    `features` holds `dimensions` little-endian float32 values and is null where the GIF could not be
+    decoded; then `error` and `reason` say why, and `attempt` what decoded it under which limits, so that
+    another decoder or other limits try again. `frames` counts the distinct frames that were encoded.
+    """
+    return pa.schema(
+        [
+            pa.field("sha256", pa.string(), nullable=False),
+            pa.field("frames", pa.int32(), nullable=False),
+            pa.field("features", pa.binary(4 * dimensions)),
+            pa.field("error", pa.string()),
+            pa.field("reason", pa.string()),
+            pa.field("attempt", pa.string(), nullable=False),
+        ],
+        metadata={"dtype": "float32", "dimensions": str(dimensions), "fingerprint": fingerprint},
+    )
+
+
+def embeddings(dimensions: int) -> pa.Schema:
+    """One row an indexed item: unit vectors in the joint space, of the GIF and of its caption if any."""
+    vector = pa.list_(pa.field("item", pa.float32(), nullable=False), dimensions)
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("sha256", pa.string(), nullable=False),
+            pa.field("embedding", vector, nullable=False),
+            pa.field("caption_embedding", vector),
+        ]
+    )
