@@ -1,0 +1,1 @@
+"""The command line, one module a job; the only place that reads arguments or prints."""

@@ -32,7 +32,7 @@ from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.tasks import Progress, run_tasks, silent
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
-from gifdex.schemas.errors import ArtifactError, CorpusError, PipelineError, ProjectionError
+from gifdex.schemas.errors import ArtifactError, CorpusError, PipelineError, ProjectionError, WorkspaceError
 from gifdex.schemas.files import commit_bytes, commit_table, read_table, remove_unfinished
 from gifdex.schemas.manifest import FORMAT_VERSION, EncoderFacts
 
@@ -71,8 +71,16 @@ def build(settings: BuildSettings, progress: Progress = silent) -> BuildSummary:
     """
     workspace = Workspace(settings.workspace.expanduser().absolute())
     with workspace.locked():
-        remove_unfinished(workspace.root)
-        return _build(settings, workspace, progress)
+        try:
+            for folder in workspace.folders:  # not the root, which may hold files of others
+                remove_unfinished(folder)
+            return _build(settings, workspace, progress)
+        except OSError as err:
+            where = err.filename or workspace.root
+            raise WorkspaceError(
+                f"cannot read or write {where}: {err.strerror or err}; free space or mend the permissions, then run "
+                "again: what was committed is kept"
+            ) from err
 
 
 def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) -> BuildSummary:
@@ -81,11 +89,14 @@ def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) ->
     cache = open_cache(workspace, images, settings.encode)
     with summary.timed("scan"):
         scanned = scan(settings, workspace, progress)
+    with summary.timed("projection"):  # before the long stage, which a projection that does not fit would waste
+        progress("projection", 0, 1)
+        projection_path, projection = _projection(settings.index, workspace, images, texts)
+        progress("projection", 1, 1)
     with summary.timed("encode"):
         facts = features_facts(images, settings.encode)
         encoded = encode_missing(scanned.catalog, settings, cache, facts, progress)
     with summary.timed("index"):
-        projection_path, projection = _projection(settings.index, workspace, images, texts)
         items, rejects = _split(scanned, encoded)
         version_facts = VersionFacts(
             _build_id(items, settings, cache, projection, texts), _facts(images), cache.fingerprint, _facts(texts)
@@ -97,7 +108,8 @@ def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) ->
     manifest = artifact.verify(workspace.store / version_facts.build_id)
     if manifest.items != len(items):
         raise PipelineError(
-            f"the version {manifest.build_id} holds {manifest.items:,} items, but {len(items):,} were planned: run again"
+            f"the version {manifest.build_id} holds {manifest.items:,} items, but {len(items):,} were planned: "
+            "run again"
         )
     store.publish(workspace.store, manifest.build_id)
     _fill(summary, manifest.build_id, scanned, encoded, items, rejects)
@@ -115,7 +127,8 @@ def _projection(
 ) -> tuple[Path, Projection]:
     """Return the projection to use and its file: the one given, the zero-shot one fitted before, or a new one."""
     if settings.projection is not None:
-        projection = projections.load(settings.projection)
+        given = settings.projection.expanduser().absolute()
+        projection = projections.load(given)
         for kind, encoder in (("image", images), ("text", texts)):
             made_for = projection.facts.get(f"{kind}_encoder", {})
             if made_for.get("fingerprint") != encoder.fingerprint:
@@ -124,7 +137,7 @@ def _projection(
                     f"({made_for.get('fingerprint')}), but this build uses {encoder.name} ({encoder.fingerprint}): "
                     "choose that encoder or another projection"
                 )
-        return settings.projection, projection
+        return given, projection
     path = workspace.projections / f"zero-shot-{zero_shot.recipe_fingerprint(images, texts)}.safetensors"
     if path.exists():
         try:
@@ -186,7 +199,7 @@ def _is_whole(version: Path) -> bool:
     """Tell whether a version is there already, every byte of it."""
     try:
         artifact.verify(version)
-    except ArtifactError:
+    except (ArtifactError, OSError):
         return False
     return True
 

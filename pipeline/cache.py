@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from gifdex.encoders.base import FloatArray
 from gifdex.schemas import tables
+from gifdex.schemas.errors import WorkspaceError
 from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, commit_table, read_table
 
 _ALL = "all"
@@ -38,6 +39,17 @@ class Outcome:
     error: str | None = None
     reason: str | None = None
     lasting: bool = True
+
+
+def _read_part(path: Path, columns: list[str]) -> pa.Table:
+    try:
+        return read_table(path, columns)
+    except (OSError, pa.ArrowException) as err:
+        detail = " ".join(str(err).split())[:200]
+        raise WorkspaceError(
+            f"cannot read the cached features {path}: {detail}; delete the file and run again, which "
+            "encodes its GIFs anew"
+        ) from err
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ class FeatureCache:
         Features stand for ever; a reject stands only for the decoder and limits it was tried with.
         """
         columns = ["sha256", "error", "reason", "attempt"]
-        parts = [read_table(path, columns) for path in self._parts(partition)]
+        parts = [_read_part(path, columns) for path in self._parts(partition)]
         empty = tables.features(self.dimensions, self.fingerprint)
         table = pa.concat_tables(parts) if parts else empty.empty_table().select(columns)
         stands = pc.or_(pc.is_null(table["error"]), pc.equal(table["attempt"], self.attempt))
@@ -107,7 +119,7 @@ class FeatureCache:
         result = np.empty((len(keys), self.dimensions), np.float32)
         wanted = pa.array(keys, pa.string())
         for path in self._parts(partition):
-            table = read_table(path, ["sha256", "features"])
+            table = _read_part(path, ["sha256", "features"])
             table = table.filter(pc.and_(pc.is_in(table["sha256"], wanted), pc.is_valid(table["features"])))
             for key, vector in zip(table["sha256"].to_pylist(), table["features"].to_pylist(), strict=True):
                 result[place[key]] = np.frombuffer(vector, "<f4")

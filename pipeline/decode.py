@@ -37,9 +37,9 @@ def decoder_name() -> str:
     return f"imageio {version('imageio')}, pillow {version('pillow')}"
 
 
-def _check(limit: str, found: float, allowed: float, unit: str) -> None:
+def _check(limit: str, found: float, allowed: float, unit: str, *, lasting: bool = True) -> None:
     if found > allowed:
-        raise LimitError(f"the GIF has {found:,} {unit}, above the limit {limit} of {allowed:,}")
+        raise LimitError(f"the GIF has {found:,} {unit}, above the limit {limit} of {allowed:,}", lasting=lasting)
 
 
 def check_bytes(size: int, limits: Limits) -> None:
@@ -66,11 +66,12 @@ def _read_frames(data: bytes, sample: Sample, height: int, width: int, limits: L
     started = time.monotonic()
     with iio.imopen(io.BytesIO(data), "r", plugin="pillow", extension=".gif") as opened:
         for place, index in enumerate(sample.indexes):
-            frame = opened.read(index=index, mode="RGBA", writeable_output=False)
+            frame = opened.read(index=index, mode="RGBA", writeable_output=False)  # type: ignore[call-arg]  # its own
             # A damaged file may hold a frame that the decoder grows its canvas for.
             _check("pixels", frame.shape[0] * frame.shape[1], limits.pixels, "pixels in a frame")
             frames[place] = _resize(frame, height, width)
-            _check("seconds", round(time.monotonic() - started, 1), limits.seconds, "seconds of decoding behind it")
+            taken = round(time.monotonic() - started, 1)
+            _check("seconds", taken, limits.seconds, "seconds of decoding behind it", lasting=False)
     return frames
 
 
@@ -91,6 +92,8 @@ def decode(data: bytes, sampling: Sampling, frame_size: tuple[int, int], limits:
         frames = _read_frames(data, sample, *frame_size, limits)
     except DecodeError:
         raise
+    except MemoryError as err:
+        raise DecodeError("there was no memory left to decode it: lower the limit pixels", lasting=False) from err
     except Exception as err:  # the decoder may raise anything on hostile bytes; each ends as a reject
         detail = " ".join(str(err).split())[:200] or "no reason given"
         raise DecodeError(f"{decoder_name()} cannot decode it: {type(err).__name__}: {detail}") from err

@@ -67,7 +67,9 @@ def row_order(items: pa.Table, digits: int) -> pa.Table:
     return ordered.drop_columns(["partition"])
 
 
-def plan(items: pa.Table, digits: int, indexed: Path, projection: Path, embeddings: Path, version: Path) -> list[IndexTask]:
+def plan(
+    items: pa.Table, digits: int, indexed: Path, projection: Path, embeddings: Path, version: Path
+) -> list[IndexTask]:
     """Return one task for each partition that has items (schema ITEMS, in row order)."""
     partitions = [sha256[:digits] for sha256 in items["sha256"].to_pylist()]
     firsts = [row for row, name in enumerate(partitions) if row == 0 or name != partitions[row - 1]]
@@ -105,9 +107,7 @@ class RunIndexTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         write_shard(task.version, task.number, vectors, self._settings.annoy)
         yield str(task.output), task.items
 
-    def _embed_images(
-        self, keys: Sequence[str], partition: str, projection: projections.Projection
-    ) -> FloatArray:
+    def _embed_images(self, keys: Sequence[str], partition: str, projection: projections.Projection) -> FloatArray:
         distinct, places = np.unique(np.asarray(keys, dtype=np.str_), return_inverse=True)
         features = self._cache.features([str(key) for key in distinct], partition)
         blocks = [projection.embed_images(features[at : at + _BLOCK]) for at in range(0, len(features), _BLOCK)]
@@ -119,7 +119,9 @@ class RunIndexTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         given = [caption for caption in captions if caption]
         if not given:
             return [None] * len(captions)
-        vectors = iter(projection.embed_texts(text_encoder(self._settings.text_encoder)(given)))
+        encoder = text_encoder(self._settings.text_encoder)
+        blocks = (given[at : at + _BLOCK] for at in range(0, len(given), _BLOCK))
+        vectors = (vector for block in blocks for vector in projection.embed_texts(encoder(block)))
         return [next(vectors) if caption else None for caption in captions]
 
 

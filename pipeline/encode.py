@@ -19,7 +19,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
@@ -123,7 +122,7 @@ def load(source: Source, settings: EncodeSettings, frame_size: tuple[int, int]) 
     """Read and decode one GIF: its frames, or the outcome that says what is wrong with it."""
     try:
         data = read_bytes(source.uri)
-    except (OSError, BeamIOError, ValueError) as err:
+    except Exception as err:  # noqa: BLE001  # each filesystem fails in its own way; every one ends as a reject
         reason = f"cannot read the file: {' '.join(str(err).split())[:200]}"
         return Outcome(source.sha256, 0, None, type(err).__name__, reason, lasting=False)
     if hashlib.sha256(data).hexdigest() != source.sha256:
@@ -132,7 +131,7 @@ def load(source: Source, settings: EncodeSettings, frame_size: tuple[int, int]) 
     try:
         return decode(data, settings.sampling, frame_size, settings.limits)
     except DecodeError as err:
-        return Outcome(source.sha256, 0, None, type(err).__name__, str(err))
+        return Outcome(source.sha256, 0, None, type(err).__name__, str(err), lasting=err.lasting)
 
 
 def _ahead(
@@ -241,15 +240,11 @@ def encode_missing(
     cache.describe(facts)
     run_tasks("encode", tasks, lambda: RunEncodeTask(settings.encode, cache), settings.beam_options, progress)
     results = [standing, *(_check(task) for task in tasks)]
-    rejects: dict[str, tuple[str, str]] = {}
-    featured: set[str] = set()
-    for row in pa.concat_tables(results).to_pylist():
-        if row["error"] is None:
-            featured.add(row["sha256"])
-        else:
-            rejects[row["sha256"]] = (row["error"], row["reason"])
-    for sha256 in featured:  # another decoder or other limits may have succeeded where one failed
-        rejects.pop(sha256, None)
+    outcomes = pa.concat_tables(results)
+    good = pc.is_null(outcomes["error"])
+    # Another decoder or other limits may have succeeded where one failed.
+    failed = pc.and_not(pc.invert(good), pc.is_in(outcomes["sha256"], outcomes["sha256"].filter(good)))
+    rejects = {row["sha256"]: (row["error"], row["reason"]) for row in outcomes.filter(failed).to_pylist()}
     return Encoded(rejects, len(missing), len(have))
 
 
@@ -257,5 +252,7 @@ def _check(task: EncodeTask) -> pa.Table:
     """Read a task's part file back and check it against the plan."""
     table = read_table(task.output, ["sha256", "error", "reason"]).replace_schema_metadata(None)
     if table["sha256"].to_pylist() != [source.sha256 for source in task.sources]:
-        raise PipelineError(f"{task.output} does not hold the {task.items} GIFs it was planned for: delete it, run again")
+        raise PipelineError(
+            f"{task.output} does not hold the {task.items} GIFs it was planned for: delete it, run again"
+        )
     return table

@@ -5,19 +5,24 @@ Section numbers are those of the GIF89a specification (CompuServe, 31 July 1990)
 
 from __future__ import annotations
 
+import re
+import struct
 from dataclasses import dataclass
 
 from gifdex.schemas.errors import DecodeError
 
-_EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
+_IMAGE, _TRAILER = 0x2C, 0x3B
 _GRAPHIC_CONTROL = 0xF9
+_DESCRIPTOR = struct.Struct("<HHHHB")
+# Extension, image, trailer.
+_INTRODUCER = re.compile(rb"[\x21\x2c\x3b]")
 # Browsers show a frame that asks for 10 ms or less for 100 ms; authors rely on it.
 _SHORTEST_MS, _DEFAULT_MS = 10, 100
 
 
 @dataclass(frozen=True)
 class GifHeader:
-    """Canvas size in pixels, and how long each frame shows, in milliseconds."""
+    """Canvas size in pixels, grown by frames that reach beyond it, and each frame's time in milliseconds."""
 
     width: int
     height: int
@@ -43,8 +48,27 @@ class _Walk:
 
     def skip_sub_blocks(self) -> None:
         """Skip data sub-blocks up to the empty one that ends them (15, 16)."""
-        while size := self.take(1)[0]:
-            self.take(size)
+        data, position = self.data, self.position  # local: a hostile file has millions of them
+        try:
+            while size := data[position]:
+                position += size + 1
+        except IndexError:
+            raise EOFError from None
+        self.position = position + 1
+
+    def next_introducer(self) -> int:
+        """Return the byte that begins the next block; decoders step over bytes that begin none, and so does this."""
+        found = _INTRODUCER.search(self.data, self.position)
+        if found is None:
+            raise EOFError
+        self.position = found.end()
+        return self.data[found.start()]
+
+    def take_descriptor(self) -> tuple[int, int]:
+        """Take an Image Descriptor and its color table (20, 21); return the frame's right and bottom edges."""
+        left, top, width, height, packed = _DESCRIPTOR.unpack(self.take(_DESCRIPTOR.size))
+        self.skip_color_table(packed)
+        return left + width, top + height
 
 
 def _read_graphic_control(walk: _Walk) -> int:
@@ -55,26 +79,26 @@ def _read_graphic_control(walk: _Walk) -> int:
     return int.from_bytes(block[1:3], "little") * 10 if size >= 3 else 0
 
 
-def _walk_frames(walk: _Walk) -> list[int]:
+def _walk_frames(walk: _Walk, width: int, height: int) -> GifHeader:
     delays: list[int] = []
     delay = 0
     try:
-        while (introducer := walk.take(1)[0]) != _TRAILER:
+        while (introducer := walk.next_introducer()) != _TRAILER:
             if introducer == _IMAGE:
-                walk.skip_color_table(walk.take(9)[8])
+                right, bottom = walk.take_descriptor()
                 walk.take(1)  # LZW minimum code size (22)
                 delays.append(delay if delay > _SHORTEST_MS else _DEFAULT_MS)
+                if right > width or bottom > height:
+                    width, height = max(width, right), max(height, bottom)
                 delay = 0
                 walk.skip_sub_blocks()
-            elif introducer == _EXTENSION:
-                if walk.take(1)[0] == _GRAPHIC_CONTROL:
-                    delay = _read_graphic_control(walk)
-                else:
-                    walk.skip_sub_blocks()
-            # Any other byte belongs to no block: decoders step over it, and so does this walk.
+            elif walk.take(1)[0] == _GRAPHIC_CONTROL:
+                delay = _read_graphic_control(walk)
+            else:
+                walk.skip_sub_blocks()
     except EOFError:
         pass  # cut short: what was there so far counts, and the decoder has the last word on the pixels
-    return delays
+    return GifHeader(width, height, tuple(delays))
 
 
 def read_header(data: bytes) -> GifHeader:
@@ -91,8 +115,8 @@ def read_header(data: bytes) -> GifHeader:
         walk.skip_color_table(screen[10])
     except EOFError as err:
         raise DecodeError(f"the file ends after {len(data)} bytes, within the GIF's header") from err
-    delays = _walk_frames(walk)
-    if not delays:
-        raise DecodeError("the GIF has no frame")
     width, height = (int.from_bytes(screen[at : at + 2], "little") for at in (6, 8))
-    return GifHeader(width, height, tuple(delays))
+    header = _walk_frames(walk, width, height)
+    if not header.delays_ms:
+        raise DecodeError("the GIF has no frame")
+    return header

@@ -15,7 +15,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.io.filesystem import BeamIOError
+import pyarrow.compute as pc
 
 from gifdex.pipeline.corpus import Entry, Listing, file_metadata, list_corpus, read_bytes
 from gifdex.pipeline.decode import check_bytes
@@ -83,14 +83,18 @@ def look_at(entry: Entry, known: Known | None, limits: Limits) -> dict[str, Any]
         if entry.size is None or entry.modified is None:
             row["size"], row["modified"] = file_metadata(entry.uri)
         check_bytes(row["size"], limits)
-        if known is not None and (known.size, known.modified) == (row["size"], row["modified"]):
+        if known is not None and _is_same(known, row["size"], row["modified"]):
             return {**row, "sha256": known.sha256}
         data = read_bytes(entry.uri)
         return {**row, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     except LimitError as err:
         return {**row, "error": "LimitError", "reason": str(err)}
-    except (OSError, BeamIOError, ValueError) as err:
-        return {**row, "error": type(err).__name__, "reason": f"cannot read the file: {' '.join(str(err).split())[:200]}"}
+    except Exception as err:  # noqa: BLE001  # each filesystem fails in its own way; every one ends as a reject
+        return {
+            **row,
+            "error": type(err).__name__,
+            "reason": f"cannot read the file: {' '.join(str(err).split())[:200]}",
+        }
 
 
 class RunScanTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
@@ -120,8 +124,7 @@ def scan(settings: BuildSettings, workspace: Workspace, progress: Progress) -> S
     if settings.checksum and workspace.scan.exists():
         shutil.rmtree(workspace.scan)
     tasks = plan(rest, known, workspace.scan)
-    # A killed scan's results stand where listing told size and time, which are part of a task's name.
-    todo = [t for t in tasks if not t.output.exists() or any(entry.size is None for entry in t.entries)]
+    todo = [task for task in tasks if not _stands(task)]
     for task in todo:
         task.output.unlink(missing_ok=True)
 
@@ -130,13 +133,36 @@ def scan(settings: BuildSettings, workspace: Workspace, progress: Progress) -> S
 
     run_tasks("scan", todo, worker, settings.beam_options, progress)
     rows = _collect(tasks)
-    seen = sum(known.get(e.uri) == Known(r["size"], r["modified"], r["sha256"]) for e, r in zip(rest, rows, strict=True))
-    return _assemble(listing, unchanged, {row["id"]: row for row in rows}, len(unchanged) + seen)
+    results = {row["id"]: row for row in rows}
+    seen = sum(known.get(entry.uri) == _known(results[entry.id]) for entry in rest)
+    return _assemble(listing, unchanged, results, len(unchanged) + seen)
+
+
+def _known(result: dict[str, Any]) -> Known:
+    return Known(result["size"], result["modified"], result["sha256"])
+
+
+def _stands(task: ScanTask) -> bool:
+    """Tell whether an interrupted scan's result still holds: not where a file could not be read or may have changed.
+
+    Size and time as listing told them are part of a task's name, so what they say is the same.
+    """
+    if any(entry.size is None or not entry.modified for entry in task.entries) or not task.output.exists():
+        return False
+    try:
+        errors = read_table(task.output, ["error"])["error"]
+    except (OSError, pa.ArrowException):
+        return False
+    return bool(pc.all(pc.is_null(errors), min_count=0).as_py())
 
 
 def _is_unchanged(entry: Entry, known: dict[str, Known]) -> bool:
-    before = known.get(entry.uri)
-    return before is not None and (before.size, before.modified) == (entry.size, entry.modified)
+    return entry.size is not None and _is_same(known.get(entry.uri), entry.size, entry.modified)
+
+
+def _is_same(before: Known | None, size: int, modified: float | None) -> bool:
+    """Tell whether a file is what it was; one whose time its filesystem does not tell (0) may have changed."""
+    return before is not None and bool(modified) and (before.size, before.modified) == (size, modified)
 
 
 def _last_catalog(workspace: Workspace) -> dict[str, Known]:
@@ -166,7 +192,12 @@ def _collect(tasks: Sequence[ScanTask]) -> list[dict[str, Any]]:
 def _assemble(listing: Listing, unchanged: dict[str, str], results: dict[str, dict[str, Any]], seen: int) -> Scan:
     catalog, rejects = [], []
     for entry in listing.entries:
-        row = {"id": entry.id, "uri": entry.uri, "caption": entry.caption, "metadata": entry.metadata}
+        row: dict[str, Any] = {
+            "id": entry.id,
+            "uri": entry.uri,
+            "caption": entry.caption,
+            "metadata": entry.metadata,
+        }
         if entry.id in unchanged:
             row |= {"sha256": unchanged[entry.id], "size": entry.size, "modified": entry.modified}
             catalog.append(row)

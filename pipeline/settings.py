@@ -10,6 +10,12 @@ from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER, DEFAULT_TEXT_ENCODER
 from gifdex.index.engine import AnnoySettings
 
 
+def _at_least(least: float, **values: float) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}; expected at least {least}")
+
+
 def available_cpus() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -36,6 +42,9 @@ class Sampling:
 
     frames: int = 8
 
+    def __post_init__(self) -> None:
+        _at_least(1, frames=self.frames)
+
 
 @dataclass(frozen=True)
 class EncodeSettings:
@@ -52,6 +61,9 @@ class EncodeSettings:
     threads: int = field(default_factory=available_cpus)
     task_items: int = 64
 
+    def __post_init__(self) -> None:
+        _at_least(1, batch_frames=self.batch_frames, threads=self.threads, task_items=self.task_items)
+
 
 @dataclass(frozen=True)
 class IndexSettings:
@@ -61,6 +73,9 @@ class IndexSettings:
     projection: Path | None = None
     annoy: AnnoySettings = field(default_factory=AnnoySettings)
     shard_items: int = 500_000
+
+    def __post_init__(self) -> None:
+        _at_least(1, shard_items=self.shard_items)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ runner: for progress while it runs, and for the check afterwards. A runner's DON
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,16 +28,19 @@ class Task(Protocol):
     """One unit of work: what it commits, and how many items it stands for."""
 
     @property
-    def output(self) -> Path: ...
+    def output(self) -> Path:
+        """The file whose presence says that the task is done."""
 
     @property
-    def items(self) -> int: ...
+    def items(self) -> int:
+        """How many items it stands for."""
 
 
 class Progress(Protocol):
     """Told how far a stage is; called from another thread than the one that runs the stage."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take note that `done` of `total` items of the stage are finished."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -47,7 +52,11 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
 
     Raises PipelineError for something that is no flag.
     """
-    stray = [a for i, a in enumerate(arguments) if not a.startswith("-") and (i == 0 or "=" in arguments[i - 1])]
+    stray = [
+        argument
+        for before, argument in itertools.pairwise(["", *arguments])
+        if not argument.startswith("-") and (not before.startswith("-") or "=" in before)
+    ]
     if stray:
         raise PipelineError(f"{stray[0]!r} is no option for Beam; expected flags such as --runner=FlinkRunner after --")
     named = any(a == "--runner" or a.startswith("--runner=") for a in arguments)
@@ -99,9 +108,13 @@ def _watching(stage: str, tasks: Sequence[Task], progress: Progress) -> Iterator
 
     def watch() -> None:
         waiting = list(tasks)
-        while not ended.wait(_POLL_SECONDS):
+        pause = _POLL_SECONDS
+        while not ended.wait(pause):
+            started = time.monotonic()
             waiting = [task for task in waiting if not task.output.is_file()]
             progress(stage, total - sum(task.items for task in waiting), total)
+            # Of very many tasks, or on a slow filesystem: at most a twentieth of a processor goes into looking.
+            pause = max(_POLL_SECONDS, 20 * (time.monotonic() - started))
 
     thread = threading.Thread(target=watch, name=f"gifdex-{stage}-progress", daemon=True)
     thread.start()

@@ -46,6 +46,11 @@ class Workspace:
         """The index store."""
         return self.root / "index"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All of the folders above."""
+        return self.features, self.builds, self.scan, self.projections, self.store
+
     def build(self, build_id: str) -> Path:
         """The folder of one build."""
         return self.builds / build_id
@@ -86,7 +91,16 @@ class Workspace:
                     f"another run holds the workspace {self.root} ({_holder(descriptor)}): wait for it or choose "
                     "another workspace"
                 ) from err
-            facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat("T", "seconds")}
+            except OSError as err:
+                raise WorkspaceError(
+                    f"cannot lock the workspace {self.root}: {err.strerror}; expected a filesystem with file locks: "
+                    "choose another with --workspace"
+                ) from err
+            facts = {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "since": datetime.now(UTC).isoformat("T", "seconds"),
+            }
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(facts).encode(), 0)
             yield

@@ -1,0 +1,155 @@
+"""What Beam costs: the encode step of `gifdex build` against a plain loop over the same files.
+
+    python benchmarks/encode.py CORPUS [--rounds 5] [--json]
+
+Both read, decode, sample and resize with the same code, fill batches of 32 frames across GIFs for the same
+model, pool, and write Parquet. The plain loop does one thing after the other in one thread; the encode step
+is the one of a build: plan, FnApiRunner, decoding threads, one committed part file a task, and the check of
+what came back. Every measurement is a process of its own, so that peak memory can be told; imports and one
+warm-up batch through another copy of the model come before the clock starts, building the model after it, in
+both. The two alternate, and medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+KINDS = ("build", "loop")
+
+
+def run_build(corpus: str, folder: Path) -> Callable[[], int]:
+    from gifdex.encoders.registry import image_encoder
+    from gifdex.pipeline.encode import encode_missing, features_facts, open_cache
+    from gifdex.pipeline.scan import scan
+    from gifdex.pipeline.settings import BuildSettings
+    from gifdex.pipeline.tasks import silent
+    from gifdex.pipeline.workspace import Workspace
+
+    settings = BuildSettings(corpus, folder)
+    workspace = Workspace(folder)
+    scanned = scan(settings, workspace, silent)
+
+    def measured() -> int:
+        encoder = image_encoder(settings.encode.image_encoder)
+        cache = open_cache(workspace, encoder, settings.encode)
+        facts = features_facts(encoder, settings.encode)
+        return encode_missing(scanned.catalog, settings, cache, facts, silent).encoded
+
+    return measured
+
+
+def run_loop(corpus: str, folder: Path) -> Callable[[], int]:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from gifdex.encoders.registry import image_encoder
+    from gifdex.pipeline.corpus import list_corpus
+    from gifdex.pipeline.decode import decode
+    from gifdex.pipeline.settings import EncodeSettings
+    from gifdex.schemas.errors import DecodeError
+
+    settings = EncodeSettings()
+    entries = list_corpus(corpus).entries
+
+    def measured() -> int:
+        encoder = image_encoder(settings.image_encoder)
+        pooled: dict[str, np.ndarray] = {}
+        frames: list[np.ndarray] = []
+        owners: list[tuple[str, float]] = []
+
+        def run_model(count: int) -> None:
+            for (key, weight), row in zip(owners[:count], encoder(np.stack(frames[:count])), strict=True):
+                pooled[key] += weight * row
+            del frames[:count], owners[:count]
+
+        done = 0
+        for entry in entries:
+            data = Path(entry.uri).read_bytes()
+            key = hashlib.sha256(data).hexdigest()
+            if key in pooled:
+                continue
+            done += 1
+            try:
+                sampled = decode(data, settings.sampling, encoder.frame_size, settings.limits)
+            except DecodeError:
+                continue
+            pooled[key] = np.zeros(encoder.dimensions, np.float32)
+            frames.extend(sampled.frames)
+            owners.extend((key, float(weight)) for weight in sampled.weights)
+            while len(frames) >= settings.batch_frames:
+                run_model(settings.batch_frames)
+        if frames:
+            run_model(len(frames))
+        table = pa.table({"sha256": list(pooled), "features": [vector.tobytes() for vector in pooled.values()]})
+        pq.write_table(table, folder / "features.parquet")
+        return done
+
+    return measured
+
+
+def measure(kind: str, corpus: str) -> None:
+    """Run one measurement in this process and print it as JSON."""
+    import numpy as np
+
+    from gifdex.encoders.registry import image_encoder
+
+    image_encoder()(np.zeros((32, 224, 224, 3), np.uint8))  # TensorFlow starts its threads and compiles its kernels
+    with tempfile.TemporaryDirectory() as folder:
+        measured = {"build": run_build, "loop": run_loop}[kind](corpus, Path(folder))
+        wall, cpu = time.perf_counter(), time.process_time()
+        gifs = measured()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"gifs": gifs, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak}))
+
+
+def compare(corpus: str, rounds: int) -> dict[str, float]:
+    """Alternate both kinds and return medians and ratios (encode step / plain loop)."""
+    results: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    for number in range(rounds):
+        for kind in KINDS if number % 2 == 0 else KINDS[::-1]:
+            command = [sys.executable, __file__, corpus, "--measure", kind]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            results[kind].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"round {number + 1} of {rounds}: {kind} {results[kind][-1]}", file=sys.stderr)
+    summary: dict[str, float] = {"gifs": results["loop"][0]["gifs"], "rounds": rounds}
+    for name in ("wall_s", "cpu_s", "peak_mib"):
+        for kind in KINDS:
+            summary[f"{kind}_{name}"] = round(statistics.median(r[name] for r in results[kind]), 3)
+        summary[f"ratio_{name}"] = round(summary[f"build_{name}"] / summary[f"loop_{name}"], 3)
+    for kind in KINDS:
+        summary[f"{kind}_gifs_per_s"] = round(summary["gifs"] / summary[f"{kind}_wall_s"], 2)
+    return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", help="a folder of GIFs")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--measure", choices=KINDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure, arguments.corpus)
+        return
+    summary = compare(arguments.corpus, arguments.rounds)
+    if arguments.json:
+        print(json.dumps(summary))
+        return
+    for name, value in summary.items():
+        print(f"{name:18} {value:,}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""How well an index answers: ranks of known answers, and the engine against exact search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gifdex.index.lookup import Index
+from gifdex.schemas.errors import CaptionsError
+
+_ENGINE_K = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`ranks` int64 (queries,) of the right answers, 1 is best; ids that the index has not; engine recall@10."""
+
+    ranks: NDArray[np.int64]
+    absent: tuple[str, ...]
+    engine_recall: float
+    searches_exactly: bool
+
+    def recall(self, k: int) -> float:
+        """Return the share of queries whose answer is among the first k."""
+        return float((self.ranks <= k).mean())
+
+    def measures(self) -> dict[str, float | int | str]:
+        """Return everything under the names that `gifdex evaluate` prints."""
+        recalls = {f"recall@{k}": round(self.recall(k), 4) for k in (1, 5, 10)}
+        return {
+            "queries": len(self.ranks),
+            **recalls,
+            "median_rank": float(np.median(self.ranks)),
+            "engine_recall@10": round(self.engine_recall, 4),
+            "search": "exact" if self.searches_exactly else "annoy",
+        }
+
+
+def evaluate(index: Index, captions: Sequence[tuple[str, str]]) -> Evaluation:
+    """Ask `index` each caption of (id, caption) pairs and rank the item of that id among all items.
+
+    An item's rank counts those with a higher score, so equal scores share the best rank. Raises
+    CaptionsError where no id is in the index.
+    """
+    rows = {key: row for row, key in enumerate(index.ids)}
+    known = [(key, caption) for key, caption in captions if key in rows]
+    absent = tuple(sorted({key for key, _ in captions if key not in rows}))
+    if not known:
+        raise CaptionsError(
+            f"none of the {len(absent):,} ids of the captions is in the index {index.path} (the first: {absent[0]}): "
+            "give captions of its items"
+        )
+    queries = index.embed([caption for _, caption in known])
+    ranks = index.ranks(queries, np.array([rows[key] for key, _ in known]))
+    return Evaluation(ranks, absent, index.engine_recall(queries, _ENGINE_K), index.searches_exactly)

@@ -1,0 +1,71 @@
+"""The command `gifdex`: finds the job that is asked for and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from gifdex.schemas.errors import GifdexError
+
+# command -> (module, one line of help), so that `gifdex --help` imports none of them
+_JOBS = {
+    "build": ("gifdex.jobs.build", "Bring a workspace's index up to date with a corpus and publish it."),
+    "search": ("gifdex.jobs.search", "Ask an index with a sentence."),
+    "evaluate": ("gifdex.jobs.evaluate", "Measure how well an index finds GIFs by their captions."),
+    "inspect": ("gifdex.jobs.inspect", "Show what an index is made of."),
+    "verify": ("gifdex.jobs.verify", "Check every byte of an index against its manifest."),
+    "demo": ("gifdex.jobs.demo", "Make a small corpus, build its index and ask it six sentences."),
+}
+
+
+class _Jobs(click.Group):
+    """Imports a job's module when the job is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_JOBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _JOBS:
+            return None
+        command: click.Command = importlib.import_module(_JOBS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _JOBS.items()])
+
+
+@click.command(
+    cls=_Jobs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Example: gifdex build gifs/ --workspace ws && gifdex search ws/index 'a cat playing the piano'",
+)
+@click.version_option(package_name="gifdex", prog_name="gifdex")
+def gifdex() -> None:
+    """Turn a corpus of GIFs into an index that anyone can query by meaning.
+
+    Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 usage,
+    75 another run holds the workspace.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        code = gifdex(standalone_mode=False)
+    except click.ClickException as err:
+        err.show()
+        code = err.exit_code
+    except click.exceptions.Abort:
+        click.echo("gifdex: interrupted; what was committed is kept", err=True)
+        code = 130
+    except GifdexError as err:
+        click.echo(f"gifdex: {err}", err=True)
+        code = err.exit_code
+    except OSError as err:
+        where = f" ({err.filename})" if err.filename else ""
+        click.echo(f"gifdex: the system said: {err.strerror or err}{where}; mend that and run again", err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

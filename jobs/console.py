@@ -1,0 +1,119 @@
+"""What people see: progress and messages on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gifdex.jobs.native_logs import filtered_stderr
+
+# Stages whose progress counts GIFs; of others only the time that is left says anything.
+_COUNTS_GIFS = {"scan", "encode", "index"}
+# Without a terminal, one line of progress this often: a log should say that the job lives, no more.
+_LOG_SECONDS = 15.0
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Write one JSON object on one line of stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_table(table: Table) -> None:
+    """Write a table on stdout, as wide as it needs where that is no terminal."""
+    console = Console()
+    Console(width=console.width if console.is_terminal else 200).print(table)
+
+
+def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
+    """Return an empty table; the columns in `numbers` align right."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        made.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+    return made
+
+
+def facts_table(facts: Mapping[str, Any]) -> Table:
+    """Return a table of names and values."""
+    made = Table(box=None, pad_edge=False, show_header=False)
+    made.add_column(style="bold")
+    made.add_column(overflow="fold")
+    for name, value in facts.items():
+        made.add_row(name, str(value))
+    return made
+
+
+class StageProgress:
+    """Shows how far each stage is, with rate and time left: bars on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=False,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._started: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take note; called from the pipeline, some times a second."""
+        now = time.monotonic()
+        elapsed = now - self._started.setdefault(stage, now)
+        rate = done / elapsed if done and elapsed > 0 else 0.0
+        if self._console.is_terminal:
+            shown = f"{rate:,.1f} GIFs/s" if rate and stage in _COUNTS_GIFS else ""
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(stage, total=total, rate=shown)
+            self._bars.update(self._tasks[stage], completed=done, total=total, rate=shown)
+        elif self._is_due(stage, now, done >= total):
+            left = f", {(total - done) / rate:,.0f} s left" if rate and done < total else ""
+            speed = f", {rate:,.1f} GIFs/s" if rate and stage in _COUNTS_GIFS else ""
+            click.echo(f"{stage}: {done:,} of {total:,}{speed}{left}", err=True)
+
+    def _is_due(self, stage: str, now: float, ended: bool) -> bool:
+        """Tell whether to write a line: the stage ended, for the first time, or the last line is long ago."""
+        last = self._logged.setdefault(stage, now)
+        if last == math.inf or not (ended or now - last >= _LOG_SECONDS):
+            return False
+        self._logged[stage] = math.inf if ended else now
+        return True
+
+    @contextmanager
+    def shown(self) -> Iterator[StageProgress]:
+        """Draw while the block runs."""
+        if not self._console.is_terminal:
+            yield self
+            return
+        with self._bars:
+            yield self
+
+
+@contextmanager
+def stage_progress(verbose: bool) -> Iterator[StageProgress]:
+    """Yield a progress reporter; unless `verbose`, libraries keep their warnings and notes to themselves."""
+    logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
+    if verbose:
+        with StageProgress(Console(stderr=True)).shown() as progress:
+            yield progress
+        return
+    with (
+        filtered_stderr() as descriptor,
+        open(descriptor, "w", closefd=False) as stream,
+        StageProgress(Console(file=stream)).shown() as progress,
+    ):
+        yield progress

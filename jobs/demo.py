@@ -1,0 +1,63 @@
+"""`gifdex demo`: photographs become a small corpus of moving GIFs, the corpus an index, and six sentences are asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gifdex.jobs.build import require_pipeline, run_build, summary_table
+from gifdex.jobs.console import print_json, print_table, table
+
+SENTENCES = (
+    "a cat looking at the camera",
+    "a cup of coffee on a table",
+    "a rocket launching into the sky",
+    "a motorcycle in a workshop",
+    "an old temple in China",
+    "a flower in bloom",
+)
+
+_EPILOG = """\b
+Examples:
+  gifdex demo
+  gifdex demo --folder /tmp/demo --json
+"""
+
+
+@click.command("demo", epilog=_EPILOG)
+@click.option(
+    "--folder",
+    default=Path("demo"),
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the GIFs and the workspace go.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a sentence.")
+def command(folder: Path, as_json: bool) -> None:
+    """Make GIFs that pan and zoom over photographs of installed packages, index them and ask six sentences.
+
+    Run again, it encodes nothing and asks the same sentences.
+    """
+    require_pipeline()
+    from gifdex.index.lookup import open_index
+    from gifdex.jobs.demo_corpus import make_corpus
+    from gifdex.pipeline.settings import BuildSettings
+
+    gifs = make_corpus(folder / "gifs")
+    click.echo(f"corpus: {len(gifs)} GIFs in {folder / 'gifs'}", err=True)
+    workspace = folder / "workspace"
+    summary = run_build(BuildSettings(str(folder / "gifs"), workspace), verbose=False)
+    index = open_index(workspace / "index")
+    answers = [(sentence, index.search(sentence, k=3)) for sentence in SENTENCES]
+    if as_json:
+        for sentence, hits in answers:
+            print_json({"sentence": sentence, "hits": [{"id": hit.id, "score": round(hit.score, 6)} for hit in hits]})
+        return
+    print_table(summary_table(summary, workspace))
+    click.echo()
+    shown = table("sentence", "first", "score", "then", numbers=("score",))
+    for sentence, (first, *rest) in answers:
+        shown.add_row(sentence, first.id, f"{first.score:.3f}", ", ".join(f"{hit.id} {hit.score:.3f}" for hit in rest))
+    print_table(shown)
+    click.echo(f'\nAsk your own: gifdex search {workspace / "index"} "something to eat"')

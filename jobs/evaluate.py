@@ -1,0 +1,70 @@
+"""`gifdex evaluate`: how well an index finds GIFs by their captions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from gifdex.jobs.console import facts_table, print_json, print_table
+from gifdex.schemas.errors import CaptionsError
+
+_NAMED = 5
+_EPILOG = """\b
+Example:
+  gifdex evaluate ws/index --captions captions.jsonl --json
+"""
+
+
+@click.command("evaluate", epilog=_EPILOG)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--captions",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON Lines with `id` and `caption`.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the measures as one JSON object.")
+def command(store: Path, captions: Path, as_json: bool) -> None:
+    """Ask STORE every caption of a file and print where the item it belongs to ranks.
+
+    recall@k is the share of captions whose item is among the first k, median_rank the middle one of their
+    ranks (1 is best). engine_recall@10 is the share of the exact first ten that the engine's candidates
+    hold. Captions whose id is not in the index are counted and named, and left out of the measures.
+    """
+    from gifdex.index.evaluation import evaluate
+    from gifdex.index.lookup import open_index
+
+    result = evaluate(open_index(store), read_captions(captions))
+    measures = result.measures()
+    absent = list(result.absent)
+    if as_json:
+        print_json({**measures, "absent": len(absent), "absent_ids": absent})
+        return
+    named = ", ".join(absent[:_NAMED]) + (f" and {len(absent) - _NAMED:,} more" if len(absent) > _NAMED else "")
+    print_table(facts_table({**measures, "absent": f"{len(absent):,}" + (f" ({named})" if absent else "")}))
+
+
+def read_captions(path: Path) -> list[tuple[str, str]]:
+    """Return (id, caption) of every line that has both; raises CaptionsError where a line cannot be used."""
+    pairs: list[tuple[str, str]] = []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise CaptionsError(f"cannot read the captions {path}: {err}; expected JSON Lines in UTF-8") from err
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            key, caption = row["id"], row.get("caption")
+        except (ValueError, TypeError, KeyError, AttributeError) as err:
+            raise CaptionsError(
+                f'line {number} of {path} is not like {{"id": "...", "caption": "..."}} ({err}): mend it'
+            ) from err
+        if caption:
+            pairs.append((str(key), str(caption)))
+    if not pairs:
+        raise CaptionsError(f"{path} has no line with an id and a caption: give a file that has")
+    return pairs

@@ -1,0 +1,48 @@
+"""`gifdex search`: ask an index with a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gifdex.jobs.console import print_json, print_table, table
+
+_EPILOG = """\b
+Examples:
+  gifdex search ws/index "a cat playing the piano"
+  gifdex search ws/index "un chat qui joue du piano" -k 3 --json
+"""
+
+
+@click.command("search", epilog=_EPILOG)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("sentence")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many items to return.")
+@click.option("--exact", is_flag=True, help="Score every item instead of the engine's candidates.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line: rank, id, score, uri, metadata.")
+def command(store: Path, sentence: str, k: int, exact: bool, as_json: bool) -> None:
+    """Print the items of STORE that are nearest to SENTENCE, best first.
+
+    STORE is an index store (its published version answers) or the folder of one version. Scores are exact
+    cosines.
+    """
+    from gifdex.index.lookup import open_index
+
+    hits = open_index(store).search(sentence, k, exact=True if exact else None)
+    if as_json:
+        for rank, hit in enumerate(hits, start=1):
+            print_json(
+                {
+                    "rank": rank,
+                    "id": hit.id,
+                    "score": round(hit.score, 6),
+                    "uri": hit.uri,
+                    "metadata": dict(hit.metadata),
+                }
+            )
+        return
+    shown = table("rank", "score", "id", "uri", numbers=("rank", "score"))
+    for rank, hit in enumerate(hits, start=1):
+        shown.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.uri)
+    print_table(shown)

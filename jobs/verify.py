@@ -1,0 +1,36 @@
+"""`gifdex verify`: every byte of an index against its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gifdex.jobs.console import print_json
+
+_EPILOG = """\b
+Example:
+  gifdex verify ws/index && echo whole
+"""
+
+
+@click.command("verify", epilog=_EPILOG)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def command(store: Path, as_json: bool) -> None:
+    """Hash every file of STORE (a store's published version, or one version) and open it.
+
+    Exits with 1 and one sentence for the first file that is not what the manifest says.
+    """
+    from gifdex.index.artifact import verify
+    from gifdex.index.lookup import open_index
+    from gifdex.index.store import resolve
+
+    version = resolve(store)
+    manifest = verify(version)
+    open_index(version, verify=False)
+    total = sum(file.bytes for file in manifest.files.values())
+    if as_json:
+        print_json({"path": str(version), "build_id": manifest.build_id, "files": len(manifest.files), "bytes": total})
+        return
+    click.echo(f"{version} is whole: {len(manifest.files)} files, {total:,} bytes, {manifest.items:,} items")

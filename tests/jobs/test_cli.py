@@ -1,0 +1,239 @@
+"""The command line as a user meets it: real processes, real files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from gifdex.jobs.demo_corpus import make_corpus
+
+IDS = ["cat-pan", "coffee-pan", "deep/rocket-zoom", "flower-zoom"]
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gifdex", *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "120"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+@dataclass(frozen=True)
+class Built:
+    corpus: Path
+    workspace: Path
+    process: subprocess.CompletedProcess[str]
+
+    @property
+    def store(self) -> Path:
+        return self.workspace / "index"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Four photographs in motion and one broken file, built by the command line."""
+    root = tmp_path_factory.mktemp("cli")
+    made = {path.stem: path for path in make_corpus(root / "made")}
+    for name in IDS:
+        target = root / "gifs" / f"{name}.gif"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(made[target.stem], target)
+    (root / "gifs" / "broken.gif").write_bytes(b"GIF89a but not really")
+    process = run("build", root / "gifs", "--workspace", root / "ws", "--json")
+    return Built(root / "gifs", root / "ws", process)
+
+
+def test_build_prints_one_json_object_and_only_progress_on_stderr(built: Built) -> None:
+    assert built.process.returncode == 0, built.process.stderr
+    (line,) = built.process.stdout.splitlines()
+    summary = json.loads(line)
+    assert summary["items"] == len(IDS)
+    assert summary["rejects_by_error"] == {"DecodeError": 1}
+    assert summary["encoded"] == len(IDS) + 1
+    assert summary["store"] == str(built.store)
+    for stage in ("scan", "encode", "index"):
+        assert f"{stage}: " in built.process.stderr
+    assert "oneDNN" not in built.process.stderr
+    assert "WARNING" not in built.process.stderr
+
+
+def test_build_again_encodes_nothing_and_says_so(built: Built) -> None:
+    before = {path.name: path.read_bytes() for path in built.store.rglob("*") if path.is_file()}
+    again = run("build", built.corpus, "--workspace", built.workspace)
+    assert again.returncode == 0, again.stderr
+    assert "0 GIFs (reused: 5; unchanged files: 5)" in again.stdout
+    assert "rejects   " in again.stdout
+    assert "DecodeError: 1" in again.stdout
+    assert {path.name: path.read_bytes() for path in built.store.rglob("*") if path.is_file()} == before
+
+
+def test_search_json_has_id_score_uri_and_rank(built: Built) -> None:
+    found = run("search", built.store, "a cat", "-k", "3", "--json")
+    assert found.returncode == 0, found.stderr
+    hits = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [hit["rank"] for hit in hits] == [1, 2, 3]
+    assert hits[0]["id"] == "cat-pan"
+    assert hits[0]["uri"] == str(built.corpus / "cat-pan.gif")
+    assert hits[0]["score"] > hits[1]["score"] > hits[2]["score"]
+
+
+def test_search_prints_a_table_best_first(built: Built) -> None:
+    found = run("search", built.store, "a rocket at night", "-k", "2")
+    header, first, _second = found.stdout.splitlines()
+    assert header.split() == ["rank", "score", "id", "uri"]
+    assert first.split()[2] == "deep/rocket-zoom"
+
+
+def test_evaluate_prints_every_measure_and_names_absent_ids(built: Built, tmp_path: Path) -> None:
+    captions = tmp_path / "captions.jsonl"
+    rows = [("cat-pan", "a cat"), ("coffee-pan", "a cup of coffee"), ("flower-zoom", "a flower"), ("nowhere", "x")]
+    captions.write_text("".join(json.dumps({"id": key, "caption": text}) + "\n" for key, text in rows))
+    done = run("evaluate", built.store, "--captions", captions, "--json")
+    assert done.returncode == 0, done.stderr
+    measures = json.loads(done.stdout)
+    assert measures["queries"] == 3
+    assert measures["recall@1"] == 1.0
+    assert measures["recall@5"] == measures["recall@10"] == 1.0
+    assert measures["median_rank"] == 1.0
+    assert measures["engine_recall@10"] == 1.0
+    assert measures["absent_ids"] == ["nowhere"]
+    assert "nowhere" in run("evaluate", built.store, "--captions", captions).stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("not json", "line 1"),
+        ('["a", "b"]', "line 1"),
+        ('{"caption": "no id"}', "line 1"),
+        ('{"id": "cat-pan"}', "no line with an id and a caption"),
+        ('{"id": "nowhere", "caption": "x"}', "nowhere"),
+    ],
+)
+def test_captions_that_cannot_be_used_get_one_sentence(built: Built, tmp_path: Path, line: str, complaint: str) -> None:
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text(line + "\n")
+    done = run("evaluate", built.store, "--captions", captions)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (sentence,) = done.stderr.splitlines()
+    assert complaint in sentence
+
+
+def test_inspect_shows_the_manifest(built: Built) -> None:
+    shown = json.loads(run("inspect", built.store, "--json").stdout)
+    assert shown["items"] == len(IDS)
+    assert shown["image_encoder"]["name"] == "efficientnet-lite0"
+    text = run("inspect", built.store).stdout
+    assert shown["build_id"] in text
+    assert "use-multilingual" in text
+
+
+def test_verify_passes_a_whole_index_and_names_the_altered_file(built: Built, tmp_path: Path) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(built.store, copy)
+    assert run("verify", copy).returncode == 0
+    victim = next(copy.rglob("*.vectors.npy"))
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    for command in (["verify", copy], ["search", copy, "a cat"]):
+        done = run(*command)
+        assert done.returncode == 1
+        (sentence,) = done.stderr.splitlines()
+        assert victim.name in sentence
+
+
+def test_rejects_table_gives_the_reason(built: Built) -> None:
+    (path,) = built.workspace.glob("builds/*/rejects/*.parquet")
+    (row,) = pq.read_table(path, partitioning=None).to_pylist()
+    assert (row["id"], row["stage"], row["error"]) == ("broken", "encode", "DecodeError")
+    assert row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["search", "nowhere", "x"], 1, "nowhere does not exist"),
+        (["inspect", "."], 1, "no index was published there"),
+        (["verify", "nowhere"], 1, "nowhere does not exist"),
+        (["build", "nowhere", "--workspace", "ws"], 1, "nowhere does not exist"),
+        (["build", "empty", "--workspace", "ws"], 1, "is empty"),
+        (["build", "empty"], 2, "--workspace"),
+        (["build", "empty", "--workspace", "ws", "--frames", "0"], 2, "--frames"),
+        (["build", "empty", "--workspace", "ws", "stray"], 2, "stray"),
+        (["search"], 2, "STORE"),
+        (["frobnicate"], 2, "frobnicate"),
+    ],
+)
+def test_mistakes_get_a_sentence_and_an_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, complaint: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "ws" / "index" / "CURRENT").exists()
+
+
+def test_empty_sentence_is_a_mistake(built: Built) -> None:
+    done = run("search", built.store, "  ")
+    assert done.returncode == 1
+    assert "empty" in done.stderr
+
+
+def test_second_build_in_a_workspace_exits_75_and_names_the_holder(built: Built) -> None:
+    with (built.workspace / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run("build", built.corpus, "--workspace", built.workspace)
+    assert done.returncode == 75
+    assert "process" in done.stderr
+
+
+def test_closed_pipe_ends_without_a_word(built: Built) -> None:
+    command = f"{sys.executable} -m gifdex search {built.store} cat --json | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["rank"] == 1
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    overview = run("--help").stdout
+    for name in ("build", "search", "evaluate", "inspect", "verify", "demo"):
+        assert name in overview
+        text = run(name, "--help").stdout
+        assert f"gifdex {name}" in text.split("Example")[1]
+
+
+def test_help_imports_no_heavy_module() -> None:
+    code = (
+        "import sys; sys.argv = ['gifdex', '--help']\n"
+        "from gifdex.jobs.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('numpy', 'pyarrow', 'tensorflow', 'apache_beam', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_command_is_in_the_readme() -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    for name in ("build", "search", "evaluate", "inspect", "verify", "demo"):
+        assert f"gifdex {name}" in readme or f"make {name}" in readme
+
+
+def test_demo_answers_every_sentence_with_the_right_photograph(tmp_path: Path) -> None:
+    done = run("demo", "--folder", tmp_path / "demo", "--json")
+    assert done.returncode == 0, done.stderr
+    first = [json.loads(line)["hits"][0]["id"].split("-")[0] for line in done.stdout.splitlines()]
+    assert first == ["cat", "coffee", "rocket", "motorcycle", "temple", "flower"]

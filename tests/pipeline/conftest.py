@@ -1,0 +1,101 @@
+"""GIFs written byte by byte, for what no encoder would write, and a folder of small GIFs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+CLEAR, END = 0x80, 0x81
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One frame: palette indexes (height, width) below 128, where it lies, and its graphic control."""
+
+    pixels: NDArray[np.uint8]
+    left: int = 0
+    top: int = 0
+    delay_cs: int | None = 10
+    disposal: int = 0
+    transparent: int | None = None
+
+    def to_bytes(self) -> bytes:
+        height, width = self.pixels.shape
+        control = b""
+        if self.delay_cs is not None:
+            packed = self.disposal << 2 | (self.transparent is not None)
+            control = b"\x21\xf9\x04" + bytes([packed]) + self.delay_cs.to_bytes(2, "little")
+            control += bytes([self.transparent or 0, 0])
+        place = b"".join(number.to_bytes(2, "little") for number in (self.left, self.top, width, height))
+        return control + b"\x2c" + place + b"\x00" + b"\x07" + sub_blocks(lzw(self.pixels.tobytes())) + b"\x00"
+
+
+def lzw(pixels: bytes) -> bytes:
+    """Code pixels below 128 without compressing: cleared every 100 pixels, a code stays one byte wide."""
+    pieces = [bytes([CLEAR]) + pixels[at : at + 100] for at in range(0, len(pixels), 100)]
+    return b"".join(pieces) + bytes([END])
+
+
+def sub_blocks(data: bytes) -> bytes:
+    return b"".join(bytes([len(data[at : at + 255])]) + data[at : at + 255] for at in range(0, len(data), 255))
+
+
+@dataclass(frozen=True)
+class RawGif:
+    """Puts pictures (or any other blocks' bytes) into a GIF with a palette of 128 colours."""
+
+    palette: NDArray[np.uint8] = field(
+        default_factory=lambda: np.random.default_rng(7).integers(0, 256, (128, 3), dtype=np.uint8)
+    )
+
+    def __call__(self, size: tuple[int, int], blocks: Sequence[Picture | bytes], trailer: bytes = b";") -> bytes:
+        width, height = size
+        screen = b"GIF89a" + width.to_bytes(2, "little") + height.to_bytes(2, "little") + b"\xf6\x00\x00"
+        body = b"".join(block if isinstance(block, bytes) else block.to_bytes() for block in blocks)
+        return screen + self.palette.tobytes() + body + trailer
+
+    @staticmethod
+    def picture(
+        pixels: NDArray[np.uint8],
+        left: int = 0,
+        top: int = 0,
+        delay_cs: int | None = 10,
+        disposal: int = 0,
+        transparent: int | None = None,
+    ) -> Picture:
+        return Picture(pixels, left, top, delay_cs, disposal, transparent)
+
+    @staticmethod
+    def solid(color: int, width: int = 4, height: int = 4) -> NDArray[np.uint8]:
+        return np.full((height, width), color, np.uint8)
+
+
+@pytest.fixture(scope="session")
+def raw_gif() -> RawGif:
+    return RawGif()
+
+
+GifWriter = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def write_gif() -> GifWriter:
+    """As make_gif, but anywhere and for fixtures of any scope: `write_gif(path, seed=0, frames=4)`."""
+
+    def write(path: Path, seed: int = 0, frames: int = 4) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), np.uint8)
+        images = [
+            Image.fromarray(np.roll(coarse, k, axis=1)).resize((48, 32), Image.Resampling.NEAREST)
+            for k in range(frames)
+        ]
+        images[0].save(path, save_all=True, append_images=images[1:], duration=100, loop=0)
+        return path
+
+    return write

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from gifdex.encoders import projection as projections
+from gifdex.encoders.projection import Projection
+from gifdex.encoders.registry import text_encoder
+from gifdex.index import store
+from gifdex.index.artifact import read_manifest, verify
+from gifdex.index.lookup import open_index
+from gifdex.pipeline.build import BuildSummary, build
+from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings, Limits
+from gifdex.pipeline.workspace import Workspace
+from gifdex.schemas.errors import CorpusError, PipelineError, ProjectionError, WorkspaceError
+from gifdex.schemas.files import TEMPORARY_PREFIX, read_table
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import GifWriter
+
+GIFS = 12
+
+
+@dataclass(frozen=True)
+class Built:
+    """A corpus, a workspace that was built from it once, and what that build did. Not to be changed: copy it."""
+
+    corpus: Path
+    workspace: Path
+    summary: BuildSummary
+
+    def copy(self, to: Path) -> Built:
+        """Copy both; files keep their times, but lie elsewhere now."""
+        shutil.copytree(self.corpus, to / "corpus", symlinks=True)
+        return Built(to / "corpus", self.copy_workspace(to), self.summary)
+
+    def copy_workspace(self, to: Path) -> Path:
+        return Path(shutil.copytree(self.workspace, to / "workspace"))
+
+
+def run(corpus: Path | str, workspace: Path, **changes: Any) -> BuildSummary:
+    return build(BuildSettings(str(corpus), workspace, **changes))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def reject_rows(workspace: Path, summary: BuildSummary) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in read_table(Workspace(workspace).rejects(summary.build_id)).to_pylist()}
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, write_gif: GifWriter) -> Built:
+    root = tmp_path_factory.mktemp("built")
+    corpus = root / "corpus"
+    for number in range(GIFS):
+        write_gif(corpus / f"g{number:02d}.gif", seed=number, frames=1 + number % 5)
+    whole = (corpus / "g01.gif").read_bytes()
+    (corpus / "broken").mkdir()
+    (corpus / "broken" / "truncated.gif").write_bytes(whole[: len(whole) // 2])
+    (corpus / "broken" / "text.gif").write_text("<html>not found</html>")
+    (corpus / "broken" / "empty.gif").write_bytes(b"")
+    (corpus / "broken" / "gone.gif").symlink_to("nowhere.gif")
+    (corpus / "broken" / "loop").symlink_to(corpus)
+    (corpus / "notes.txt").write_text("about the corpus")
+    return Built(corpus, root / "workspace", run(corpus, root / "workspace"))
+
+
+def test_every_file_is_an_item_or_a_reject_with_a_reason(built: Built) -> None:
+    summary, rejects = built.summary, reject_rows(built.workspace, built.summary)
+    assert (summary.items, summary.rejects, summary.ignored) == (GIFS, 4, 1)
+    assert (summary.encoded, summary.reused, summary.unchanged) == (GIFS + 3, 0, 0)
+    assert set(rejects) == {"broken/empty", "broken/gone", "broken/text", "broken/truncated"}
+    assert all(row["reason"] and row["error"] for row in rejects.values())
+    assert rejects["broken/empty"]["reason"] == "the file is empty; expected a GIF, which begins with GIF87a or GIF89a"
+    assert (rejects["broken/gone"]["stage"], rejects["broken/gone"]["sha256"]) == ("scan", None)
+    assert (rejects["broken/text"]["stage"], rejects["broken/text"]["error"]) == ("encode", "DecodeError")
+    assert summary.rejects_by_error == {"DecodeError": 3, "FileNotFoundError": 1}
+
+
+def test_the_published_version_is_whole_and_finds_each_item_by_its_own_vector(built: Built) -> None:
+    path = built.workspace / "index"
+    assert store.current(path) == built.summary.build_id
+    verify(path / built.summary.build_id)
+    index = open_index(path)
+    assert sorted(index.ids) == [f"g{number:02d}" for number in range(GIFS)]
+    table = read_table(Workspace(built.workspace).embeddings(built.summary.build_id, 0))
+    vectors = np.stack(table["embedding"].to_pylist())
+    assert [hits[0].id for hits in index.search(vectors, k=1)] == table["id"].to_pylist()
+    assert table["caption_embedding"].null_count == GIFS
+
+
+def test_the_statistics_say_what_was_done(built: Built) -> None:
+    facts = json.loads((Workspace(built.workspace).build(built.summary.build_id) / "stats.json").read_text())
+    assert (facts["items"], facts["rejects"], facts["corpus"]) == (GIFS, 4, str(built.corpus))
+    assert list(facts["seconds"]) == ["scan", "projection", "encode", "index"]
+
+
+def test_nothing_but_what_is_documented_is_left_in_the_workspace(built: Built) -> None:
+    assert sorted(path.name for path in built.workspace.iterdir()) == [
+        ".lock", "builds", "features", "index", "projections", "scan",
+    ]  # fmt: skip
+    assert not list((built.workspace / "scan").iterdir())
+    assert not list(built.workspace.rglob(f"{TEMPORARY_PREFIX}*"))
+
+
+def test_a_second_run_encodes_nothing_and_leaves_the_same_bytes(built: Built, tmp_path: Path) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    again = run(built.corpus, workspace)
+    assert (again.encoded, again.reused, again.unchanged) == (0, GIFS + 3, GIFS + 3)
+    assert again.index_reused
+    assert again.build_id == built.summary.build_id
+    assert contents(workspace / "index") == contents(built.workspace / "index")
+    assert contents(workspace / "features") == contents(built.workspace / "features")
+
+
+def test_hashing_every_file_again_gives_the_same_version(built: Built, tmp_path: Path) -> None:
+    again = run(built.corpus, built.copy_workspace(tmp_path), checksum=True)
+    assert (again.encoded, again.unchanged, again.build_id) == (0, 0, built.summary.build_id)
+
+
+def test_a_build_from_scratch_elsewhere_gives_the_same_bytes(built: Built, tmp_path: Path) -> None:
+    workspace = tmp_path / "other"
+    (projection,) = (built.workspace / "projections").iterdir()
+    (workspace / "projections").mkdir(parents=True)
+    (workspace / "projections" / projection.name).write_bytes(projection.read_bytes()[:100])  # fitted again
+    other = run(built.corpus, workspace, encode=EncodeSettings(task_items=5, threads=1, batch_frames=7))
+    assert other.encoded == GIFS + 3
+    assert contents(workspace / "index") == contents(built.workspace / "index")
+    assert contents(workspace / "projections") == contents(built.workspace / "projections")
+
+
+def test_moved_and_duplicated_files_cost_no_encoding(built: Built, tmp_path: Path) -> None:
+    copied = built.copy(tmp_path)
+    (copied.corpus / "g00.gif").rename(copied.corpus / "moved.gif")
+    shutil.copy(copied.corpus / "g01.gif", copied.corpus / "twice.gif")
+    summary = run(copied.corpus, copied.workspace)
+    assert (summary.items, summary.encoded, summary.reused) == (GIFS + 1, 0, GIFS + 3)
+    ids = open_index(copied.workspace / "index").ids
+    assert {"moved", "twice", "g01"} <= set(ids)
+    assert "g00" not in ids
+
+
+def test_one_changed_file_is_one_gif_to_encode(built: Built, tmp_path: Path, write_gif: GifWriter) -> None:
+    copied = built.copy(tmp_path)
+    run(copied.corpus, copied.workspace)
+    write_gif(copied.corpus / "g03.gif", seed=1_000)
+    summary = run(copied.corpus, copied.workspace)
+    assert (summary.encoded, summary.items, summary.unchanged) == (1, GIFS, GIFS + 2)
+    assert summary.build_id != built.summary.build_id
+
+
+def test_a_deleted_file_leaves_the_index_but_not_the_cache(built: Built, tmp_path: Path) -> None:
+    copied = built.copy(tmp_path)
+    gone = (copied.corpus / "g05.gif").rename(tmp_path / "g05.gif")
+    summary = run(copied.corpus, copied.workspace)
+    assert (summary.items, summary.encoded) == (GIFS - 1, 0)
+    assert "g05" not in open_index(copied.workspace / "index").ids
+    gone.rename(copied.corpus / "g05.gif")
+    assert run(copied.corpus, copied.workspace).encoded == 0
+
+
+def write_catalog(built: Built, path: Path, captions: dict[int, str], also: str = "") -> Path:
+    rows = [{"id": f"{n:03d}", "uri": f"{built.corpus}/g{n:02d}.gif", "caption": captions.get(n)} for n in range(4)]
+    path.write_text("\n".join(json.dumps(row) for row in rows) + f"\n{also}")
+    return path
+
+
+def test_captions_are_embedded_and_a_changed_one_costs_no_encoding(built: Built, tmp_path: Path) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    catalog = write_catalog(built, tmp_path / "catalog.jsonl", {0: "a red cat", 2: "two dogs run"})
+    first = run(catalog, workspace)
+    assert (first.items, first.encoded) == (4, 0)
+    table = read_table(Workspace(workspace).embeddings(first.build_id, 0))
+    found = table["caption_embedding"].to_pylist()
+    assert [vector is not None for vector in found] == [True, False, True, False]
+    projection = projections.load(next((workspace / "projections").iterdir()))
+    expected = projection.embed_texts(text_encoder()(["a red cat", "two dogs run"]))
+    np.testing.assert_array_equal(np.float32([found[0], found[2]]), expected)
+    hit = open_index(workspace / "index").search(np.float32(table["embedding"][2].as_py()), k=1)[0]
+    assert (hit.id, hit.metadata["caption"]) == ("002", "two dogs run")
+
+    write_catalog(built, catalog, {0: "a red cat", 2: "two dogs sleep"})
+    second = run(catalog, workspace)
+    assert (second.items, second.encoded) == (4, 0)
+    assert second.build_id != first.build_id
+
+
+def test_an_unreadable_file_is_tried_again_in_the_next_run(built: Built, tmp_path: Path) -> None:
+    workspace, late = built.copy_workspace(tmp_path), tmp_path / "late.gif"
+    catalog = write_catalog(built, tmp_path / "c.jsonl", {}, json.dumps({"id": "late", "uri": str(late)}))
+    first = run(catalog, workspace)
+    assert (first.items, first.rejects) == (4, 1)
+    assert "late.gif" in reject_rows(workspace, first)["late"]["reason"]
+    shutil.copy(built.corpus / "g09.gif", late)
+    second = run(catalog, workspace)
+    assert (second.items, second.rejects, second.encoded) == (5, 0, 0)
+
+
+def test_other_limits_try_a_reject_again_and_features_stay(built: Built, tmp_path: Path) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    summary = run(built.corpus, workspace, encode=EncodeSettings(limits=Limits(frames=9_999)))
+    assert (summary.encoded, summary.reused) == (3, GIFS)
+    assert summary.build_id == built.summary.build_id
+
+
+def test_a_corpus_of_rejects_publishes_nothing(built: Built, tmp_path: Path) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    before = contents(workspace / "index")
+    with pytest.raises(CorpusError, match=r"none of the 4 files .*\(the first: .*gone\.gif: cannot read the file"):
+        run(built.corpus / "broken", workspace)
+    assert contents(workspace / "index") == before
+
+
+def test_a_corpus_that_is_not_there_publishes_nothing(built: Built, tmp_path: Path) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    before = contents(workspace)
+    with pytest.raises(CorpusError, match="does not exist"):
+        run(tmp_path / "nowhere", workspace)
+    assert {**contents(workspace), ".lock": b""} == {**before, ".lock": b""}
+
+
+def test_a_damaged_version_is_built_again(built: Built, tmp_path: Path) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    version = workspace / "index" / built.summary.build_id
+    shard = version / "shard-00000.ann"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 0xFF
+    shard.write_bytes(data)
+    (version / "items.parquet").unlink()
+    again = run(built.corpus, workspace)
+    assert (again.index_reused, again.encoded) == (False, 0)
+    assert contents(workspace / "index") == contents(built.workspace / "index")
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_of_others(built: Built, tmp_path: Path) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    fingerprint = next((workspace / "features").iterdir()).name
+    left = [workspace / "features" / fingerprint / "all" / ".tmp-0-x.parquet", workspace / "index" / ".tmp-1-CURRENT"]
+    mine = workspace / f"{TEMPORARY_PREFIX}mine"
+    for path in [*left, mine]:
+        path.write_bytes(b"half")
+    run(built.corpus, workspace)
+    assert [path.exists() for path in [*left, mine]] == [False, False, True]
+
+
+def test_a_damaged_part_of_the_cache_is_named(built: Built, tmp_path: Path) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    part = next((workspace / "features").rglob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-10])
+    with pytest.raises(WorkspaceError, match=rf"{part.name}: .*; delete the file and run again"):
+        run(built.corpus, workspace)
+
+
+def test_several_shards_answer_like_one(built: Built, tmp_path: Path) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    summary = run(built.corpus, workspace, index=IndexSettings(shard_items=2))
+    manifest = read_manifest(workspace / "index" / summary.build_id)
+    assert len(manifest.shards) > 3
+    assert sum(shard.items for shard in manifest.shards) == GIFS
+    one, several = open_index(built.workspace / "index"), open_index(workspace / "index")
+    queries = np.random.default_rng(5).standard_normal((5, one.dimensions))
+    for exact in (True, False):
+        for left, right in zip(one.search(queries, exact=exact), several.search(queries, exact=exact), strict=True):
+            assert [hit.id for hit in left] == [hit.id for hit in right]
+            np.testing.assert_allclose([h.score for h in left], [h.score for h in right], atol=1e-6)
+
+
+def test_a_projection_for_another_encoder_is_refused_before_anything_is_encoded(
+    built: Built, tmp_path: Path, write_gif: GifWriter
+) -> None:
+    whole = projections.load(next((built.workspace / "projections").iterdir()))
+    facts = {**whole.facts, "image_encoder": {"name": "vgg16", "fingerprint": "0123456789abcdef", "dimensions": 1280}}
+    Projection(whole.kind, whole.tensors, facts).save(tmp_path / "other.safetensors")
+    write_gif(tmp_path / "new" / "a.gif", seed=77)
+    workspace = built.copy_workspace(tmp_path)
+    before = contents(workspace / "index"), contents(workspace / "features")
+    with pytest.raises(ProjectionError, match=r"was made for the image encoder vgg16 \(0123456789abcdef\), but"):
+        run(tmp_path / "new", workspace, index=IndexSettings(projection=tmp_path / "other.safetensors"))
+    assert (contents(workspace / "index"), contents(workspace / "features")) == before
+
+
+def test_a_projection_file_that_fits_is_used(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = projections.load(next((built.workspace / "projections").iterdir()))
+    Projection(whole.kind, whole.tensors, {**whole.facts, "note": "mine"}).save(tmp_path / "mine.safetensors")
+    workspace = built.copy_workspace(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    summary = run(built.corpus, workspace, index=IndexSettings(projection=Path("mine.safetensors")))
+    version = workspace / "index" / summary.build_id
+    assert summary.build_id != built.summary.build_id
+    assert (version / "projection.safetensors").read_bytes() == (tmp_path / "mine.safetensors").read_bytes()
+
+
+def test_beam_options_reach_beam(built: Built, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="NoSuchRunner"):
+        run(built.corpus, built.copy_workspace(tmp_path), checksum=True, beam_options=("--runner=NoSuchRunner",))
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from gifdex.pipeline.build import build
+from gifdex.pipeline.settings import BuildSettings, EncodeSettings
+build(BuildSettings(sys.argv[1], Path(sys.argv[2]), encode=EncodeSettings(task_items=2)))
+"""
+
+
+def committed(workspace: Path) -> list[Path]:
+    return [p for p in (workspace / "features").rglob("*.parquet") if not p.name.startswith(TEMPORARY_PREFIX)]
+
+
+def test_a_killed_build_goes_on_where_it_was_and_ends_with_the_same_bytes(built: Built, tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    shutil.copytree(built.workspace / "projections", workspace / "projections")  # fitting it would take seconds
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-c", BUILD, built.corpus, workspace], stdout=log, stderr=log)
+        while process.poll() is None and not committed(workspace):
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    done = sum(read_table(path, ["sha256"]).num_rows for path in committed(workspace))
+    assert 0 < done < GIFS + 3
+    assert store.current(workspace / "index") is None
+
+    resumed = run(built.corpus, workspace)
+    assert (resumed.encoded, resumed.reused) == (GIFS + 3 - done, done)
+    assert contents(workspace / "index") == contents(built.workspace / "index")
+    assert not list(workspace.rglob(f"{TEMPORARY_PREFIX}*"))

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gifdex.encoders.base import FloatArray
+from gifdex.pipeline.cache import FeatureCache, Outcome
+from gifdex.schemas.errors import WorkspaceError
+from gifdex.schemas.files import TEMPORARY_PREFIX
+
+
+def cache_at(root: Path, attempt: str = "decoder 1") -> FeatureCache:
+    return FeatureCache(root, "f" * 16, 3, attempt)
+
+
+def key(number: int) -> str:
+    return f"{number:064x}"
+
+
+def vector(number: int) -> FloatArray:
+    return np.float32([number, 1 / (number + 1), -number])
+
+
+def good(sha256: str, number: int = 1) -> Outcome:
+    return Outcome(sha256, 4, vector(number))
+
+
+def standing(cache: FeatureCache, partition: str = "") -> dict[str, str | None]:
+    return {row["sha256"]: row["error"] for row in cache.outcomes(partition).to_pylist()}
+
+
+def test_features_come_back_bit_for_bit_in_the_order_asked_for(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    cache.commit(cache.part("", "one"), [good(key(1), 1), good(key(2), 2)])
+    cache.commit(cache.part("", "two"), [good(key(3), 3)])
+    found = cache.features([key(3), key(1), key(2)])
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.stack([vector(3), vector(1), vector(2)]))
+
+
+def test_outcomes_say_what_failed_and_why(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    cache.commit(cache.part("", "one"), [good(key(1)), Outcome(key(2), 0, None, "DecodeError", "it is text")])
+    assert cache.outcomes().to_pylist() == [
+        {"sha256": key(1), "error": None, "reason": None},
+        {"sha256": key(2), "error": "DecodeError", "reason": "it is text"},
+    ]
+
+
+@given(st.lists(st.text("0123456789abcdef", min_size=64, max_size=64), min_size=1, max_size=6, unique=True), st.data())
+@settings(deadline=None, derandomize=True, max_examples=30)
+def test_a_key_is_found_from_any_partition_it_belongs_to(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[str], data: st.DataObject
+) -> None:
+    cache = cache_at(tmp_path_factory.mktemp("cache"))
+    for number, sha256 in enumerate(keys):
+        partition = sha256[: data.draw(st.integers(0, 3))]
+        cache.commit(cache.part(partition, f"task{number}"), [good(sha256, number)])
+    for number, sha256 in enumerate(keys):
+        for digits in range(4):
+            assert sha256 in standing(cache, sha256[:digits])
+            np.testing.assert_array_equal(cache.features([sha256], sha256[:digits]), vector(number)[None])
+
+
+def test_a_partition_leaves_others_alone(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    cache.commit(cache.part("a", "one"), [good("a" * 64)])
+    cache.commit(cache.part("b", "two"), [good("b" * 64)])
+    assert list(standing(cache, "a")) == ["a" * 64]
+    assert list(standing(cache, "bb")) == ["b" * 64]
+
+
+def test_a_reject_stands_only_for_the_decoder_and_limits_that_gave_it(tmp_path: Path) -> None:
+    first, other = cache_at(tmp_path), cache_at(tmp_path, "decoder 2")
+    first.commit(first.part("", "one"), [good(key(1)), Outcome(key(2), 0, None, "LimitError", "too large")])
+    assert standing(first) == {key(1): None, key(2): "LimitError"}
+    assert standing(other) == {key(1): None}
+
+
+@pytest.mark.parametrize("attempt", ["decoder 1", ""])
+def test_a_reject_that_is_not_lasting_never_stands(tmp_path: Path, attempt: str) -> None:
+    cache = cache_at(tmp_path)
+    cache.commit(cache.part("", "one"), [Outcome(key(1), 0, None, "OSError", "no such file", lasting=False)])
+    assert standing(cache_at(tmp_path, attempt or "decoder 2")) == {}
+
+
+def test_features_win_over_a_reject_of_the_same_bytes(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    reject = Outcome(key(1), 0, None, "LimitError", "too large")
+    for name, outcome in (("a", reject), ("b", good(key(1), 7)), ("c", reject)):
+        cache.commit(cache.part("", name), [outcome])
+    np.testing.assert_array_equal(cache.features([key(1)]), vector(7)[None])
+
+
+def test_an_absent_or_rejected_key_is_named(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    with pytest.raises(KeyError, match=key(5)):
+        cache.features([key(5)])
+    cache.commit(cache.part("", "one"), [good(key(1)), Outcome(key(2), 0, None, "DecodeError", "x")])
+    with pytest.raises(KeyError, match=key(2)):
+        cache.features([key(1), key(2)])
+
+
+def test_an_empty_cache_has_no_outcomes(tmp_path: Path) -> None:
+    assert cache_at(tmp_path).outcomes().num_rows == 0
+    assert cache_at(tmp_path).features([]).shape == (0, 3)
+
+
+def test_unfinished_parts_and_other_fingerprints_are_not_read(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    other = FeatureCache(tmp_path, "e" * 16, 3, "decoder 1")
+    other.commit(other.part("", "one"), [good(key(1))])
+    cache.commit(cache.part("", f"{TEMPORARY_PREFIX}half"), [good(key(2))])
+    assert standing(cache) == {}
+
+
+def test_the_note_for_people_is_written_once(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    cache.describe({"encoder": "one"})
+    cache.describe({"encoder": "two"})
+    assert '"encoder": "one"' in (cache.folder / "fingerprint.json").read_text()
+    assert cache.outcomes().num_rows == 0
+
+
+def test_a_damaged_part_is_named_with_what_to_do(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    path = cache.part("", "one")
+    cache.commit(path, [good(key(1))])
+    path.write_bytes(path.read_bytes()[:50])
+    for ask in (lambda: cache.outcomes(), lambda: cache.features([key(1)])):
+        with pytest.raises(WorkspaceError, match=r"one\.parquet: .*; delete the file and run again"):
+            ask()

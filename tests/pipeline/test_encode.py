@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gifdex.encoders.base import ImageEncoder
+from gifdex.encoders.registry import image_encoder
+from gifdex.pipeline.cache import FeatureCache, Outcome
+from gifdex.pipeline.decode import decode
+from gifdex.pipeline.encode import Encoded, Source, encode, encode_missing, features_facts, load, open_cache, plan
+from gifdex.pipeline.settings import BuildSettings, EncodeSettings, Limits, Sampling
+from gifdex.pipeline.tasks import silent
+from gifdex.pipeline.workspace import Workspace
+from gifdex.schemas import tables
+
+GifMaker = Callable[..., Path]
+CACHE = FeatureCache(Path("/nowhere/features"), "f" * 16, 3, "decoder 1")
+
+SOURCES = st.lists(st.integers(0, 2**40), unique=True, max_size=400).map(
+    lambda numbers: [Source(hashlib.sha256(str(n).encode()).hexdigest(), f"/gifs/{n}.gif") for n in numbers]
+)
+
+
+@given(SOURCES, st.integers(1, 70), st.randoms(use_true_random=False))
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_a_plan_has_every_key_once_in_tasks_of_one_partition(
+    sources: list[Source], task_items: int, shuffler: random.Random
+) -> None:
+    tasks = plan(sources, task_items, CACHE)
+    assert [source for task in tasks for source in task.sources] == sorted(sources, key=lambda s: s.sha256)
+    assert len({task.output for task in tasks}) == len(tasks)
+    for task in tasks:
+        assert 1 <= task.items <= task_items
+        assert all(source.sha256.startswith(task.partition) for source in task.sources)
+        assert task.output.parent.name == (task.partition or "all")
+    shuffled = list(sources)
+    shuffler.shuffle(shuffled)
+    assert plan(shuffled, task_items, CACHE) == tasks
+
+
+def test_a_small_corpus_is_still_cut_into_several_tasks() -> None:
+    sources = [Source(hashlib.sha256(bytes([n])).hexdigest(), str(n)) for n in range(128)]
+    assert [task.items for task in plan(sources, 500, CACHE)] == [16] * 8
+
+
+def test_the_same_keys_tried_again_get_a_name_of_their_own(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, "f" * 16, 3, "decoder 1")
+    sources = [Source("a" * 64, "/a.gif")]
+    names = set()
+    for _ in range(3):
+        (task,) = plan(sources, 10, cache)
+        cache.commit(task.output, [Outcome("a" * 64, 0, None, "OSError", "gone", lasting=False)])
+        names.add(task.output)
+    assert len(names) == 3
+
+
+def source_of(path: Path) -> Source:
+    return Source(hashlib.sha256(path.read_bytes()).hexdigest(), str(path))
+
+
+def expect_reject(source: Source, error: str, reason: str, lasting: bool) -> None:
+    outcome = load(source, EncodeSettings(), (8, 8))
+    assert isinstance(outcome, Outcome)
+    assert (outcome.error, outcome.lasting, outcome.features) == (error, lasting, None)
+    assert outcome.reason is not None
+    assert reason in outcome.reason
+
+
+def test_a_file_that_is_gone_or_changed_is_a_reject_that_does_not_last(make_gif: GifMaker) -> None:
+    path = make_gif("a.gif")
+    source = source_of(path)
+    path.write_bytes(b"GIF89a")
+    expect_reject(source, "ChangedFileError", "changed while the corpus was indexed", lasting=False)
+    path.unlink()
+    expect_reject(source, "FileNotFoundError", "cannot read the file", lasting=False)
+
+
+def test_bytes_that_are_no_gif_are_a_reject_that_lasts(tmp_path: Path) -> None:
+    (tmp_path / "text.gif").write_text("hello")
+    expect_reject(source_of(tmp_path / "text.gif"), "DecodeError", "expected a GIF", lasting=True)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ImageEncoder:
+    return image_encoder()
+
+
+def test_features_are_the_weighted_mean_over_sampled_frames_whatever_the_batch(
+    make_gif: GifMaker, encoder: ImageEncoder, tmp_path: Path
+) -> None:
+    paths = [make_gif(f"{n}.gif", seed=n, frames=n + 1, delay=[100 + 70 * k for k in range(n + 1)]) for n in range(4)]
+    (tmp_path / "text.gif").write_text("hello")
+    sources = [source_of(path) for path in [*paths[:2], tmp_path / "text.gif", *paths[2:]]]
+    whole = encode(encoder, sources, EncodeSettings(batch_frames=32))
+    assert [outcome.sha256 for outcome in whole] == [source.sha256 for source in sources]
+    assert whole[2].error == "DecodeError"
+    for path, outcome in zip(paths, [*whole[:2], *whole[3:]], strict=True):
+        sampled = decode(path.read_bytes(), Sampling(), encoder.frame_size, Limits())
+        expected = sampled.weights.astype(np.float64) @ encoder(sampled.frames).astype(np.float64)
+        assert outcome.features is not None
+        assert outcome.frames == len(sampled.frames)
+        np.testing.assert_allclose(outcome.features, expected, rtol=1e-5, atol=1e-6)
+    small = encode(encoder, sources, EncodeSettings(batch_frames=3, threads=1))
+    for one, other in zip(whole, small, strict=True):
+        np.testing.assert_array_equal(one.features, other.features)
+
+
+def test_features_win_over_a_reject_that_stands(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, "f" * 16, 3, "decoder 1")
+    one, two = "a" * 64, "b" * 64
+    refused = [Outcome(key, 0, None, "LimitError", "too large") for key in (one, two)]
+    cache.commit(cache.part("", "one"), refused)
+    cache.commit(cache.part("", "two"), [Outcome(one, 4, np.float32([1, 2, 3]))])  # by other limits, in between
+    rows = [{"id": k[0], "uri": f"/{k[0]}.gif", "sha256": k, "size": 1, "modified": 1.0} for k in (one, two)]
+    catalog = pa.Table.from_pylist(rows, schema=tables.CATALOG)
+    done = encode_missing(catalog, BuildSettings("/corpus", tmp_path), cache, {}, silent)
+    assert done == Encoded({two: ("LimitError", "too large")}, encoded=0, reused=2)
+
+
+def test_what_shapes_features_names_their_cache_and_nothing_else_does(encoder: ImageEncoder) -> None:
+    def cache(settings: EncodeSettings) -> FeatureCache:
+        return open_cache(Workspace(Path("/ws")), encoder, settings)
+
+    usual = cache(EncodeSettings())
+    how = cache(EncodeSettings(batch_frames=3, threads=1, task_items=5))
+    assert (how.fingerprint, how.attempt) == (usual.fingerprint, usual.attempt)
+    assert cache(EncodeSettings(sampling=Sampling(4))).fingerprint != usual.fingerprint
+    limited = cache(EncodeSettings(limits=Limits(frames=5)))
+    assert limited.fingerprint == usual.fingerprint
+    assert limited.attempt != usual.attempt
+    assert features_facts(encoder, EncodeSettings())["image_encoder"]["fingerprint"] == encoder.fingerprint

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# In a process of its own, whose peak memory is then the build's. The slowest file is timed alone, afterwards.
+SCRIPT = """
+import json, sys, time
+from dataclasses import asdict
+from pathlib import Path
+from gifdex.pipeline.build import build
+from gifdex.pipeline.corpus import list_corpus
+from gifdex.pipeline.encode import Source, load
+from gifdex.pipeline.scan import look_at
+from gifdex.pipeline.settings import BuildSettings, EncodeSettings
+corpus, settings = sys.argv[1], EncodeSettings()
+started = time.monotonic()
+summary = build(BuildSettings(corpus, Path(sys.argv[2])))
+seconds = time.monotonic() - started
+slowest = (0.0, "")
+entries = list_corpus(corpus).entries
+for entry in entries:
+    started = time.monotonic()
+    row = look_at(entry, None, settings.limits)
+    if "sha256" in row:
+        load(Source(row["sha256"], entry.uri), settings, (224, 224))
+    slowest = max(slowest, (time.monotonic() - started, entry.uri))
+print(json.dumps({**asdict(summary), "files": len(entries), "total": seconds, "slowest": slowest}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_malformed_gif_ends_as_an_item_or_a_reject_within_time_and_memory(data: Path, tmp_path: Path) -> None:
+    corpus = data / "gif-suite" / "malformed"
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, corpus, tmp_path / "workspace"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    print(f"peak RSS {peak_bytes / 1e9:.2f} GB", result)  # noqa: T201  # shown by -s, and where the test fails
+    assert result["files"] == sum(path.suffix.lower() == ".gif" for path in corpus.rglob("*")) > 400
+    assert result["items"] + result["rejects"] == result["files"]
+    assert result["items"] > 0
+    assert result["slowest"][0] < 10
+    assert peak_bytes < 3e9

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gifdex.pipeline.corpus import Entry
+from gifdex.pipeline.scan import Known, Scan, look_at, plan, scan
+from gifdex.pipeline.settings import BuildSettings, EncodeSettings, Limits
+from gifdex.pipeline.workspace import Workspace
+from gifdex.schemas import tables
+from gifdex.schemas.files import commit_table
+
+GifMaker = Callable[..., Path]
+
+ENTRIES = st.lists(st.integers(0, 10_000), unique=True, max_size=600).map(
+    lambda numbers: [Entry(f"{n:05d}", f"/gifs/{n}.gif", n, float(n)) for n in sorted(numbers)]
+)
+
+
+@given(ENTRIES)
+@settings(deadline=None, derandomize=True, max_examples=30)
+def test_every_entry_is_in_exactly_one_task_and_no_task_is_too_large(entries: list[Entry]) -> None:
+    known = {entry.uri: Known(1, 2.0, "ab") for entry in entries[::3]}
+    tasks = plan(entries, known, Path("/ws/scan"))
+    assert [entry for task in tasks for entry in task.entries] == entries
+    assert all(0 < task.items <= 256 for task in tasks)
+    assert len({task.output for task in tasks}) == len(tasks)
+    assert all(task.known == tuple(known.get(entry.uri) for entry in task.entries) for task in tasks)
+    assert plan(entries, known, Path("/ws/scan")) == tasks
+
+
+def test_a_tasks_name_follows_from_what_it_is_given() -> None:
+    entry = Entry("a", "/a.gif", 10, 2.0)
+
+    def name(entry: Entry, known: dict[str, Known] | None = None) -> str:
+        return plan([entry], known or {}, Path("/ws"))[0].output.name
+
+    names = {
+        name(entry),
+        name(replace(entry, size=11)),
+        name(replace(entry, modified=3.0)),
+        name(entry, {"/a.gif": Known(10, 2.0, "ab")}),
+    }
+    assert len(names) == 4
+
+
+def run_scan(corpus: Path, root: Path, **changes: Any) -> Scan:
+    return scan(BuildSettings(str(corpus), root, **changes), Workspace(root), lambda stage, done, total: None)
+
+
+def remember(scanned: Scan, root: Path) -> None:
+    """Do what a build does with a scan that succeeded."""
+    commit_table(Workspace(root).catalog("0" * 16), scanned.catalog)
+    shutil.rmtree(root / "scan", ignore_errors=True)
+
+
+def sha256s(scanned: Scan) -> dict[str, str]:
+    return dict(zip(scanned.catalog["id"].to_pylist(), scanned.catalog["sha256"].to_pylist(), strict=True))
+
+
+def reasons(scanned: Scan) -> dict[str, tuple[str, str]]:
+    return {row["id"]: (row["error"], row["reason"]) for row in scanned.rejects.to_pylist()}
+
+
+def overwrite_unseen(path: Path) -> None:
+    """Change a file's bytes and leave its size and modification time as they were."""
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_the_catalog_has_what_was_read_sorted_by_id(make_gif: GifMaker, tmp_path: Path) -> None:
+    one, two = make_gif("corpus/b.gif", seed=1), make_gif("corpus/a/x.gif", seed=2)
+    scanned = run_scan(tmp_path / "corpus", tmp_path / "ws")
+    assert scanned.catalog.schema == tables.CATALOG
+    assert sha256s(scanned) == {"a/x": hashlib.sha256(two.read_bytes()).hexdigest(),
+                                "b": hashlib.sha256(one.read_bytes()).hexdigest()}  # fmt: skip
+    assert scanned.catalog["size"].to_pylist() == [two.stat().st_size, one.stat().st_size]
+    assert (scanned.rejects.num_rows, scanned.unchanged, scanned.ignored) == (0, 0, 0)
+
+
+def test_an_unchanged_file_is_not_read_again_unless_asked_for(make_gif: GifMaker, tmp_path: Path) -> None:
+    gif = make_gif("corpus/a.gif", seed=1)
+    make_gif("corpus/b.gif", seed=2)
+    first = run_scan(tmp_path / "corpus", tmp_path / "ws")
+    remember(first, tmp_path / "ws")
+    overwrite_unseen(gif)
+    second = run_scan(tmp_path / "corpus", tmp_path / "ws")
+    assert (second.unchanged, sha256s(second)) == (2, sha256s(first))
+    third = run_scan(tmp_path / "corpus", tmp_path / "ws", checksum=True)
+    assert third.unchanged == 0
+    assert sha256s(third)["a"] == hashlib.sha256(gif.read_bytes()).hexdigest() != sha256s(first)["a"]
+
+
+def test_a_changed_file_is_read_again(make_gif: GifMaker, tmp_path: Path) -> None:
+    gif = make_gif("corpus/a.gif", seed=1)
+    make_gif("corpus/b.gif", seed=2)
+    remember(run_scan(tmp_path / "corpus", tmp_path / "ws"), tmp_path / "ws")
+    overwrite_unseen(gif)
+    os.utime(gif, (1, 1))
+    second = run_scan(tmp_path / "corpus", tmp_path / "ws")
+    assert (second.unchanged, sha256s(second)["a"]) == (1, hashlib.sha256(gif.read_bytes()).hexdigest())
+
+
+def test_files_of_a_catalog_are_recognised_too(make_gif: GifMaker, tmp_path: Path) -> None:
+    make_gif("corpus/a.gif")
+    (tmp_path / "c.jsonl").write_text(json.dumps({"uri": "corpus/a.gif"}))
+    remember(run_scan(tmp_path / "c.jsonl", tmp_path / "ws"), tmp_path / "ws")
+    second = run_scan(tmp_path / "c.jsonl", tmp_path / "ws")
+    assert (second.unchanged, second.catalog.num_rows) == (1, 1)
+
+
+def test_a_file_whose_time_is_not_told_is_read_again(make_gif: GifMaker, tmp_path: Path) -> None:
+    gif = make_gif("corpus/a.gif")
+    os.utime(gif, (0, 0))
+    remember(run_scan(tmp_path / "corpus", tmp_path / "ws"), tmp_path / "ws")
+    overwrite_unseen(gif)
+    second = run_scan(tmp_path / "corpus", tmp_path / "ws")
+    assert (second.unchanged, sha256s(second)) == (0, {"a": hashlib.sha256(gif.read_bytes()).hexdigest()})
+
+
+def test_what_cannot_be_read_is_a_reject_with_its_reason(make_gif: GifMaker, tmp_path: Path) -> None:
+    make_gif("corpus/a.gif")
+    (tmp_path / "corpus/gone.gif").symlink_to("nowhere.gif")
+    (tmp_path / "corpus/large.gif").write_bytes(b"GIF89a" + bytes(5_000))
+    os.mkfifo(tmp_path / "corpus/pipe.gif")
+    encode = EncodeSettings(limits=Limits(bytes=5_000))
+    scanned = run_scan(tmp_path / "corpus", tmp_path / "ws", encode=encode)
+    assert list(sha256s(scanned)) == ["a"]
+    found = reasons(scanned)
+    assert found["large"] == ("LimitError", "the GIF has 5,006 bytes, above the limit bytes of 5,000")
+    assert found["gone"][0] == "FileNotFoundError"
+    assert found["gone"][1].startswith("cannot read the file: ")
+    assert "gone.gif" in found["gone"][1]
+    assert found["pipe"][0] == "OSError"
+    assert "is no regular file" in found["pipe"][1]
+    assert set(scanned.rejects["stage"].to_pylist()) == {"scan"}
+
+
+def test_a_missing_file_of_a_catalog_is_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text('{"uri": "nowhere.gif", "id": "7"}\n{"uri": "nosuch://b/x.gif", "id": "8"}\n')
+    found = reasons(run_scan(tmp_path / "c.jsonl", tmp_path / "ws"))
+    assert "nowhere.gif" in found["7"][1]
+    assert "nosuch" in found["8"][1]
+
+
+def test_results_of_an_interrupted_scan_stand(make_gif: GifMaker, tmp_path: Path) -> None:
+    gif = make_gif("corpus/a.gif")
+    first = run_scan(tmp_path / "corpus", tmp_path / "ws")  # ... and killed before the catalog was written
+    overwrite_unseen(gif)
+    assert sha256s(run_scan(tmp_path / "corpus", tmp_path / "ws")) == sha256s(first)
+
+
+def test_rejects_of_an_interrupted_scan_do_not_stand(make_gif: GifMaker, tmp_path: Path) -> None:
+    make_gif("corpus/a.gif")
+    small, large = (EncodeSettings(limits=Limits(bytes=limit)) for limit in (10, 10_000))
+    assert reasons(run_scan(tmp_path / "corpus", tmp_path / "ws", encode=small))["a"][0] == "LimitError"
+    assert list(sha256s(run_scan(tmp_path / "corpus", tmp_path / "ws", encode=large))) == ["a"]
+
+
+def test_damaged_results_of_an_interrupted_scan_are_made_again(make_gif: GifMaker, tmp_path: Path) -> None:
+    make_gif("corpus/a.gif")
+    first = run_scan(tmp_path / "corpus", tmp_path / "ws")
+    for path in (tmp_path / "ws/scan").iterdir():
+        path.write_bytes(b"PAR1")
+    assert run_scan(tmp_path / "corpus", tmp_path / "ws").catalog == first.catalog
+
+
+def test_a_damaged_last_catalog_only_costs_reading(make_gif: GifMaker, tmp_path: Path) -> None:
+    make_gif("corpus/a.gif")
+    first = run_scan(tmp_path / "corpus", tmp_path / "ws")
+    remember(first, tmp_path / "ws")
+    Workspace(tmp_path / "ws").catalog("0" * 16).write_bytes(b"PAR1")
+    second = run_scan(tmp_path / "corpus", tmp_path / "ws")
+    assert (second.unchanged, second.catalog) == (0, first.catalog)
+
+
+def test_known_bytes_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    path.write_bytes(b"GIF89a")
+    entry = Entry("a", str(path), 6, 12.5)
+    assert look_at(entry, Known(6, 12.5, "ab"), Limits())["sha256"] == "ab"
+    assert look_at(entry, Known(6, 12.0, "ab"), Limits())["sha256"] == hashlib.sha256(b"GIF89a").hexdigest()
+
+
+def test_results_fit_their_schema() -> None:
+    row = look_at(Entry("a", "/nowhere/a.gif"), None, Limits())
+    assert pa.Table.from_pylist([row], schema=tables.SCAN_RESULTS).num_rows == 1

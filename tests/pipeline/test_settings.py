@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import pytest
+
+from gifdex.pipeline.settings import EncodeSettings, IndexSettings, Sampling, available_cpus
+
+
+def test_a_setting_that_would_never_end_or_give_nothing_is_refused() -> None:
+    for name in ("batch_frames", "threads", "task_items"):
+        with pytest.raises(ValueError, match=f"{name} is 0; expected at least 1"):
+            EncodeSettings(**{name: 0})
+    with pytest.raises(ValueError, match="frames is 0"):
+        Sampling(frames=0)
+    with pytest.raises(ValueError, match="shard_items is -1"):
+        IndexSettings(shard_items=-1)
+
+
+def test_there_is_a_processor() -> None:
+    assert available_cpus() >= 1
