@@ -33,10 +33,12 @@ class ImageEncoder(Protocol):
     """Turns frames into features. Constructing one is cheap; the first call may load a model."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the registry and the manifest call it."""
 
     @property
-    def dimensions(self) -> int: ...
+    def dimensions(self) -> int:
+        """Size of a vector."""
 
     @property
     def fingerprint(self) -> str:
@@ -57,10 +59,12 @@ class TextEncoder(Protocol):
     """Turns sentences into vectors. Constructing one is cheap; the first call may load a model."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the registry and the manifest call it."""
 
     @property
-    def dimensions(self) -> int: ...
+    def dimensions(self) -> int:
+        """Size of a vector."""
 
     @property
     def fingerprint(self) -> str:

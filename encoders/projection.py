@@ -21,15 +21,16 @@ from gifdex.schemas.files import commit_bytes
 # One key, because safetensors keeps several in no fixed order and the file must have the same bytes each time.
 _FACTS_KEY = "gifdex"
 
+# kind -> tensor -> its axes, a letter each: image features, text vectors, joint space d, classes.
 _TENSORS = {
-    "linear": {"image_center", "image_map", "text_center", "text_map"},
+    "linear": {"image_center": "i", "image_map": "id", "text_center": "t", "text_map": "td"},
     "zero-shot": {
-        "image_center",
-        "image_map",
-        "classifier_weight",
-        "classifier_bias",
-        "label_embeddings",
-        "text_center",
+        "image_center": "i",
+        "image_map": "id",
+        "classifier_weight": "ci",
+        "classifier_bias": "c",
+        "label_embeddings": "cd",
+        "text_center": "d",
     },
 }
 
@@ -55,11 +56,12 @@ class Projection:
     def __post_init__(self) -> None:
         if self.kind not in _TENSORS:
             raise ProjectionError(f"a projection of kind {self.kind!r} was given; expected one of {sorted(_TENSORS)}")
-        if set(self.tensors) != _TENSORS[self.kind]:
+        if set(self.tensors) != set(_TENSORS[self.kind]):
             raise ProjectionError(
                 f"a {self.kind} projection was given the tensors {sorted(self.tensors)}; "
                 f"expected {sorted(_TENSORS[self.kind])}"
             )
+        _check_shapes(self.kind, self.tensors)
         bad = [name for name, tensor in self.tensors.items() if not np.isfinite(tensor).all()]
         if bad:
             raise ProjectionError(f"the projection's tensor {bad[0]} has values that are not finite: fit it again")
@@ -82,7 +84,7 @@ class Projection:
     @cached_property
     def data(self) -> bytes:
         """The file's bytes: equal projections give equal bytes."""
-        metadata = json.dumps({"kind": self.kind, **self.facts}, sort_keys=True)
+        metadata = json.dumps({**self.facts, "kind": self.kind}, sort_keys=True)
         tensors = {name: np.ascontiguousarray(self.tensors[name], np.float32) for name in sorted(self.tensors)}
         return save(tensors, metadata={_FACTS_KEY: metadata})
 
@@ -120,19 +122,38 @@ def load(path: Path) -> Projection:
     try:
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
+            if _FACTS_KEY not in metadata:
+                raise ProjectionError(
+                    f"{path} is a safetensors file but holds no gifdex projection: choose another file"
+                )
             # safe_open is no mapping: it has keys() and no iteration
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as err:
+    except (OSError, SafetensorError, TypeError) as err:  # TypeError: an element type that numpy does not have
         raise ProjectionError(f"cannot read the projection {path}: {err}; expected a safetensors file") from err
-    if _FACTS_KEY not in metadata:
-        raise ProjectionError(f"{path} is a safetensors file but holds no gifdex projection: choose another file")
     try:
         facts = json.loads(metadata[_FACTS_KEY])
-        return Projection(facts.pop("kind"), tensors, facts)
-    except (ValueError, KeyError, AttributeError) as err:
+    except (ValueError, RecursionError) as err:
         raise ProjectionError(f"the projection {path} has damaged facts ({err}): fit or copy it again") from err
+    other = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype != np.float32]
+    if other:
+        raise ProjectionError(
+            f"the projection {path} has tensors of another type than float32 ({other[0]}): fit it again"
+        )
+    if not isinstance(facts, dict) or not isinstance(facts.get("kind"), str):
+        raise ProjectionError(f"the projection {path} has facts without a kind: fit or copy it again")
+    try:
+        return Projection(facts.pop("kind"), tensors, facts)
     except ProjectionError as err:
         raise ProjectionError(f"{path}: {err}") from err
+
+
+def _check_shapes(kind: str, tensors: Mapping[str, FloatArray]) -> None:
+    sizes: dict[str, int] = {}
+    for name, axes in _TENSORS[kind].items():
+        shape = tensors[name].shape
+        if len(shape) != len(axes) or any(sizes.setdefault(a, n) != n for a, n in zip(axes, shape, strict=True)):
+            shapes = ", ".join(f"{name} {tensors[name].shape}" for name in _TENSORS[kind])
+            raise ProjectionError(f"the tensor {name} of a {kind} projection does not fit the others: {shapes}")
 
 
 def _check_width(what: str, vectors: FloatArray, expected: int) -> None:

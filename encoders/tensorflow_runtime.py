@@ -1,4 +1,4 @@
-"""Import TensorFlow the way every encoder needs it: quietly, and with one sentence where it is missing."""
+"""Import TensorFlow the way every encoder needs it: less talkative, and with one sentence where it is missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gifdex.schemas.errors import MissingExtraError
 
 def import_tensorflow(needed_for: str) -> Any:
     """Return the tensorflow module; raises MissingExtraError that names `needed_for`."""
-    # Read once, by TensorFlow's C++ logging, at import: 3 leaves only fatal messages.
+    # Read once, at import: 3 leaves only fatal messages of its C++ part, but for some that come before it is read.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         import tensorflow

@@ -10,12 +10,12 @@ key, a little-endian int64 element count followed by the raw elements. Source: t
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import pickletools
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,18 @@ _DTYPES = {
     "IntStorage": "<i4",
 }
 
+# All that a protocol 2 pickle of a state dict is made of, by pickletools' names. Others build objects in ways
+# that bypass a call (NEWOBJ, INST) or reserve the memory of a length they only claim (BINBYTES8).
+_OPCODES = frozenset(
+    {"PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE"}
+    | {"EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT"}
+    | {"SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
+    | {"GLOBAL", "REDUCE", "BUILD", "BINPERSID"}
+)
 
-@dataclass(frozen=True)
-class _Storage:
+
+# The records are tuples because BUILD could rewrite the attributes of anything else.
+class _Storage(NamedTuple):
     """One named block of elements; tensors are strided views into it."""
 
     key: str
@@ -44,15 +53,18 @@ class _Storage:
     size: int
 
 
-@dataclass(frozen=True)
-class _Tensor:
+class _Tensor(NamedTuple):
+    """A strided view into a storage; offset and strides count elements, as torch does."""
+
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in elements, as torch counts them
+    strides: tuple[int, ...]
 
 
-def _rebuild(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> _Tensor:
+def _rebuild(storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> _Tensor:
+    if not isinstance(storage, _Storage):
+        raise pickle.UnpicklingError("a tensor refers to something that is no storage")
     return _Tensor(storage, offset, shape, strides)
 
 
@@ -63,40 +75,61 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild
+            return lambda *arguments: _rebuild(*arguments)  # a fresh one: BUILD could write to a shared function
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         raise pickle.UnpicklingError(f"the global {module}.{name} is not allowed in a weights file")
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
-            case ("storage", str(dtype), str(key), _, int(size), None):
+            case ("storage", str(dtype), str(key), _, int(size), None) if dtype in _DTYPES.values():
                 return _Storage(key, dtype, size)
-        raise pickle.UnpicklingError(f"unexpected reference {pid!r}")
+        raise pickle.UnpicklingError("a reference is not to a storage of numbers")
+
+
+def _load(stream: BinaryIO) -> Any:
+    """Unpickle the stream's next object, after a look at its opcodes, which runs nothing."""
+    start = stream.tell()
+    for opcode, argument, position in pickletools.genops(stream):
+        if opcode.name not in _OPCODES:
+            raise pickle.UnpicklingError(f"the opcode {opcode.name} is not allowed in a weights file")
+        # Pickle numbers its memo from 0 on; the unpickler reserves memory for every number below the one named.
+        if opcode.name == "LONG_BINPUT" and int(argument or 0) > (position or 0) - start:
+            raise pickle.UnpicklingError(f"the memo entry {argument} is out of order")
+    stream.seek(start)
+    return _Unpickler(stream).load()
 
 
 def _view(tensor: _Tensor, flat: NDArray[Any]) -> NDArray[Any]:
     reach = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True)) + 1
-    if min(tensor.shape, default=1) < 1 or min(tensor.strides, default=0) < 0 or tensor.offset < 0 or reach > flat.size:
+    lowest = min((*tensor.shape, *tensor.strides, tensor.offset))
+    # With strides of 0, a shape may ask for more elements than there are without reaching beyond them.
+    if lowest < 0 or (0 not in tensor.shape and max(reach, math.prod(tensor.shape)) > flat.size):
         raise ValueError(f"a tensor of shape {tensor.shape} reaches beyond its storage of {flat.size} elements")
     strides = tuple(s * flat.itemsize for s in tensor.strides)
     return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides).copy()
 
 
 def _read(stream: BinaryIO) -> dict[str, NDArray[Any]]:
-    load: Callable[[], Any] = lambda: _Unpickler(stream).load()  # noqa: E731
-    if load() != MAGIC or load() != PROTOCOL:
+    if _load(stream) != MAGIC or _load(stream) != PROTOCOL:
         raise ValueError("the file does not begin like a PyTorch legacy checkpoint")
-    load()  # facts about the writing machine; element sizes are fixed by the storage classes
-    tensors: dict[str, _Tensor] = load()
-    keys: list[str] = load()
-    dtypes = {t.storage.key: t.storage.dtype for t in tensors.values()}
+    _load(stream)  # facts about the writing machine; element sizes are fixed by the storage classes
+    tensors, keys = _load(stream), _load(stream)
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, _Tensor) for name, tensor in tensors.items()
+    ):
+        raise ValueError("it holds other things than named tensors")
+    storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    if not isinstance(keys, list) or not set(storages) == set(keys):
+        raise ValueError("the storages listed are not those of the tensors")
     flat: dict[str, NDArray[Any]] = {}
-    for key in keys:
-        count = int(np.frombuffer(stream.read(8), "<i8")[0])
-        dtype = np.dtype(dtypes[key])
-        flat[key] = np.frombuffer(stream.read(count * dtype.itemsize), dtype, count)
-    return {name: _view(t, flat[t.storage.key]) for name, t in tensors.items()}
+    for storage in (storages[key] for key in keys):
+        count = int(np.frombuffer(stream.read(8), "<i8", 1)[0])
+        if count != storage.size or count < 0:
+            raise ValueError(f"storage {storage.key} has {count} elements, but its tensors expect {storage.size}")
+        dtype = np.dtype(storage.dtype)
+        flat[storage.key] = np.frombuffer(stream.read(count * dtype.itemsize), dtype, count)
+    return {name: _view(tensor, flat[tensor.storage.key]) for name, tensor in tensors.items()}
 
 
 def read_state_dict(path: Path) -> dict[str, NDArray[Any]]:
@@ -109,7 +142,8 @@ def read_state_dict(path: Path) -> dict[str, NDArray[Any]]:
         return _read(io.BytesIO(path.read_bytes()))
     except OSError as err:
         raise WeightsError(f"cannot read the weights file {path}: {err.strerror}; install or restore it") from err
-    except (pickle.UnpicklingError, ValueError, KeyError, EOFError, IndexError, TypeError, AttributeError) as err:
+    # What the unpickler and numpy raise for streams that make no sense.
+    except (pickle.UnpicklingError, ValueError, LookupError, EOFError, TypeError, AttributeError, OverflowError) as err:
         raise WeightsError(
             f"{path} is not a readable PyTorch legacy checkpoint ({err}); expected a plain state dict: "
             "reinstall the package it came from"

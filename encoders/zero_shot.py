@@ -20,7 +20,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from gifdex.encoders.base import FloatArray, ImageEncoder, TextEncoder, fingerprint, unit
+from gifdex.encoders.base import Classifier, FloatArray, ImageEncoder, TextEncoder, fingerprint, unit
 from gifdex.encoders.projection import Projection
 from gifdex.schemas.errors import ProjectionError
 
@@ -41,9 +41,19 @@ def scene_descriptions() -> list[str]:
 
 def recipe_fingerprint(image: ImageEncoder, text: TextEncoder) -> str:
     """Return what identifies `fit`'s result before it is computed: equal recipes give equal projections."""
-    return fingerprint(
-        {**_METHOD, "image": image.fingerprint, "text": text.fingerprint, "sentences": scene_descriptions()}
-    )
+    labels = _classifier(image).labels
+    encoders = {"image": image.fingerprint, "text": text.fingerprint}
+    return fingerprint({**_METHOD, **encoders, "labels": labels, "sentences": scene_descriptions()})
+
+
+def _classifier(image: ImageEncoder) -> Classifier:
+    classifier = image.classifier()
+    if classifier is None:
+        raise ProjectionError(
+            f"the image encoder {image.name} has no classifier, which a zero-shot projection is fitted from: "
+            "give a trained one with --projection FILE"
+        )
+    return classifier
 
 
 def fit(image: ImageEncoder, text: TextEncoder) -> Projection:
@@ -51,12 +61,7 @@ def fit(image: ImageEncoder, text: TextEncoder) -> Projection:
 
     Raises ProjectionError where the image encoder has no classifier to learn from.
     """
-    classifier = image.classifier()
-    if classifier is None:
-        raise ProjectionError(
-            f"the image encoder {image.name} has no classifier, which a zero-shot projection is fitted from: "
-            "give a trained one with --projection FILE"
-        )
+    classifier = _classifier(image)
     weights = classifier.weight.astype(np.float64)
     labels = text([PROMPT.format(label) for label in classifier.labels]).astype(np.float64)
     sources, targets = weights - weights.mean(axis=0), labels - labels.mean(axis=0)

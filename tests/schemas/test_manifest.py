@@ -1,0 +1,200 @@
+"""The manifest: what is written is read back, and anything else is an error that names the place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gifdex.schemas.errors import CorruptIndexError, FormatVersionError
+from gifdex.schemas.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    EncoderFacts,
+    EngineFacts,
+    FileFacts,
+    Manifest,
+    ProjectionFacts,
+    QualityFacts,
+    ShardFacts,
+)
+
+WHERE = "store/20260101/manifest.json"
+
+MANIFEST = Manifest(
+    format=FORMAT,
+    format_version=FORMAT_VERSION,
+    created_by="gifdex 0.1.0",
+    build_id="20260101T000000-0a1b2c",
+    items=5,
+    dimensions=512,
+    metric="cosine",
+    engine=EngineFacts("annoy", "1.17.3", "angular", 50, 7, 1),
+    image_encoder=EncoderFacts("efficientnet-lite0", "00ff", 1280),
+    features_fingerprint="0123",
+    text_encoder=EncoderFacts("use-multilingual", "ff00", 512),
+    projection=ProjectionFacts("zero-shot", "abcd", "projection.safetensors"),
+    items_file="items.parquet",
+    shards=(ShardFacts(3, "a.ann", "a.npy"), ShardFacts(2, "b.ann", "b.npy")),
+    quality=QualityFacts(5, 10, 0.5),
+    files={"a.ann": FileFacts(10, "aa"), "b.ann": FileFacts(20, "bb")},
+)
+
+# 64-bit counts and every character that is no surrogate; NaN is no number that equals itself
+_counts = st.integers(0, 2**63)
+_texts = st.text(max_size=12)
+_encoders = st.builds(EncoderFacts, _texts, _texts, _counts)
+_manifests = st.builds(
+    Manifest,
+    format=st.just(FORMAT),
+    format_version=st.integers(1, FORMAT_VERSION),
+    created_by=_texts,
+    build_id=_texts,
+    items=_counts,
+    dimensions=_counts,
+    metric=_texts,
+    engine=st.builds(EngineFacts, _texts, _texts, _texts, _counts, st.integers(), _counts),
+    image_encoder=_encoders,
+    features_fingerprint=_texts,
+    text_encoder=_encoders,
+    projection=st.builds(ProjectionFacts, _texts, _texts, _texts),
+    items_file=_texts,
+    shards=st.lists(st.builds(ShardFacts, _counts, _texts, _texts), max_size=3).map(tuple),
+    quality=st.builds(QualityFacts, _counts, _counts, st.floats(allow_nan=False, allow_infinity=False)),
+    files=st.dictionaries(_texts, st.builds(FileFacts, _counts, _texts), max_size=3),
+)
+
+
+def parsed() -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(MANIFEST.to_json())
+    return value
+
+
+def read(value: Any) -> Manifest:
+    return Manifest.from_json(json.dumps(value), WHERE)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(manifest=_manifests)
+def test_a_manifest_comes_back_from_its_json_as_it_was(manifest: Manifest) -> None:
+    text = manifest.to_json()
+    again = Manifest.from_json(text, WHERE)
+    assert again == manifest
+    assert again.to_json() == text
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | _texts,
+    lambda inner: st.lists(inner) | st.dictionaries(_texts, inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(value=_json, name=st.sampled_from([field.name for field in dataclasses.fields(Manifest)]))
+def test_any_value_in_any_field_is_read_as_it_is_or_refused(value: Any, name: str) -> None:
+    changed = parsed() | {name: value}
+    try:
+        manifest = read(changed)
+    except (CorruptIndexError, FormatVersionError):
+        return
+    assert json.loads(manifest.to_json())[name] == value
+
+
+def test_an_unknown_field_of_a_later_minor_release_is_passed_over() -> None:
+    assert read(parsed() | {"a field of tomorrow": [1]}) == MANIFEST
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Manifest)][2:])
+def test_every_field_is_required_by_name(name: str) -> None:
+    value = parsed()
+    del value[name]
+    with pytest.raises(CorruptIndexError, match=rf"^{WHERE} is damaged \(manifest\.{name} is missing\)"):
+        read(value)
+
+
+def test_a_missing_field_deep_inside_is_named_with_its_path() -> None:
+    value = parsed()
+    del value["shards"][1]["vectors"]
+    with pytest.raises(CorruptIndexError, match=r"manifest\.shards\[1\]\.vectors is missing"):
+        read(value)
+    value = parsed()
+    del value["files"]["b.ann"]["sha256"]
+    with pytest.raises(CorruptIndexError, match=r"manifest\.files\.b\.ann\.sha256 is missing"):
+        read(value)
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong", "message"),
+    [
+        (["items"], "5", r"manifest\.items is '5', expected int"),
+        (["items"], 5.0, r"manifest\.items is 5\.0, expected int"),
+        (["items"], True, r"manifest\.items is True, expected int"),
+        (["items"], None, r"manifest\.items is None, expected int"),
+        (["build_id"], 7, r"manifest\.build_id is 7, expected str"),
+        (["engine"], [], r"manifest\.engine is \[\], expected dict"),
+        (["engine", "seed"], "x", r"manifest\.engine\.seed is 'x', expected int"),
+        (["shards"], {}, r"manifest\.shards is \{\}, expected list"),
+        (["shards", 0], "x", r"manifest\.shards\[0\] is 'x', expected dict"),
+        (["quality", "engine_recall"], "1", r"manifest\.quality\.engine_recall is '1', expected float"),
+        pytest.param(["quality", "engine_recall"], 10**400, "too large", id="ten to the 400"),
+        (["files"], [], r"manifest\.files is \[\], expected dict"),
+        (["files", "a.ann", "bytes"], "10", r"manifest\.files\.a\.ann\.bytes is '10', expected int"),
+    ],
+)
+def test_a_wrong_type_is_named_with_its_path(path: list[str | int], wrong: object, message: str) -> None:
+    value = parsed()
+    target: Any = value
+    for step in path[:-1]:
+        target = target[step]
+    target[path[-1]] = wrong
+    with pytest.raises(CorruptIndexError, match=message) as caught:
+        read(value)
+    assert str(caught.value).startswith(f"{WHERE} is damaged")
+
+
+def test_a_long_wrong_value_does_not_flood_the_message() -> None:
+    with pytest.raises(CorruptIndexError) as caught:
+        read(parsed() | {"items": "x" * 100_000})
+    assert len(str(caught.value)) < 300
+
+
+def test_a_whole_number_is_a_recall() -> None:
+    value = parsed()
+    value["quality"]["engine_recall"] = 1
+    recall = read(value).quality.engine_recall
+    assert (recall, type(recall)) == (1.0, float)
+
+
+def test_a_newer_format_says_to_upgrade_even_where_the_rest_is_unknown() -> None:
+    with pytest.raises(FormatVersionError, match=rf"^{WHERE} has format version {FORMAT_VERSION + 1}.*upgrade gifdex"):
+        Manifest.from_json(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION + 1}), WHERE)
+
+
+@pytest.mark.parametrize("version", [None, "1", 1.0, 0, -1, [1], True])
+def test_a_format_version_that_is_no_whole_number_is_damage(version: object) -> None:
+    with pytest.raises(CorruptIndexError, match=WHERE):
+        read(parsed() | {"format_version": version})
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '"gifdex-index"', '{"format": "voyager"}', '{"format": null}'])
+def test_the_json_of_something_else_says_what_was_expected(text: str) -> None:
+    with pytest.raises(CorruptIndexError, match=rf'^{WHERE} is not the manifest of a gifdex index.*"{FORMAT}"'):
+        Manifest.from_json(text, WHERE)
+
+
+@pytest.mark.parametrize("text", ["", "{", "not json", "\ufeff{}", "[" * 100_000, '{"items": ' + "9" * 5000 + "}"])
+def test_text_that_is_no_json_is_damage(text: str) -> None:
+    with pytest.raises(CorruptIndexError, match=rf"^{WHERE} is not JSON"):
+        Manifest.from_json(text, WHERE)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(length=st.integers(0, len(MANIFEST.to_json()) - 2))
+def test_a_truncated_manifest_is_damage(length: int) -> None:
+    with pytest.raises(CorruptIndexError, match=WHERE):
+        Manifest.from_json(MANIFEST.to_json()[:length], WHERE)
