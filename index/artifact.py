@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from gifdex.index import engine
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError
 from gifdex.schemas.files import commit_bytes, sha256_file
 from gifdex.schemas.manifest import MANIFEST_NAME, FileFacts, Manifest
 
 ITEMS_NAME = "items.parquet"
 PROJECTION_NAME = "projection.safetensors"
+# What a manifest may call a file: nothing that could lead out of the version's folder.
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
 def shard_names(number: int) -> tuple[str, str]:
@@ -34,24 +39,48 @@ def read_manifest(version: Path) -> Manifest:
         ) from err
     except (OSError, UnicodeDecodeError) as err:
         raise CorruptIndexError(f"cannot read {path}: {err}; restore the file or rebuild the index") from err
-    return Manifest.from_json(text, str(path))
+    manifest = Manifest.from_json(text, str(path))
+    _check_facts(path, manifest)
+    return manifest
+
+
+def _check_facts(path: Path, manifest: Manifest) -> None:
+    """Raise CorruptIndexError where what the manifest says cannot be, or is of no engine that is known here."""
+    made_with = (manifest.metric, manifest.engine.name, manifest.engine.metric)
+    if made_with != ("cosine", engine.NAME, engine.METRIC):
+        raise CorruptIndexError(
+            f"{path} says metric and engine are {made_with}; expected {('cosine', engine.NAME, engine.METRIC)}: "
+            "restore it or rebuild"
+        )
+    counts = [manifest.items, manifest.dimensions, manifest.engine.trees, *(shard.items for shard in manifest.shards)]
+    if min(counts) < 1 or sum(shard.items for shard in manifest.shards) != manifest.items:
+        raise CorruptIndexError(
+            f"{path} says {manifest.items:,} items of {manifest.dimensions:,} dimensions in shards of "
+            f"{[shard.items for shard in manifest.shards][:8]}, which do not add up: restore it or rebuild"
+        )
 
 
 def check_sizes(version: Path, manifest: Manifest) -> None:
     """Raise CorruptIndexError unless every file of the manifest is there with the size it says."""
     for name, facts in manifest.files.items():
+        if not _FILE_NAME.fullmatch(name):
+            raise CorruptIndexError(
+                f"the manifest of {version} names the file {name!r:.80}; expected a plain name of a file beside it: "
+                "restore it or rebuild"
+            )
         path = version / name
-        if Path(name).name != name:
-            raise CorruptIndexError(f"the manifest of {version} names the file {name!r}, which lies outside: rebuild")
         try:
-            size = path.stat().st_size
+            found = path.stat()
         except OSError as err:
             raise CorruptIndexError(
                 f"cannot read {path}: {err.strerror}; expected {facts.bytes:,} bytes: restore the file or rebuild"
             ) from err
-        if size != facts.bytes:
+        if not stat.S_ISREG(found.st_mode):
+            raise CorruptIndexError(f"{path} is no file: restore it or rebuild")
+        if found.st_size != facts.bytes:
             raise CorruptIndexError(
-                f"{path} has {size:,} bytes, but the manifest says {facts.bytes:,}: restore the file or rebuild"
+                f"{path} has {found.st_size:,} bytes, but the manifest says {facts.bytes:,}: "
+                "restore the file or rebuild"
             )
     needed = [manifest.items_file, manifest.projection.file]
     needed += [name for shard in manifest.shards for name in (shard.annoy, shard.vectors)]
@@ -63,11 +92,16 @@ def check_sizes(version: Path, manifest: Manifest) -> None:
 def check_hashes(version: Path, manifest: Manifest) -> None:
     """Raise CorruptIndexError unless every file has the SHA-256 that the manifest says."""
     for name, facts in manifest.files.items():
-        found = sha256_file(version / name)
+        try:
+            found = sha256_file(version / name)
+        except OSError as err:
+            raise CorruptIndexError(
+                f"cannot read {version / name}: {err.strerror}; restore the file or rebuild"
+            ) from err
         if found != facts.sha256:
             raise CorruptIndexError(
-                f"{version / name} has SHA-256 {found[:16]}..., but the manifest says {facts.sha256[:16]}...: its bytes "
-                "were altered; restore the file or rebuild"
+                f"{version / name} has SHA-256 {found[:16]}..., but the manifest says {facts.sha256[:16]}...: its "
+                "bytes were altered; restore the file or rebuild"
             )
 
 

@@ -30,6 +30,7 @@ from gifdex.schemas.manifest import (
 )
 
 _QUALITY_QUERIES, _QUALITY_K = 200, 10
+_UNIT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,15 @@ class VersionFacts:
 def write_shard(version: Path, number: int, vectors: FloatArray, settings: AnnoySettings) -> None:
     """Write one shard's files from its unit vectors float32 (n, d), in row order.
 
-    Raises ValueError for vectors that are not finite: Annoy would take them in silence.
+    A vector of length zero is let through: it has no direction, and scores 0 against every query. Raises
+    ValueError for no vectors, and for others that are not finite or not of length one: Annoy would take
+    them in silence.
     """
-    if not np.isfinite(vectors).all():
-        raise ValueError(f"shard {number} was given vectors that are not finite")
+    if vectors.ndim != 2 or not vectors.size:
+        raise ValueError(f"shard {number} was given vectors of shape {vectors.shape}; expected at least one row")
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    if not ((np.abs(squares - 1) < _UNIT_TOLERANCE) | (squares == 0)).all():
+        raise ValueError(f"shard {number} was given vectors that are not finite or not of length one")
     annoy_name, vectors_name = shard_names(number)
     with committing(version / vectors_name) as temporary, temporary.open("wb") as stream:
         np.save(stream, np.ascontiguousarray(vectors, np.float32), allow_pickle=False)
@@ -65,8 +71,11 @@ def finish_version(
 ) -> Manifest:
     """Write items, projection and manifest beside shards that are already there; return the manifest.
 
-    `items` has the schema ITEMS in row order, `shard_items` the count of each shard.
+    `items` has the schema ITEMS in row order, `shard_items` the count of each shard. Raises ValueError where
+    they disagree, CorruptIndexError where a shard's files are not what `shard_items` says.
     """
+    if sum(shard_items) != items.num_rows:
+        raise ValueError(f"{items.num_rows:,} items were given for shards of {sum(shard_items):,}")
     commit_table(version / ITEMS_NAME, items.cast(tables.ITEMS))
     projection.save(version / PROJECTION_NAME)
     shards = tuple(ShardFacts(count, *shard_names(number)) for number, count in enumerate(shard_items))

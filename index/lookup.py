@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -18,13 +20,15 @@ from gifdex.encoders.base import FloatArray, TextEncoder, unit
 from gifdex.encoders.projection import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index.artifact import check_hashes, check_sizes, read_manifest
-from gifdex.index.search import Shard, open_shards, scan, search_candidates
+from gifdex.index.search import Shard, engine_recall, open_shards, ranks, scan, search_candidates
 from gifdex.index.store import resolve
-from gifdex.schemas.errors import CorruptIndexError, EncoderError, QueryError
+from gifdex.schemas import tables
+from gifdex.schemas.errors import CorruptIndexError, EncoderError, ProjectionError, QueryError
 from gifdex.schemas.files import read_table
 from gifdex.schemas.manifest import Manifest
 
-# Up to this many items an exact scan is as fast as Annoy with rescoring at equal recall.
+# Up to this many items an exact scan is as fast as Annoy with rescoring: 650 queries a second on one core of 20,000
+# vectors of 512 dimensions, against Annoy's 450 to 710.
 EXACT_ITEMS = 20_000
 # Opening hashes every file up to this many bytes in all, which takes about 0.2 seconds; see `open_index`.
 VERIFY_BYTES = 256 * 1024**2
@@ -55,6 +59,7 @@ class Index:
         self._items = items
         self._projection = projection
         self._text_encoder: TextEncoder | None = None
+        self._lock = threading.Lock()  # one thread loads the text encoder, the others wait for it
 
     def __len__(self) -> int:
         return self.manifest.items
@@ -78,8 +83,10 @@ class Index:
         ids: list[str] = self._items["id"].to_pylist()
         return ids
 
-    @overload
-    def search(self, query: str | Vector, k: int = ..., *, exact: bool | None = ...) -> list[Hit]: ...
+    @overload  # a str is a Sequence[str] too, and the first that matches counts
+    def search(  # type: ignore[overload-overlap]
+        self, query: str | Vector, k: int = ..., *, exact: bool | None = ...
+    ) -> list[Hit]: ...
     @overload
     def search(self, query: Vectors | Sequence[str], k: int = ..., *, exact: bool | None = ...) -> list[list[Hit]]: ...
     def search(
@@ -97,51 +104,67 @@ class Index:
         if isinstance(query, str):
             return self.search_vectors(self.embed([query]), k, exact=exact)[0]
         if not isinstance(query, np.ndarray):
-            return self.search_vectors(self.embed(list(query)), k, exact=exact)
-        hits = self.search_vectors(np.atleast_2d(query), k, exact=exact)
-        return hits[0] if query.ndim == 1 else hits
+            return self.search_vectors(self.embed(query), k, exact=exact)
+        if query.ndim == 1:
+            return self.search_vectors(query[None], k, exact=exact)[0]
+        return self.search_vectors(query, k, exact=exact)
 
     def embed(self, sentences: Sequence[str]) -> FloatArray:
         """Return n sentences as unit embeddings float32 (n, d); raises as `search` does."""
-        if isinstance(sentences, str):
-            sentences = [sentences]
-        for sentence in sentences:
-            if not sentence.strip():
-                raise QueryError("the sentence is empty; expected words, such as 'a cat playing the piano'")
-        return self._projection.embed_texts(self._encoder()(sentences))
+        checked = _sentences(sentences)
+        return self._projection.embed_texts(self._encoder()(checked))
 
     def search_vectors(self, queries: NDArray[Any], k: int = 10, *, exact: bool | None = None) -> list[list[Hit]]:
         """Answer vectors (n, d), which need not be of unit length, with n lists of hits; see `search`."""
-        if k < 1:
-            raise QueryError(f"k is {k}; expected at least 1")
+        try:
+            count = operator.index(k)
+        except TypeError as err:
+            raise QueryError(f"k is {k!r}; expected a whole number, at least 1") from err
+        if count < 1:
+            raise QueryError(f"k is {count}; expected at least 1")
         units = self._check(queries)
         exhaustive = self.searches_exactly if exact is None else exact
-        found = scan(self._shards, units, k) if exhaustive else search_candidates(self._shards, units, k)
+        found = scan(self._shards, units, count) if exhaustive else search_candidates(self._shards, units, count)
         return [[self._hit(row, score) for row, score in zip(rows, scores, strict=True)] for rows, scores in found]
 
+    def ranks(self, queries: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return, for vectors (n, d) and the row of each one's right answer, its exact rank (n,); 1 is best.
+
+        Equal scores share the best rank. Raises QueryError as `search` does.
+        """
+        return ranks(self._shards, self._check(queries), rows)
+
+    def engine_recall(self, queries: NDArray[Any], k: int = 10) -> float:
+        """Return the mean share of the exact k best for vectors (n, d) that the engine's candidates hold."""
+        return engine_recall(self._shards, self._check(queries), k)
+
     def _encoder(self) -> TextEncoder:
-        if self._text_encoder is None:
-            facts = self.manifest.text_encoder
-            encoder = text_encoder(facts.name)
-            if encoder.fingerprint != facts.fingerprint:
-                raise EncoderError(
-                    f"the index {self.path} was built with {facts.name} of fingerprint {facts.fingerprint}, but "
-                    f"the one installed has {encoder.fingerprint}: install the package version it was built with, "
-                    "or rebuild"
-                )
-            self._text_encoder = encoder
-        return self._text_encoder
+        with self._lock:
+            if self._text_encoder is None:
+                facts = self.manifest.text_encoder
+                encoder = text_encoder(facts.name)
+                if encoder.fingerprint != facts.fingerprint:
+                    raise EncoderError(
+                        f"the index {self.path} was built with {facts.name} of fingerprint {facts.fingerprint}, but "
+                        f"the one installed has {encoder.fingerprint}: install the package version it was built "
+                        "with, or rebuild"
+                    )
+                self._text_encoder = encoder
+            return self._text_encoder
 
     def _check(self, queries: NDArray[Any]) -> FloatArray:
-        if queries.ndim != 2 or queries.shape[1] != self.dimensions:
+        if queries.dtype.kind not in "fiub":
             raise QueryError(
-                f"the index has {self.dimensions} dimensions, but the query has shape {queries.shape}: expected "
-                f"({self.dimensions},) or (n, {self.dimensions})"
+                f"the query is an array of {queries.dtype}; expected real numbers, or sentences as a list of str"
             )
-        try:
+        if queries.ndim != 2:
+            raise QueryError(
+                f"the query has shape {queries.shape}; expected ({self.dimensions},) or (n, {self.dimensions})"
+            )
+        if queries.shape[1] != self.dimensions:
+            raise QueryError(f"the index has {self.dimensions} dimensions, but the query has {queries.shape[1]}")
+        with np.errstate(over="ignore"):  # what overflows is infinite, which is looked at next
             wide = queries.astype(np.float64)
-        except (TypeError, ValueError) as err:
-            raise QueryError(f"the query is an array of {queries.dtype}; expected numbers") from err
         if not np.isfinite(wide).all():
             raise QueryError("the query has values that are NaN or infinite; expected finite numbers")
         largest = np.abs(wide).max(axis=1, keepdims=True)  # scaled first, so that no square over- or underflows
@@ -150,11 +173,34 @@ class Index:
         return unit(wide / largest)
 
     def _hit(self, row: int, score: float) -> Hit:
-        item = self._items.slice(int(row), 1).to_pylist()[0]
-        metadata = json.loads(item["metadata"]) if item["metadata"] else {}
+        try:
+            item = self._items.slice(int(row), 1).to_pylist()[0]
+            metadata = json.loads(item["metadata"]) if item["metadata"] else {}
+        except ValueError as err:
+            raise CorruptIndexError(
+                f"row {row} of the items of {self.path} cannot be read ({err}): restore the file or rebuild"
+            ) from err
         if item["caption"] is not None:
             metadata = {"caption": item["caption"], **metadata}
-        return Hit(item["id"], float(np.clip(score, -1.0, 1.0)), item["uri"], metadata)
+        return Hit(item["id"], min(max(float(score), -1.0), 1.0), item["uri"], metadata)
+
+
+def _sentences(query: object) -> list[str]:
+    """Return one sentence or several as a list; raises QueryError for anything else."""
+    given: list[Any] = [query] if isinstance(query, str) or not isinstance(query, Iterable) else list(query)
+    for sentence in given:
+        if not isinstance(sentence, str):
+            raise QueryError(
+                f"the query holds a {type(sentence).__name__}; expected a sentence, a list of sentences, or vectors as "
+                "a numpy array"
+            )
+        if not sentence.strip():
+            raise QueryError("the sentence is empty; expected words, such as 'a cat playing the piano'")
+        try:
+            sentence.encode()
+        except UnicodeEncodeError as err:  # a command line's bytes that were no UTF-8, for one
+            raise QueryError(f"the sentence {sentence!r:.60} is not valid text; expected words in UTF-8") from err
+    return given
 
 
 def open_index(path: str | os.PathLike[str], *, verify: bool | None = None) -> Index:
@@ -172,7 +218,10 @@ def open_index(path: str | os.PathLike[str], *, verify: bool | None = None) -> I
     if verify or (verify is None and total <= VERIFY_BYTES):
         check_hashes(version, manifest)
     items = _read_items(version, manifest)
-    projection = projections.load(version / manifest.projection.file)
+    try:
+        projection = projections.load(version / manifest.projection.file)
+    except ProjectionError as err:
+        raise CorruptIndexError(f"{err}; restore the index or rebuild it") from err
     if projection.dimensions != manifest.dimensions:
         raise CorruptIndexError(
             f"{version / manifest.projection.file} has {projection.dimensions} dimensions, but the manifest says "
@@ -187,9 +236,12 @@ def _read_items(version: Path, manifest: Manifest) -> pa.Table:
     try:
         items = read_table(path, ["id", "uri", "caption", "metadata"])
     except (OSError, pa.ArrowException) as err:
-        raise CorruptIndexError(f"cannot read {path}: {err}; restore the file or rebuild") from err
-    counts = {manifest.items, sum(shard.items for shard in manifest.shards), items.num_rows}
-    if len(counts) != 1:
+        reason = str(err).partition("\n")[0]  # Arrow goes on for many lines
+        raise CorruptIndexError(f"cannot read {path}: {reason}; restore the file or rebuild") from err
+    expected = pa.schema([tables.ITEMS.field(name) for name in items.column_names])
+    if len(items.column_names) != 4 or not items.schema.equals(expected):
+        raise CorruptIndexError(f"{path} has the columns {items.schema.names}, not those of items: restore or rebuild")
+    if items.num_rows != manifest.items:
         raise CorruptIndexError(
             f"{path} has {items.num_rows:,} rows, but the manifest says {manifest.items:,} items: restore or rebuild"
         )

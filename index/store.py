@@ -18,7 +18,7 @@ def publish(store: Path, build_id: str) -> None:
 
     Raises IndexNotFoundError where the version is not finished.
     """
-    if not (store / build_id / MANIFEST_NAME).is_file():
+    if not _BUILD_ID.fullmatch(build_id) or not (store / build_id / MANIFEST_NAME).is_file():
         raise IndexNotFoundError(f"{store} has no finished version {build_id}: build it before publishing")
     commit_bytes(store / POINTER_NAME, f"{build_id}\n".encode())
 
@@ -44,8 +44,12 @@ def resolve(path: Path) -> Path:
 
     Raises IndexNotFoundError that says what is there instead.
     """
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as err:  # a folder above it may not be entered, or the name is too long
+        raise IndexNotFoundError(f"cannot look at {path}: {err.strerror}; expected an index store") from err
+    if not is_folder:
+        what = "is a file" if exists else "does not exist"
         raise IndexNotFoundError(f"{path} {what}; expected an index store or one of its versions: build one first")
     if (path / MANIFEST_NAME).is_file():
         return path

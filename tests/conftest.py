@@ -36,7 +36,8 @@ def make_gif(tmp_path: Path) -> GifMaker:
         # A coarse random pattern that moves: compresses like a GIF, and no two frames are the same.
         coarse = random.integers(0, 256, (4, 6, 3), np.uint8)
         images = [
-            Image.fromarray(np.roll(coarse, shift, axis=1)).resize(size, Image.Resampling.NEAREST) for shift in range(frames)
+            Image.fromarray(np.roll(coarse, shift, axis=1)).resize(size, Image.Resampling.NEAREST)
+            for shift in range(frames)
         ]
         images[0].save(target, save_all=True, append_images=images[1:], duration=delay, loop=0)
         return target

@@ -1,0 +1,385 @@
+"""Damaged indexes are opened in a process of their own: one that crashes there is a failed test, not the end of all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import gifdex
+from gifdex.encoders.base import FloatArray
+from gifdex.index import artifact
+from gifdex.schemas.errors import CorruptIndexError
+from gifdex.schemas.manifest import MANIFEST_NAME
+
+FILES = (
+    "items.parquet",
+    "projection.safetensors",
+    "shard-00000.ann",
+    "shard-00000.vectors.npy",
+    "shard-00002.ann",
+    "shard-00002.vectors.npy",
+)
+# One line an index: the error's class, or the answers; anything but a GifdexError is "raw".
+OPENER = """
+import json, sys
+import numpy as np
+import gifdex
+verify = json.loads(sys.argv[1])
+for line in sys.stdin:
+    try:
+        index = gifdex.open(line.rstrip("\\n"), verify=verify)
+        query = np.linspace(-1, 1, index.dimensions)
+        hits = index.search(query, 5, exact=True) + index.search(query, 5, exact=False)
+        outcome = "opened " + repr([(hit.id, hit.uri, round(hit.score, 5)) for hit in hits])
+    except gifdex.GifdexError as err:
+        outcome = type(err).__name__
+        if "\\n" in str(err):
+            outcome = "raw message of several lines: " + repr(str(err))
+    except Exception as err:
+        outcome = f"raw {type(err).__name__}: {err!r}"
+    print(outcome.replace("\\n", " "), flush=True)
+"""
+
+Damage = Callable[[Path], None]
+
+
+def open_all(folders: Mapping[str, Path], verify: bool | None = None) -> dict[str, str]:
+    """Open and ask each index in one subprocess; return what came of each."""
+    done = subprocess.run(
+        [sys.executable, "-c", OPENER, json.dumps(verify)],
+        input="".join(f"{folder}\n" for folder in folders.values()),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    outcomes = done.stdout.splitlines()
+    assert len(outcomes) == len(folders), f"{list(folders)[len(outcomes)]} ended it: {done.returncode} {done.stderr}"
+    return dict(zip(folders, outcomes, strict=True))
+
+
+def damaged_copies(version: Path, below: Path, damages: Mapping[str, tuple[str, Damage]]) -> dict[str, Path]:
+    """Copy the version once for each (file, damage); only the damaged file takes space."""
+    copies = {}
+    for number, (case, (name, damage)) in enumerate(damages.items()):
+        copy = below / str(number) / version.name
+        copy.mkdir(parents=True)
+        for path in version.iterdir():
+            if path.name == name:
+                shutil.copy(path, copy)
+            else:
+                os.link(path, copy / path.name)
+        damage(copy / name)
+        copies[case] = copy
+    return copies
+
+
+def truncate(length: float) -> Damage:
+    """Keep that share of the bytes, or all but one where it is negative."""
+    return lambda path: os.truncate(path, path.stat().st_size - 1 if length < 0 else int(length * path.stat().st_size))
+
+
+def extend(data: bytes) -> Damage:
+    return lambda path: path.write_bytes(path.read_bytes() + data) and None
+
+
+def flip(place: float) -> Damage:
+    """Invert one byte: that far into the file where `place` is a float below 1, else at that offset."""
+
+    def damage(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[int(place * len(data)) if place < 1 else int(place)] ^= 0xFF
+        path.write_bytes(data)
+
+    return damage
+
+
+def become_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def become_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replace_by(other: Path) -> Damage:
+    return lambda path: shutil.copy(other / path.name, path) and None
+
+
+@pytest.fixture(scope="module")
+def other_version(
+    tmp_path_factory: pytest.TempPathFactory, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]
+) -> Path:
+    """A version of the same counts and sizes as `version`, of other vectors and another projection."""
+    folder = tmp_path_factory.mktemp("other") / "00000000000000cc"
+    return make_version(folder, clustered(700, seed=77), (300, 250, 150), seed=77)
+
+
+@pytest.fixture(scope="module")
+def intact(version: Path) -> str:
+    """What comes of the undamaged version."""
+    return open_all({"intact": version})["intact"]
+
+
+def damages(other: Path, names: Iterable[str]) -> dict[str, tuple[str, Damage]]:
+    kinds: dict[str, Damage] = {
+        "truncated to nothing": truncate(0),
+        "truncated to a tenth": truncate(0.1),
+        "truncated to a half": truncate(0.5),
+        "short of one byte": truncate(-1),
+        "one byte longer": extend(b"\0"),
+        "some nodes longer": extend(b"\0" * 76 * 3),
+        "deleted": Path.unlink,
+        "a folder": become_folder,
+        "a pipe": become_pipe,
+        "another version's": replace_by(other),
+        "first byte altered": flip(0),
+        "header altered": flip(20),
+        "middle altered": flip(0.5),
+        "last byte altered": flip(1 - 1e-9),
+    }
+    return {f"{name} {kind}": (name, damage) for name in names for kind, damage in kinds.items()}
+
+
+def test_every_damage_to_a_file_is_found_on_opening(
+    tmp_path: Path, version: Path, other_version: Path, intact: str
+) -> None:
+    copies = damaged_copies(version, tmp_path, damages(other_version, FILES))
+    assert intact.startswith("opened [('gif-")
+    assert {case: came for case, came in open_all(copies).items() if came != "CorruptIndexError"} == {}
+
+
+def test_verify_names_the_file_with_an_altered_byte(tmp_path: Path, version: Path) -> None:
+    names = sorted(path.name for path in version.iterdir() if path.name != MANIFEST_NAME)
+    assert set(names) >= set(FILES)
+    cases = {f"{name} {place}": (name, flip(place)) for name in names for place in (0, 0.3, 1 - 1e-9)}
+    for case, copy in damaged_copies(version, tmp_path, cases).items():
+        with pytest.raises(CorruptIndexError, match=f"{cases[case][0]} has SHA-256 .* its bytes were altered"):
+            artifact.verify(copy)
+    assert artifact.verify(version).items == 700
+
+
+def test_without_hashing_a_file_of_another_size_is_still_never_mapped(
+    tmp_path: Path, version: Path, other_version: Path
+) -> None:
+    told_by_size = ("truncated", "short", "longer", "deleted", "folder", "pipe")
+    cases = {
+        case: damage
+        for case, damage in damages(other_version, FILES).items()
+        if any(word in case for word in told_by_size)
+    }
+    found = open_all(damaged_copies(version, tmp_path, cases), verify=False)
+    assert {case: came for case, came in found.items() if came != "CorruptIndexError"} == {}
+
+
+def test_without_hashing_altered_bytes_outside_annoys_file_never_raise_anything_raw(
+    tmp_path: Path, version: Path
+) -> None:
+    # Annoy's own file is left out: opening it unverified is documented to be able to crash.
+    places: dict[str, Iterable[int]] = {
+        "shard-00000.vectors.npy": range(0, 128, 2),
+        "projection.safetensors": range(0, 520, 9),
+        "items.parquet": np.linspace(0, (version / "items.parquet").stat().st_size - 1, 120, dtype=int).tolist(),
+    }
+    cases = {f"{name} at {at}": (name, flip(at)) for name, offsets in places.items() for at in offsets}
+    found = open_all(damaged_copies(version, tmp_path, cases), verify=False)
+    assert {case: came for case, came in found.items() if came.startswith("raw")} == {}
+    assert "CorruptIndexError" in found.values()
+
+
+def rewrite(copy: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((copy / MANIFEST_NAME).read_text())
+    change(manifest)
+    (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
+
+
+def add_file(name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda manifest: manifest["files"].update({name: {"bytes": 6, "sha256": "0" * 64}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            lambda manifest, value=value: manifest.update(dimensions=value)
+            for value in (8, 32, 17, 1, 0, -3, -16, 2**70)
+        ),
+        *(
+            lambda manifest, value=value: manifest.update(items=value)
+            for value in (0, -700, 699, 701, 2**70, 700.0, "700")
+        ),
+        lambda manifest: manifest["shards"].pop(),
+        lambda manifest: manifest["shards"].clear(),
+        lambda manifest: (manifest["shards"].clear(), manifest.update(items=0)),
+        lambda manifest: manifest["shards"][0].update(items=301) or manifest["shards"][1].update(items=249),
+        lambda manifest: manifest["shards"][0].update(items=850) or manifest["shards"][1].update(items=-300),
+        lambda manifest: manifest["shards"][0].update(annoy="shard-00001.ann"),
+        lambda manifest: manifest["shards"][0].update(annoy="shard-00000.vectors.npy"),
+        lambda manifest: manifest["shards"][0].update(vectors="shard-00000.ann"),
+        lambda manifest: manifest["shards"][0].update(vectors="items.parquet"),
+        lambda manifest: manifest.update(items_file="projection.safetensors"),
+        lambda manifest: manifest["projection"].update(file="items.parquet"),
+        lambda manifest: manifest.update(metric="euclidean"),
+        lambda manifest: manifest["engine"].update(name="faiss"),
+        lambda manifest: manifest["engine"].update(metric="dot"),
+        lambda manifest: manifest["engine"].update(trees=0),
+        lambda manifest: manifest["engine"].update(trees=-1),
+        lambda manifest: manifest["files"].pop("items.parquet"),
+        lambda manifest: manifest["files"].pop("shard-00001.ann"),
+        lambda manifest: manifest["files"]["items.parquet"].update(bytes=2**80),
+        lambda manifest: manifest["files"]["items.parquet"].update(bytes=-1),
+        lambda manifest: manifest.update(items_file="../secret"),
+        lambda manifest: manifest.pop("files"),
+        lambda manifest: manifest.update(format="another"),
+        lambda manifest: manifest.update(format_version=0),
+    ],
+)
+@pytest.mark.parametrize("verify", [None, False])
+def test_manifest_that_does_not_fit_its_files_is_refused(
+    tmp_path: Path, version: Path, change: Callable[[dict[str, Any]], object], verify: bool | None
+) -> None:
+    copy = shutil.copytree(version, tmp_path / version.name)
+    rewrite(copy, change)
+    with pytest.raises(CorruptIndexError):
+        gifdex.open(copy, verify=verify)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..",
+        ".",
+        "",
+        "../secret",
+        "/etc/hostname",
+        "sub/file",
+        "sub\\..\\file",
+        "a\0b",
+        "\ud800",
+        "~root",
+        "C:secret",
+        "line\nbreak",
+        "n" * 256,
+    ],
+)
+def test_manifest_cannot_name_a_file_outside_its_folder(tmp_path: Path, version: Path, name: str) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    copy = shutil.copytree(version, tmp_path / version.name)
+    rewrite(copy, add_file(name))
+    for check in (gifdex.open, artifact.verify):
+        with pytest.raises(CorruptIndexError, match="expected a plain name") as raised:
+            check(copy)
+        assert "\n" not in str(raised.value)
+
+
+def test_manifest_cannot_name_what_is_no_file(tmp_path: Path, version: Path) -> None:
+    copy = shutil.copytree(version, tmp_path / version.name)
+    os.mkfifo(copy / "pipe")  # reading it would wait for ever
+    rewrite(copy, lambda manifest: manifest["files"].update({"pipe": {"bytes": 0, "sha256": "0" * 64}}))
+    with pytest.raises(CorruptIndexError, match="pipe is no file"):
+        gifdex.open(copy)
+
+
+def test_altered_byte_in_the_manifest_is_an_error_or_changes_no_answer(
+    tmp_path: Path, version: Path, intact: str
+) -> None:
+    size = (version / MANIFEST_NAME).stat().st_size
+    places = np.linspace(0, size - 1, 150, dtype=int).tolist()
+    cases: dict[str, tuple[str, Damage]] = {
+        f"at {at} bit {bit}": (MANIFEST_NAME, lambda path, at=at, bit=bit: _flip_bit(path, at, bit))
+        for at in places
+        for bit in (0x01, 0x80)
+    }
+    found = open_all(damaged_copies(version, tmp_path, cases))
+    errors = {"CorruptIndexError", "FormatVersionError", intact}
+    assert {case: came for case, came in found.items() if came not in errors} == {}
+
+
+def _flip_bit(path: Path, at: int, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= bit
+    path.write_bytes(data)
+
+
+def test_manifest_that_is_gone_cut_off_or_garbage_is_one_error_each(tmp_path: Path, version: Path) -> None:
+    def become(data: bytes) -> tuple[str, Damage]:
+        return MANIFEST_NAME, lambda path: path.write_bytes(data) and None
+
+    cut = {f"cut to {share}": (MANIFEST_NAME, truncate(share)) for share in (0, 0.01, 0.5, 0.99)}
+    cases: dict[str, tuple[str, Damage]] = {
+        "gone": (MANIFEST_NAME, Path.unlink),
+        "folder": (MANIFEST_NAME, become_folder),
+        "newer": (MANIFEST_NAME, lambda path: rewrite(path.parent, lambda manifest: manifest.update(format_version=2))),
+        "text": become(b"not JSON"),
+        "list": become(b"[]"),
+        "deep": become(b"[" * 100_000),
+        "number": become(b"1" * 10_000),
+        "latin": become(b'{"format": "\xe4"}'),
+        **cut,
+    }
+    found = open_all(damaged_copies(version, tmp_path, cases))
+    assert (found.pop("gone"), found.pop("folder")) == ("IndexNotFoundError", "IndexNotFoundError")
+    assert found.pop("newer") == "FormatVersionError"
+    assert set(found.values()) == {"CorruptIndexError"}
+
+
+def vouch_for(copy: Path, name: str) -> None:
+    """Let the manifest say what a file of the version now is."""
+    facts = artifact.file_facts(copy, [name])[name]
+    rewrite(copy, lambda manifest: manifest["files"].update({name: vars(facts)}))
+
+
+def commit_items(copy: Path, table: pa.Table) -> None:
+    """Replace the items by a table that the manifest vouches for."""
+    pq.write_table(table, copy / "items.parquet")
+    vouch_for(copy, "items.parquet")
+
+
+def test_projection_into_a_space_of_other_dimensions_is_refused(
+    tmp_path: Path, version: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]
+) -> None:
+    copy = shutil.copytree(version, tmp_path / version.name)
+    narrow = make_version(tmp_path / "00000000000000bb", clustered(20, dimensions=8))
+    shutil.copy(narrow / "projection.safetensors", copy)
+    vouch_for(copy, "projection.safetensors")
+    with pytest.raises(CorruptIndexError, match="has 8 dimensions, but the manifest says 16"):
+        gifdex.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda items: items.drop_columns(["caption"]), "No match for FieldRef.Name\\(caption\\)"),
+        (lambda items: items.set_column(0, "id", pa.array(range(700))), "not those of items"),
+        (lambda items: items.slice(1), "has 699 rows, but the manifest says 700"),
+    ],
+)
+def test_items_of_other_columns_or_rows_are_refused(
+    tmp_path: Path, version: Path, change: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    copy = shutil.copytree(version, tmp_path / version.name)
+    commit_items(copy, change(pq.read_table(version / "items.parquet")))
+    with pytest.raises(CorruptIndexError, match=message):
+        gifdex.open(copy)
+
+
+def test_metadata_that_is_no_json_is_an_error_of_its_row(tmp_path: Path, version: Path) -> None:
+    copy = shutil.copytree(version, tmp_path / version.name)
+    items = pq.read_table(version / "items.parquet")
+    metadata = pa.array(["{"] + [None] * 699, pa.string())
+    commit_items(copy, items.set_column(items.schema.get_field_index("metadata"), items.field("metadata"), metadata))
+    opened = gifdex.open(copy)
+    with pytest.raises(CorruptIndexError, match="row 0 of the items"):
+        opened.search(np.ones(16), 700)

@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import gifdex
+from gifdex.encoders import projection as projections
+from gifdex.encoders.base import FloatArray, unit
+from gifdex.encoders.registry import text_encoder
+from gifdex.index import store
+from gifdex.index.lookup import Hit, Index
+from gifdex.schemas.errors import EncoderError, IndexNotFoundError, QueryError
+from gifdex.schemas.manifest import MANIFEST_NAME
+
+DIMENSIONS = 16
+SENTENCE = "a cat playing the piano"
+EXACT_AND_ANNOY = pytest.mark.parametrize("exact", [True, False])
+
+
+def brute_force(vectors: FloatArray, query: NDArray[Any], k: int) -> list[tuple[str, float]]:
+    """Rank all vectors by cosine the plain way: one at a time, ties in row order."""
+    wide = query.astype(np.float64)
+    cosines = [float(np.dot(v, wide) / (np.linalg.norm(v) * np.linalg.norm(wide))) for v in vectors.astype(np.float64)]
+    order = sorted(range(len(cosines)), key=lambda row: (-cosines[row], row))[:k]
+    return [(f"gif-{row:05d}", cosines[row]) for row in order]
+
+
+def assert_equal_hits(hits: list[Hit], expected: list[tuple[str, float]]) -> None:
+    assert [hit.id for hit in hits] == [key for key, _ in expected]
+    np.testing.assert_allclose([hit.score for hit in hits], [score for _, score in expected], atol=2e-7)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 800), scale=st.sampled_from([1e-30, 1.0, 3.7, 1e30]))
+def test_hits_of_a_vector_are_the_brute_force_ranking(
+    index: Index, vectors: FloatArray, seed: int, k: int, scale: float
+) -> None:
+    query = np.random.default_rng(seed).standard_normal(DIMENSIONS) * scale
+    assert_equal_hits(index.search(query, k), brute_force(vectors, query, k))
+
+
+def test_batch_gives_the_same_hits_as_its_vectors_one_by_one(
+    index: Index, clustered: Callable[..., FloatArray]
+) -> None:
+    queries = clustered(40, seed=5)
+    for exact in (True, False):
+        batch = index.search(queries, 7, exact=exact)
+        assert batch == [index.search(query, 7, exact=exact) for query in queries]
+        assert [len(hits) for hits in batch] == [7] * 40
+
+
+def test_batch_of_no_vectors_has_no_answers(index: Index) -> None:
+    assert index.search(np.zeros((0, DIMENSIONS), np.float32)) == []
+    assert index.search([]) == []
+
+
+def test_sentence_is_searched_by_its_embedding(index: Index, version: Path, vectors: FloatArray) -> None:
+    tensors = projections.load(version / "projection.safetensors").tensors
+    embedding = (text_encoder()([SENTENCE])[0] - tensors["text_center"]) @ tensors["text_map"]
+    hits = index.search(SENTENCE, 12)
+    assert [hit.id for hit in hits] == [key for key, _ in brute_force(vectors, embedding, 12)]
+    np.testing.assert_allclose(index.embed(SENTENCE)[0], embedding / np.linalg.norm(embedding), atol=1e-6)
+
+
+def test_list_of_sentences_gives_a_list_of_hits_each(index: Index) -> None:
+    sentences = [SENTENCE, "un chien qui court sur la plage"]
+    answers = index.search(sentences, 5)
+    assert [[hit.id for hit in hits] for hits in answers] == [[h.id for h in index.search(s, 5)] for s in sentences]
+    assert index.search([SENTENCE], 5)[0] == index.search(SENTENCE, 5)
+    assert index.search((SENTENCE,), 5) == [index.search(SENTENCE, 5)]
+
+
+@EXACT_AND_ANNOY
+def test_scores_are_exact_cosines_best_first(index: Index, vectors: FloatArray, exact: bool) -> None:
+    query = np.random.default_rng(3).standard_normal(DIMENSIONS)
+    hits = index.search(query, 50, exact=exact)
+    rows = [int(hit.id.removeprefix("gif-")) for hit in hits]
+    np.testing.assert_allclose([hit.score for hit in hits], vectors[rows] @ query / np.linalg.norm(query), atol=2e-7)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+@EXACT_AND_ANNOY
+def test_stored_vector_finds_its_own_item_first_with_score_one(index: Index, vectors: FloatArray, exact: bool) -> None:
+    for row in (0, 299, 300, 549, 550, 699):  # the shards' first and last rows
+        best = index.search(vectors[row], 1, exact=exact)[0]
+        assert best.id == f"gif-{row:05d}"
+        assert best.score == pytest.approx(1.0, abs=1e-6)
+        assert best.score <= 1.0
+
+
+@EXACT_AND_ANNOY
+@pytest.mark.parametrize("k", [700, 701, 10**6, 10**12])
+def test_k_beyond_the_index_gives_every_item_once(index: Index, exact: bool, k: int) -> None:
+    hits = index.search(np.ones(DIMENSIONS), k, exact=exact)
+    assert sorted(hit.id for hit in hits) == index.ids
+    assert len(index) == len(hits) == 700
+
+
+@pytest.mark.parametrize("k", [0, -1, -(10**12), 2.5, "3", None])
+def test_k_that_is_no_positive_whole_number_is_a_query_error(index: Index, k: Any) -> None:
+    with pytest.raises(QueryError, match=r"k is .*at least 1"):
+        index.search(np.ones(DIMENSIONS), k)
+
+
+def test_k_may_be_a_numpy_integer(index: Index) -> None:
+    assert len(index.search(np.ones(DIMENSIONS), np.int64(3))) == 3
+
+
+@EXACT_AND_ANNOY
+@pytest.mark.parametrize("shards", [None, (5, 40, 15)])
+def test_equal_vectors_tie_and_come_in_row_order(
+    tmp_path: Path, make_version: Callable[..., Path], exact: bool, shards: tuple[int, ...] | None
+) -> None:
+    # 33 dimensions in blocks of odd sizes: here one matrix product gives equal rows unequal scores.
+    random = np.random.default_rng(1)
+    distinct = unit(random.standard_normal((4, 33)))
+    opened = gifdex.open(make_version(tmp_path / "00000000000000bb", np.tile(distinct, (15, 1)), shards))
+    for query in random.standard_normal((20, 33)):
+        hits = opened.search(query, 60, exact=exact)
+        assert len({hit.score for hit in hits}) == 4
+        assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.id))
+        assert opened.search(query, 7, exact=exact)[:7] == hits[:7]
+
+
+@EXACT_AND_ANNOY
+def test_several_shards_answer_as_one(
+    tmp_path: Path, make_version: Callable[..., Path], index: Index, vectors: FloatArray, exact: bool
+) -> None:
+    whole = gifdex.open(make_version(tmp_path / "00000000000000bb", vectors))
+    queries = np.random.default_rng(2).standard_normal((30, DIMENSIONS))
+    for one, several in zip(
+        whole.search(queries, 10, exact=exact), index.search(queries, 10, exact=exact), strict=True
+    ):
+        assert one == several
+
+
+@pytest.mark.parametrize("shards", [None, (2500, 1500)])
+def test_annoy_finds_nine_of_ten_of_the_exact_hits(
+    tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray], shards: Any
+) -> None:
+    # One tree, of which no more than a quarter is looked at: here Annoy approximates.
+    vectors = clustered(4000, spread=0.6)
+    opened = gifdex.open(make_version(tmp_path / "00000000000000bb", vectors, shards, trees=1))
+    queries = vectors[::40] + np.random.default_rng(1).normal(0, 0.1, (100, DIMENSIONS))
+    exact, proposed = (opened.search(queries, 10, exact=flag) for flag in (True, False))
+    shares = [len({h.id for h in e} & {h.id for h in p}) / 10 for e, p in zip(exact, proposed, strict=True)]
+    assert 0.9 <= np.mean(shares) < 1
+    assert opened.engine_recall(queries, 10) == pytest.approx(np.mean(shares), abs=1e-9)
+    assert opened.manifest.quality.engine_recall >= 0.9
+
+
+def test_small_index_is_searched_exactly_by_default(index: Index) -> None:
+    query = np.random.default_rng(4).standard_normal(DIMENSIONS)
+    assert index.searches_exactly
+    assert index.search(query, 20) == index.search(query, 20, exact=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (np.ones(15), "has 16 dimensions, but the query has 15"),
+        (np.ones((3, 32)), "has 16 dimensions, but the query has 32"),
+        (np.ones(0), "has 16 dimensions, but the query has 0"),
+        (np.array(1.0), r"shape \(\)"),
+        (np.ones((2, 3, DIMENSIONS)), r"shape \(2, 3, 16\)"),
+        (np.array(["1.0"] * DIMENSIONS), "array of <U3; expected real numbers"),
+        (np.array([SENTENCE, SENTENCE]), "sentences as a list"),
+        (np.array([b"1"] * DIMENSIONS), "expected real numbers"),
+        (np.full(DIMENSIONS, None), "array of object"),
+        (np.full(DIMENSIONS, 1j), "array of complex128"),
+        (np.full(DIMENSIONS, np.datetime64("2024-01-01")), "array of datetime64"),
+        (np.full(DIMENSIONS, np.nan), "NaN or infinite"),
+        (np.r_[np.ones(DIMENSIONS - 1), np.inf], "NaN or infinite"),
+        (np.r_[np.ones(DIMENSIONS - 1), -np.inf].astype(np.float32), "NaN or infinite"),
+        (np.vstack([np.ones(DIMENSIONS), np.full(DIMENSIONS, np.nan)]), "NaN or infinite"),
+        (np.full(DIMENSIONS, np.longdouble("1e4000")), "NaN or infinite"),
+        (np.zeros(DIMENSIONS), "zero vector"),
+        (np.vstack([np.ones(DIMENSIONS), np.zeros(DIMENSIONS)]), "zero vector"),
+        ("", "sentence is empty"),
+        (" \t\n", "sentence is empty"),
+        ([SENTENCE, ""], "sentence is empty"),
+        ("caf\udce9", "not valid text"),
+        ([SENTENCE, 3], "holds a int"),
+        ([[0.5] * DIMENSIONS], "vectors as a numpy array"),
+        (None, "holds a NoneType"),
+        (7, "holds a int"),
+        (b"a cat", "holds a int"),
+    ],
+)
+@EXACT_AND_ANNOY
+def test_query_that_means_nothing_is_a_query_error(index: Index, query: Any, message: str, exact: bool) -> None:
+    with pytest.raises(QueryError, match=message):
+        index.search(query, exact=exact)
+
+
+@pytest.mark.parametrize(
+    "scaled",
+    [
+        lambda query: query * 1e308,
+        lambda query: query * 1e-320,
+        lambda query: (query * 1e38).astype(np.float32),
+        lambda query: (query * 1e-38).astype(np.float32),
+        lambda query: (query * 6e4).astype(np.float16),
+        lambda query: (query * 2**62).astype(np.int64),
+        lambda query: np.asfortranarray(np.tile(query, (2, 1)))[0],
+    ],
+)
+def test_length_and_type_of_a_vector_change_nothing(index: Index, scaled: Callable[..., Any]) -> None:
+    query = np.random.default_rng(6).integers(-3, 4, DIMENSIONS) / 4
+    expected, hits = index.search(query, 5), index.search(scaled(query), 5)
+    assert [hit.id for hit in hits] == [hit.id for hit in expected]
+    np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in expected], atol=1e-3)
+
+
+def test_query_is_left_as_it_was(index: Index) -> None:
+    query = np.random.default_rng(8).standard_normal(DIMENSIONS)
+    before = query.copy()
+    query.flags.writeable = False
+    index.search(query)
+    np.testing.assert_array_equal(query, before)
+
+
+def test_caption_and_metadata_come_back(index: Index, vectors: FloatArray) -> None:
+    found = [index.search(vectors[row], 1)[0] for row in (6, 3, 2, 1)]
+    assert [(hit.uri, hit.metadata) for hit in found] == [
+        ("/corpus-0/gif-00006.gif", {"caption": "caption of 6", "row": 6, "tags": ["a", "ü"]}),
+        ("/corpus-0/gif-00003.gif", {"row": 3, "tags": ["a", "ü"]}),
+        ("/corpus-0/gif-00002.gif", {"caption": "caption of 2"}),
+        ("/corpus-0/gif-00001.gif", {}),
+    ]
+
+
+def test_index_says_what_it_is(index: Index, version: Path) -> None:
+    assert (len(index), index.dimensions, len(index.ids)) == (700, DIMENSIONS, 700)
+    assert repr(index) == f"<gifdex.Index {version} (700 items)>"
+
+
+def test_index_of_one_item_answers(tmp_path: Path, make_version: Callable[..., Path]) -> None:
+    opened = gifdex.open(make_version(tmp_path / "00000000000000bb", unit(np.ones((1, 3)))))
+    for exact in (True, False):
+        assert [hit.id for hit in opened.search(np.array([1.0, 0.0, 0.0]), exact=exact)] == ["gif-00000"]
+    assert opened.manifest.quality.engine_recall == 1.0
+
+
+def test_vector_without_direction_scores_zero(tmp_path: Path, make_version: Callable[..., Path]) -> None:
+    stored = np.vstack([np.eye(3), np.zeros((1, 3))]).astype(np.float32)
+    opened = gifdex.open(make_version(tmp_path / "00000000000000bb", stored))
+    hits = opened.search(np.array([1.0, 0.5, -0.5]), 4)
+    assert [hit.id for hit in hits] == ["gif-00000", "gif-00001", "gif-00003", "gif-00002"]
+    assert hits[2].score == 0.0
+
+
+def test_four_threads_get_the_answers_of_one(version: Path) -> None:
+    fresh = gifdex.open(version)  # its text encoder is loaded by whichever thread is first
+    sentences = [f"{count} dogs on a {place}" for count in ("two", "three") for place in ("beach", "roof", "bus")]
+    queries = np.random.default_rng(9).standard_normal((20, DIMENSIONS))
+
+    def ask(_: int) -> list[list[Hit]]:
+        by_sentence = [fresh.search(sentence, 5) for sentence in sentences]
+        by_vector = [fresh.search(query, 5, exact=exact) for query in queries for exact in (True, False)]
+        return by_sentence + by_vector
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, range(4)))
+    assert answers == [ask(0)] * 4
+
+
+def test_threads_share_one_text_encoder(version: Path) -> None:
+    fresh = gifdex.open(version)
+    ready = threading.Barrier(4)
+
+    def load(_: int) -> int:
+        ready.wait()
+        return id(fresh._encoder())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(load, range(4)))) == 1
+
+
+def test_opened_index_outlives_its_version(
+    tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]
+) -> None:
+    old = make_version(tmp_path / "00000000000000aa", clustered(500, seed=1))
+    store.publish(tmp_path, old.name)
+    opened = gifdex.open(tmp_path)
+    queries = clustered(20, seed=3)
+    before = [opened.search(queries, 5, exact=exact) for exact in (True, False)]
+    new = make_version(tmp_path / "00000000000000bb", clustered(400, seed=2))
+    store.publish(tmp_path, new.name)
+    shutil.rmtree(old)
+    assert [opened.search(queries, 5, exact=exact) for exact in (True, False)] == before
+    assert opened.search(SENTENCE, 3)
+    assert (len(opened), len(gifdex.open(tmp_path))) == (500, 400)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"fingerprint": "f" * 16}, "was built with use-multilingual of fingerprint ffffffffffffffff"),
+        ({"name": "word-salad"}, "no text encoder 'word-salad'"),
+    ],
+)
+def test_other_text_encoder_than_the_builds_is_refused(
+    tmp_path: Path, version: Path, facts: dict[str, str], message: str
+) -> None:
+    copy = shutil.copytree(version, tmp_path / version.name)
+    manifest = json.loads((copy / MANIFEST_NAME).read_text())
+    manifest["text_encoder"].update(facts)
+    (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
+    opened = gifdex.open(copy)
+    with pytest.raises(EncoderError, match=message):
+        opened.search(SENTENCE)
+    assert opened.search(np.ones(DIMENSIONS))
+
+
+def test_path_may_be_a_string_or_the_versions_own_folder(version: Path) -> None:
+    assert gifdex.open(str(version)).path == version
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("absent", "does not exist"),
+        ("file", "is a file"),
+        ("empty", "holds neither CURRENT nor manifest.json"),
+        ("a" * 300, "cannot look at"),
+        ("file/below", "does not exist"),
+        ("null\0byte", "does not exist"),
+        ("empty/unfinished", "holds neither CURRENT nor manifest.json"),
+    ],
+)
+def test_path_without_an_index_says_what_is_there(tmp_path: Path, place: str, message: str) -> None:
+    (tmp_path / "file").write_bytes(b"GIF89a")
+    (tmp_path / "empty" / "unfinished").mkdir(parents=True)
+    (tmp_path / "empty" / "unfinished" / "shard-00000.ann").write_bytes(b"\0" * 64)
+    with pytest.raises(IndexNotFoundError, match=message):
+        gifdex.open(tmp_path / place)
+
+
+def test_workspace_points_to_its_store(tmp_path: Path, version: Path) -> None:
+    shutil.copytree(version, tmp_path / "index" / version.name)
+    store.publish(tmp_path / "index", version.name)
+    with pytest.raises(IndexNotFoundError, match=f"is a workspace, not an index store: use {tmp_path}/index"):
+        gifdex.open(tmp_path)
+    assert len(gifdex.open(tmp_path / "index")) == 700

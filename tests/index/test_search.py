@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gifdex.encoders.base import FloatArray, unit
+from gifdex.index import search
+from gifdex.index.build import write_shard
+from gifdex.index.engine import AnnoySettings
+from gifdex.index.search import Shard, _best, _contenders, _cosines, engine_recall, open_shards, ranks, scan, vector_at
+from gifdex.schemas.errors import CorruptIndexError
+from gifdex.schemas.manifest import ShardFacts
+
+DIMENSIONS = 16
+COUNTS = (300, 250, 150)
+
+
+def facts(number: int, items: int) -> ShardFacts:
+    return ShardFacts(items, f"shard-{number:05d}.ann", f"shard-{number:05d}.vectors.npy")
+
+
+@pytest.fixture(scope="module")
+def shards(version: Path) -> list[Shard]:
+    return open_shards(version, [facts(number, items) for number, items in enumerate(COUNTS)], DIMENSIONS, 10)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    scores=st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=40),
+    k=st.integers(1, 50),
+)
+def test_best_are_the_first_of_a_stable_sort(scores: list[float], k: int) -> None:
+    rows, kept = _best(np.arange(len(scores)) + 100, np.array(scores), k)
+    expected = sorted(range(len(scores)), key=lambda row: -scores[row])[:k]
+    assert rows.tolist() == [row + 100 for row in expected]
+    assert kept.tolist() == [scores[row] for row in expected]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 60), k=st.integers(1, 70))
+def test_contenders_hold_the_best_whatever_the_rounding_of_their_scores(seed: int, n: int, k: int) -> None:
+    random = np.random.default_rng(seed)
+    exact = np.round(random.uniform(-1, 1, n), 1)  # many ties
+    rounded = (exact + random.uniform(-2e-6, 2e-6, n)).astype(np.float32)
+    kept = _contenders(np.arange(n), rounded, k)
+    best = _best(np.arange(n), exact, k)[0]
+    assert set(best.tolist()) <= set(kept.tolist())
+    assert (np.diff(kept) > 0).all()
+    assert len(kept) == n or exact[kept].min() == exact[best[-1]]
+
+
+def test_cosines_are_those_of_the_rows_asked_for_across_shards(shards: list[Shard], vectors: FloatArray) -> None:
+    query = unit(np.random.default_rng(0).standard_normal(DIMENSIONS))
+    for rows in ([0], [299, 300], [549, 550, 699], [], list(range(700))):
+        found = _cosines(shards, query, np.array(rows, np.int64))
+        np.testing.assert_allclose(found, vectors[rows].astype(np.float64) @ query, atol=1e-12)
+
+
+def test_scores_do_not_depend_on_the_batch_or_the_way_they_are_found(shards: list[Shard]) -> None:
+    queries = unit(np.random.default_rng(1).standard_normal((9, DIMENSIONS)))
+    batch = scan(shards, queries, 700)
+    proposed = search.search_candidates(shards, queries, 700)
+    for number in range(9):
+        alone = scan(shards, queries[number : number + 1], 700)[0]
+        for rows, scores in (batch[number], proposed[number]):
+            assert rows.tolist() == alone[0].tolist()
+            assert scores.tobytes() == alone[1].tobytes()
+
+
+def test_scan_answers_a_batch_of_more_scores_than_one_block_holds(
+    tmp_path: Path, clustered: Callable[..., FloatArray]
+) -> None:
+    vectors = clustered(20_000, dimensions=4)
+    write_shard(tmp_path, 0, vectors, AnnoySettings(1))
+    opened = open_shards(tmp_path, [facts(0, 20_000)], 4, 1)
+    queries = clustered(1000, dimensions=4, seed=1)
+    assert len(queries) * len(vectors) > search._SCAN_SCORES
+    found = scan(opened, queries, 1)
+    assert len(found) == 1000
+    for number in (0, 499, 837, 838, 839, 999):
+        scores = vectors.astype(np.float64) @ queries[number].astype(np.float64)
+        assert found[number][1][0] == pytest.approx(scores.max(), abs=1e-12)
+
+
+def test_vector_at_crosses_shards(shards: list[Shard], vectors: FloatArray) -> None:
+    for row in (0, 299, 300, 549, 550, 699):
+        np.testing.assert_array_equal(vector_at(shards, row), vectors[row])
+
+
+def test_shards_lie_end_to_end_and_cannot_be_written(shards: list[Shard]) -> None:
+    assert [(shard.first, len(shard.vectors)) for shard in shards] == [(0, 300), (300, 250), (550, 150)]
+    assert all(type(shard.vectors) is np.ndarray and not shard.vectors.flags.writeable for shard in shards)
+
+
+def test_rank_counts_the_items_that_score_higher(shards: list[Shard], vectors: FloatArray) -> None:
+    queries = unit(np.random.default_rng(2).standard_normal((25, DIMENSIONS)))
+    rows = np.random.default_rng(3).integers(0, 700, 25)
+    scores = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+    expected = 1 + (scores > scores[np.arange(25), rows][:, None]).sum(axis=1)
+    assert ranks(shards, queries, rows).tolist() == expected.tolist()
+
+
+def test_equal_vectors_share_the_best_rank(tmp_path: Path) -> None:
+    # 33 dimensions and an odd count: here a matrix product gives equal rows unequal scores.
+    stored = np.repeat(unit(np.random.default_rng(4).standard_normal((3, 33))), 7, axis=0)
+    write_shard(tmp_path, 0, stored, AnnoySettings(2))
+    opened = open_shards(tmp_path, [facts(0, 21)], 33, 2)
+    for query in unit(np.random.default_rng(5).standard_normal((20, 33))):
+        found = ranks(opened, np.tile(query, (21, 1)), np.arange(21))
+        assert sorted(found.tolist()) == [1] * 7 + [8] * 7 + [15] * 7
+
+
+def test_ranks_tell_scores_apart_that_float32_products_may_not(tmp_path: Path) -> None:
+    angles = 0.5 + np.random.default_rng(8).permutation(30) * 1e-6
+    stored = unit(np.stack([np.cos(angles), np.sin(angles), np.zeros(30)], axis=1))
+    write_shard(tmp_path, 0, stored, AnnoySettings(1))
+    opened = open_shards(tmp_path, [facts(0, 30)], 3, 1)
+    query = unit(np.array([1.0, 0.0, 0.0]))
+    scores = stored.astype(np.float64) @ query
+    expected = [1 + np.count_nonzero(scores > score) for score in scores]
+    assert ranks(opened, np.tile(query, (30, 1)), np.arange(30)).tolist() == expected
+    assert max(expected) > 10
+
+
+def test_engine_recall_takes_any_of_several_equal_vectors_as_found(tmp_path: Path) -> None:
+    random = np.random.default_rng(6)
+    stored = np.vstack([np.repeat(unit(random.standard_normal((1, 8))), 1500, axis=0)])
+    write_shard(tmp_path, 0, stored, AnnoySettings(1))
+    opened = open_shards(tmp_path, [facts(0, 1500)], 8, 1)
+    assert engine_recall(opened, unit(random.standard_normal((20, 8))), 10) == 1.0
+
+
+def test_engine_recall_is_one_where_every_item_is_a_candidate(shards: list[Shard]) -> None:
+    queries = unit(np.random.default_rng(7).standard_normal((20, DIMENSIONS)))
+    assert engine_recall(shards, queries, 700) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("items", "dimensions"), [(299, DIMENSIONS), (301, DIMENSIONS), (300, 8), (150, 2 * DIMENSIONS)]
+)
+def test_shard_of_another_shape_is_refused(version: Path, items: int, dimensions: int) -> None:
+    with pytest.raises(CorruptIndexError, match=rf"float32 of shape \({items}, {dimensions}\)"):
+        open_shards(version, [facts(0, items)], dimensions, 10)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        np.ones((5, 3), np.float64),
+        np.ones((5, 3), ">f4"),
+        np.ones((5, 3), np.int32),
+        np.ones((5, 3), np.dtype([("a", "<f4")])),
+        np.float32(1),
+    ],
+)
+def test_vectors_of_another_type_are_refused(tmp_path: Path, stored: FloatArray) -> None:
+    np.save(tmp_path / facts(0, 5).vectors, stored)
+    with pytest.raises(CorruptIndexError, match="the manifest says float32"):
+        open_shards(tmp_path, [facts(0, 5)], 3, 1)
+
+
+def test_pickled_vectors_are_never_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / facts(0, 1).vectors, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(CorruptIndexError, match="cannot read"):
+        open_shards(tmp_path, [facts(0, 1)], 1, 1)
