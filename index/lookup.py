@@ -33,9 +33,6 @@ EXACT_ITEMS = 20_000
 # Opening hashes every file up to this many bytes in all, which takes about 0.2 seconds; see `open_index`.
 VERIFY_BYTES = 256 * 1024**2
 
-Vector = np.ndarray[tuple[int], np.dtype[Any]]
-Vectors = np.ndarray[tuple[int, int], np.dtype[Any]]
-
 
 @dataclass(frozen=True)
 class Hit:
@@ -84,11 +81,11 @@ class Index:
         return ids
 
     @overload  # a str is a Sequence[str] too, and the first that matches counts
-    def search(  # type: ignore[overload-overlap]
-        self, query: str | Vector, k: int = ..., *, exact: bool | None = ...
-    ) -> list[Hit]: ...
+    def search(self, query: str, k: int = ..., *, exact: bool | None = ...) -> list[Hit]: ...  # type: ignore[overload-overlap]
     @overload
-    def search(self, query: Vectors | Sequence[str], k: int = ..., *, exact: bool | None = ...) -> list[list[Hit]]: ...
+    def search(self, query: Sequence[str], k: int = ..., *, exact: bool | None = ...) -> list[list[Hit]]: ...
+    @overload  # an array's type does not tell one vector from several
+    def search(self, query: NDArray[Any], k: int = ..., *, exact: bool | None = ...) -> list[Any]: ...
     def search(
         self, query: str | Sequence[str] | NDArray[Any], k: int = 10, *, exact: bool | None = None
     ) -> list[Hit] | list[list[Hit]]:

@@ -71,7 +71,9 @@ class StageProgress:
         self._logged: dict[str, float] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take note; called from the pipeline, some times a second."""
+        """Take note; called from the pipeline, some times a second. A stage with nothing to do is not shown."""
+        if not total:
+            return
         now = time.monotonic()
         elapsed = now - self._started.setdefault(stage, now)
         rate = done / elapsed if done and elapsed > 0 else 0.0
