@@ -2,16 +2,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# An editable install in strict mode (a tree of links) is the one that type checkers can follow; it has to be
-# made again when a module comes or goes, which a touched folder tells.
+# An editable install in strict mode (a tree of links) is the one that type checkers can follow.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=strict
 FOLDERS = api schemas encoders index pipeline jobs
 CHECKED = $(FOLDERS) tests benchmarks setup.py
-PACKAGING = setup.py pyproject.toml $(FOLDERS)
+# What is installed depends on these and on which modules there are, not on what the modules say.
+PACKAGING = setup.py pyproject.toml $(VENV)/modules
+# The development install holds all that the demo needs.
+DEMO = $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/dev.stamp,$(VENV)/demo.stamp)
 
-.PHONY: demo test test-slow lint types unit clean
+.PHONY: demo test test-slow lint types unit clean FORCE
 
-demo: $(VENV)/demo.stamp
+demo: $(DEMO)
 	$(BIN)/gifdex demo --folder demo
 
 test: lint types unit
@@ -32,14 +34,20 @@ test-slow: $(VENV)/dev.stamp
 clean:
 	rm -rf $(VENV) build demo *.egg-info
 
-$(BIN)/python:
+$(VENV)/venv.stamp:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gifdex needs Python 3.11 or newer")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
 
-$(VENV)/demo.stamp: $(BIN)/python $(PACKAGING)
+# Rewritten only when a module comes or goes.
+$(VENV)/modules: $(VENV)/venv.stamp FORCE
+	@find $(FOLDERS) -name '*.py' | LC_ALL=C sort > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(VENV)/demo.stamp: $(PACKAGING)
 	$(INSTALL) -e '.[demo]'
 	touch $@
 
-$(VENV)/dev.stamp: $(BIN)/python $(PACKAGING)
+$(VENV)/dev.stamp: $(PACKAGING)
 	$(INSTALL) -e '.[dev]'
 	touch $@

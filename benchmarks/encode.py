@@ -23,46 +23,55 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 KINDS = ("build", "loop")
+Features = dict[str, Any]  # SHA-256 of a GIF -> its pooled features
 
 
-def run_build(corpus: str, folder: Path) -> Callable[[], int]:
+def run_build(corpus: str, folder: Path) -> Callable[[], Features]:
+    import numpy as np
+    import pyarrow as pa
+
     from gifdex.encoders.registry import image_encoder
+    from gifdex.pipeline.corpus import list_corpus
     from gifdex.pipeline.encode import encode_missing, features_facts, open_cache
-    from gifdex.pipeline.scan import scan
+    from gifdex.pipeline.scan import look_at
     from gifdex.pipeline.settings import BuildSettings
     from gifdex.pipeline.tasks import silent
     from gifdex.pipeline.workspace import Workspace
+    from gifdex.schemas import tables
 
     settings = BuildSettings(corpus, folder)
-    workspace = Workspace(folder)
-    scanned = scan(settings, workspace, silent)
+    # Scanned without a pipeline, so that the runner starts within the measurement.
+    rows = [{"uri": e.uri, **look_at(e, None, settings.encode.limits)} for e in list_corpus(corpus).entries]
+    catalog = pa.Table.from_pylist([row for row in rows if "error" not in row], schema=tables.CATALOG)
 
-    def measured() -> int:
+    def measured() -> Features:
         encoder = image_encoder(settings.encode.image_encoder)
-        cache = open_cache(workspace, encoder, settings.encode)
+        cache = open_cache(Workspace(folder), encoder, settings.encode)
         facts = features_facts(encoder, settings.encode)
-        return encode_missing(scanned.catalog, settings, cache, facts, silent).encoded
+        encoded = encode_missing(catalog, settings, cache, facts, silent)
+        keys = sorted(set(catalog["sha256"].to_pylist()) - set(encoded.rejects))
+        return dict(zip(keys, cache.features(keys).astype(np.float32), strict=True))
 
     return measured
 
 
-def run_loop(corpus: str, folder: Path) -> Callable[[], int]:
+def run_loop(corpus: str, folder: Path) -> Callable[[], Features]:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from gifdex.encoders.registry import image_encoder
-    from gifdex.pipeline.corpus import list_corpus
     from gifdex.pipeline.decode import decode
     from gifdex.pipeline.settings import EncodeSettings
     from gifdex.schemas.errors import DecodeError
 
     settings = EncodeSettings()
-    entries = list_corpus(corpus).entries
+    files = sorted(path for path in Path(corpus).rglob("*") if path.suffix.lower() == ".gif")
 
-    def measured() -> int:
+    def measured() -> Features:
         encoder = image_encoder(settings.image_encoder)
         pooled: dict[str, np.ndarray] = {}
         frames: list[np.ndarray] = []
@@ -73,13 +82,11 @@ def run_loop(corpus: str, folder: Path) -> Callable[[], int]:
                 pooled[key] += weight * row
             del frames[:count], owners[:count]
 
-        done = 0
-        for entry in entries:
-            data = Path(entry.uri).read_bytes()
+        for file in files:
+            data = file.read_bytes()
             key = hashlib.sha256(data).hexdigest()
             if key in pooled:
                 continue
-            done += 1
             try:
                 sampled = decode(data, settings.sampling, encoder.frame_size, settings.limits)
             except DecodeError:
@@ -93,7 +100,7 @@ def run_loop(corpus: str, folder: Path) -> Callable[[], int]:
             run_model(len(frames))
         table = pa.table({"sha256": list(pooled), "features": [vector.tobytes() for vector in pooled.values()]})
         pq.write_table(table, folder / "features.parquet")
-        return done
+        return pooled
 
     return measured
 
@@ -108,10 +115,11 @@ def measure(kind: str, corpus: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         measured = {"build": run_build, "loop": run_loop}[kind](corpus, Path(folder))
         wall, cpu = time.perf_counter(), time.process_time()
-        gifs = measured()
+        features = measured()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"gifs": gifs, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak}))
+    total = float(np.sum([np.abs(vector).sum(dtype=np.float64) for vector in features.values()]))
+    print(json.dumps({"gifs": len(features), "sum": total, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak}))
 
 
 def compare(corpus: str, rounds: int) -> dict[str, float]:
@@ -123,6 +131,10 @@ def compare(corpus: str, rounds: int) -> dict[str, float]:
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             results[kind].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"round {number + 1} of {rounds}: {kind} {results[kind][-1]}", file=sys.stderr)
+    for name, tolerance in (("gifs", 0.0), ("sum", 1e-5)):  # else one of them did something else
+        values = [result[name] for kind in KINDS for result in results[kind]]
+        if max(values) - min(values) > tolerance * max(values):
+            raise SystemExit(f"the two do not give the same features: {name} {sorted(set(values))}")
     summary: dict[str, float] = {"gifs": results["loop"][0]["gifs"], "rounds": rounds}
     for name in ("wall_s", "cpu_s", "peak_mib"):
         for kind in KINDS:

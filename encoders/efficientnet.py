@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import threading
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,6 @@ class EfficientNetLite0:
     name = "efficientnet-lite0"
     dimensions = _HEAD_CHANNELS
     frame_size = (_SIDE, _SIDE)
-    batch_frames = _BATCH
 
     def __init__(self) -> None:
         self._path = _weights_path()
@@ -168,10 +167,12 @@ class EfficientNetLite0:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the architecture's name, the weights' bytes and the preprocessing."""
+        """Hash of the architecture, the weights' bytes and the preprocessing."""
         digest = sha256_file(self._path)
         preprocessing = {"mean": _PIXEL_MEAN, "scale": _PIXEL_SCALE, "size": self.frame_size, "channels": "RGB"}
-        return fingerprint({"encoder": self.name, "weights": digest, "preprocessing": preprocessing})
+        architecture = {"stages": [astuple(stage) for stage in _STAGES], "bn_epsilon": _BN_EPSILON, "revision": 1}
+        facts = {"encoder": self.name, "architecture": architecture, "weights": digest, "preprocessing": preprocessing}
+        return fingerprint(facts)
 
     @cached_property
     def _function(self) -> Any:

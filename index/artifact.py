@@ -121,6 +121,11 @@ def file_facts(version: Path, names: Iterable[str]) -> dict[str, FileFacts]:
     return {name: FileFacts((version / name).stat().st_size, sha256_file(version / name)) for name in names}
 
 
+def remove_manifest(version: Path) -> None:
+    """Take a version out of existence, before its files are written again."""
+    (version / MANIFEST_NAME).unlink(missing_ok=True)
+
+
 def commit_manifest(version: Path, manifest: Manifest) -> None:
     """Write the manifest, which makes the version exist; everything else must be on disk by now."""
     commit_bytes(version / MANIFEST_NAME, manifest.to_json().encode())

@@ -30,8 +30,6 @@ from gifdex.schemas.manifest import Manifest
 # Up to this many items an exact scan is as fast as Annoy with rescoring: 650 queries a second on one core of 20,000
 # vectors of 512 dimensions, against Annoy's 450 to 710.
 EXACT_ITEMS = 20_000
-# Opening hashes every file up to this many bytes in all, which takes about 0.2 seconds; see `open_index`.
-VERIFY_BYTES = 256 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -200,19 +198,18 @@ def _sentences(query: object) -> list[str]:
     return given
 
 
-def open_index(path: str | os.PathLike[str], *, verify: bool | None = None) -> Index:
+def open_index(path: str | os.PathLike[str], *, verify: bool = True) -> Index:
     """Open a store's published version, or one version's folder.
 
-    Format version, sizes, counts and dimensions are checked before a byte is mapped. `verify` says whether
-    every file is hashed too, which finds altered bytes; by default it is where the index has up to 256 MiB.
-    Annoy may crash the process on altered bytes, so copies of unknown origin deserve ``verify=True`` once.
-    Raises an ArtifactError that says what is wrong.
+    Format version, sizes, counts and dimensions are checked before a byte is mapped, and every file is hashed (a
+    second for a gigabyte or so). Without `verify` nothing is hashed: opening then takes milliseconds at any size, but
+    bytes that were altered in place may give wrong answers, and Annoy may crash the process on them, so do it
+    where `gifdex verify` has passed before. Raises an ArtifactError that says what is wrong.
     """
     version = resolve(Path(path))
     manifest = read_manifest(version)
     check_sizes(version, manifest)
-    total = sum(facts.bytes for facts in manifest.files.values())
-    if verify or (verify is None and total <= VERIFY_BYTES):
+    if verify:
         check_hashes(version, manifest)
     items = _read_items(version, manifest)
     try:

@@ -69,7 +69,6 @@ def command(
     whose bytes were not encoded before are encoded. A GIF that cannot be read or decoded becomes a reject;
     it never fails the build.
     """
-    _check_beam_options(beam_options)
     settings = _settings(
         corpus,
         workspace,
@@ -86,13 +85,6 @@ def command(
         print_json(asdict(summary))
     else:
         print_table(summary_table(summary, workspace))
-
-
-def _check_beam_options(arguments: tuple[str, ...]) -> None:
-    """Raise a usage error for a word that is neither a flag nor the value of one."""
-    for before, argument in zip(("", *arguments), arguments, strict=False):
-        if not argument.startswith("-") and (not before.startswith("-") or "=" in before):
-            raise click.UsageError(f"unexpected argument {argument!r}: one CORPUS, and Beam's flags after --")
 
 
 def _settings(
@@ -144,7 +136,8 @@ def summary_table(summary: BuildSummary, workspace: Path) -> Table:
     facts = {
         "items": f"{summary.items:,}",
         "rejects": f"{summary.rejects:,}" + _reasons(summary.rejects_by_error),
-        "encoded": f"{summary.encoded:,} GIFs (reused: {summary.reused:,}; unchanged files: {summary.unchanged:,})",
+        "encoded": f"{summary.encoded:,} of {summary.tried:,} new GIFs (reused: {summary.reused:,}; "
+        f"unchanged files: {summary.unchanged:,})",
         "time": seconds + speed,
         "version": f"{summary.build_id}{' (was there already)' if summary.index_reused else ''}",
         "index": summary.store,

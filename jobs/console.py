@@ -25,7 +25,7 @@ _LOG_SECONDS = 15.0
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Write one JSON object on one line of stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def print_table(table: Table) -> None:

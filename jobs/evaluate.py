@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from gifdex.jobs.console import facts_table, print_json, print_table
 from gifdex.schemas.errors import CaptionsError
+from gifdex.schemas.files import json_lines
 
 _NAMED = 5
 _EPILOG = """\b
@@ -48,23 +48,16 @@ def command(store: Path, captions: Path, as_json: bool) -> None:
 
 def read_captions(path: Path) -> list[tuple[str, str]]:
     """Return (id, caption) of every line that has both; raises CaptionsError where a line cannot be used."""
-    pairs: list[tuple[str, str]] = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
         raise CaptionsError(f"cannot read the captions {path}: {err}; expected JSON Lines in UTF-8") from err
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            key, caption = row["id"], row.get("caption")
-        except (ValueError, TypeError, KeyError, AttributeError) as err:
-            raise CaptionsError(
-                f'line {number} of {path} is not like {{"id": "...", "caption": "..."}} ({err}): mend it'
-            ) from err
-        if caption:
-            pairs.append((str(key), str(caption)))
+    pairs: list[tuple[str, str]] = []
+    for row in json_lines(text, str(path), CaptionsError):
+        if "id" not in row:
+            raise CaptionsError(f'{path} has a line without an id: {row!r:.80}; expected {{"id": ..., "caption": ...}}')
+        if row.get("caption"):
+            pairs.append((str(row["id"]), str(row["caption"])))
     if not pairs:
         raise CaptionsError(f"{path} has no line with an id and a caption: give a file that has")
     return pairs

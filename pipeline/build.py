@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,12 @@ from gifdex.encoders.projection import Projection
 from gifdex.encoders.registry import image_encoder, text_encoder
 from gifdex.index import artifact, store
 from gifdex.index.build import VersionFacts, finish_version
-from gifdex.index.engine import library_version
 from gifdex.pipeline import embed
 from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.encode import Encoded, encode_missing, features_facts, open_cache
 from gifdex.pipeline.scan import Scan, scan
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
-from gifdex.pipeline.tasks import Progress, run_tasks, silent
+from gifdex.pipeline.tasks import Progress, pipeline_options, run_tasks, silent
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.errors import ArtifactError, CorpusError, PipelineError, ProjectionError, WorkspaceError
@@ -39,7 +39,10 @@ from gifdex.schemas.manifest import FORMAT_VERSION, EncoderFacts
 
 @dataclass
 class BuildSummary:
-    """What a build did; counts are of items but for `encoded` and `reused`, which are of distinct GIFs."""
+    """What a build did; counts are of items but for `tried`, `encoded` and `reused`, which are of distinct GIFs.
+
+    `tried` GIFs were not in the cache, and `encoded` of them have features now; `gifs_per_second` counts the tried.
+    """
 
     build_id: str = ""
     store: str = ""
@@ -48,6 +51,7 @@ class BuildSummary:
     rejects_by_error: dict[str, int] = field(default_factory=dict)
     unchanged: int = 0
     ignored: int = 0
+    tried: int = 0
     encoded: int = 0
     reused: int = 0
     index_reused: bool = False
@@ -69,6 +73,7 @@ def build(settings: BuildSettings, progress: Progress = silent) -> BuildSummary:
     Only GIFs whose bytes are not in the cache are encoded. The same items, encoders, projection and settings
     give the same build id and the same bytes. Raises a GifdexError; then the published version is untouched.
     """
+    pipeline_options(settings.beam_options)  # a mistake in them should not wait for the first task
     workspace = Workspace(settings.workspace.expanduser().absolute())
     with workspace.locked():
         try:
@@ -102,7 +107,7 @@ def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) ->
             _build_id(items, settings, cache, projection, texts), _facts(images), cache.fingerprint, _facts(texts)
         )
         _commit_lists(workspace, version_facts.build_id, scanned, items, rejects)
-        summary.index_reused = _is_whole(workspace.store / version_facts.build_id)
+        summary.index_reused = _is_whole(workspace, version_facts.build_id)
         if not summary.index_reused:
             _index(settings, workspace, cache, items, version_facts, projection, projection_path, progress)
     manifest = artifact.verify(workspace.store / version_facts.build_id)
@@ -177,7 +182,8 @@ def _build_id(
         "features": cache.fingerprint,
         "projection": projection.fingerprint,
         "text_encoder": texts.fingerprint,
-        "annoy": [asdict(settings.index.annoy), library_version()],
+        "annoy": asdict(settings.index.annoy),
+        "written_by": [package_version(package) for package in ("gifdex", "annoy", "pyarrow")],
         "shard_items": settings.index.shard_items,
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
@@ -195,13 +201,14 @@ def _commit_lists(workspace: Workspace, build_id: str, scanned: Scan, items: pa.
         path.unlink()
 
 
-def _is_whole(version: Path) -> bool:
-    """Tell whether a version is there already, every byte of it."""
+def _is_whole(workspace: Workspace, build_id: str) -> bool:
+    """Tell whether a version is there already, every byte of it, and its embeddings too."""
     try:
-        artifact.verify(version)
+        manifest = artifact.verify(workspace.store / build_id)
     except (ArtifactError, OSError):
         return False
-    return True
+    folder = workspace.embeddings(build_id)
+    return all((folder / embed.embeddings_name(number)).is_file() for number in range(len(manifest.shards)))
 
 
 def _index(
@@ -215,11 +222,13 @@ def _index(
     progress: Progress,
 ) -> None:
     version = workspace.store / facts.build_id
+    artifact.remove_manifest(version)  # of a damaged version: until all is written again, it does not exist
     digits = embed.partition_digits(len(items), settings.index.shard_items)
     ordered = embed.row_order(items, digits)
     commit_table(version / artifact.ITEMS_NAME, ordered)
-    embeddings = workspace.build(facts.build_id) / "embeddings"
-    tasks = embed.plan(ordered, digits, version / artifact.ITEMS_NAME, projection_path, embeddings, version)
+    indexed = version / artifact.ITEMS_NAME
+    embeddings = workspace.embeddings(facts.build_id)
+    tasks = embed.plan(ordered, digits, indexed, projection_path, embeddings, version)
     for task in tasks:  # an interrupted or damaged one is built again
         task.output.unlink(missing_ok=True)
     run_tasks("index", tasks, lambda: embed.RunIndexTask(settings.index, cache), settings.beam_options, progress)
@@ -236,9 +245,9 @@ def _fill(
     summary.items, summary.rejects = len(items), len(rejects)
     summary.rejects_by_error = dict(sorted(Counter(rejects["error"].to_pylist()).items()))
     summary.unchanged, summary.ignored = scanned.unchanged, scanned.ignored
-    summary.encoded, summary.reused = encoded.encoded, encoded.reused
-    if encoded.encoded:
-        summary.gifs_per_second = round(encoded.encoded / summary.seconds["encode"], 2)
+    summary.tried, summary.encoded, summary.reused = encoded.tried, encoded.encoded, encoded.reused
+    if encoded.tried:
+        summary.gifs_per_second = round(encoded.tried / summary.seconds["encode"], 2)
 
 
 def _commit_statistics(workspace: Workspace, settings: BuildSettings, summary: BuildSummary) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
 import posixpath
 import re
@@ -20,6 +21,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadat
 from apache_beam.io.filesystems import FileSystems
 
 from gifdex.schemas.errors import CorpusError
+from gifdex.schemas.files import TEMPORARY_PREFIX, json_lines
 
 _CATALOG_SUFFIXES = (".parquet", ".csv", ".jsonl")
 _WILDCARD = re.compile(r"[*?\[]")
@@ -45,12 +47,15 @@ class Listing:
     ignored: int = 0
 
 
-def read_bytes(uri: str) -> bytes:
-    """Return a file's bytes, undecompressed; raises OSError or what else the filesystem raises."""
+def read_bytes(uri: str, limit: int = -1) -> bytes:
+    """Return a file's bytes, undecompressed; of one longer than `limit`, if that is given, one byte more than it.
+
+    Raises OSError or what else the filesystem raises.
+    """
     if "://" not in uri and Path(uri).exists() and not Path(uri).is_file():
         raise OSError(f"{uri} is no regular file")  # a pipe or a device may never end
     with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-        data: bytes = stream.read()
+        data: bytes = stream.read(limit + 1 if limit >= 0 else -1)
     return data
 
 
@@ -117,7 +122,7 @@ def _walk_folder(folder: str) -> Listing:
     entries, ignored = [], 0
     for parent, _, names in os.walk(folder, onerror=fail):
         for name in names:
-            if name.lower().endswith(".gif"):
+            if name.lower().endswith(".gif") and not name.startswith(TEMPORARY_PREFIX):
                 entries.append(_local_entry(folder, f"{parent.rstrip('/')}/{name}"))
             else:
                 ignored += 1
@@ -177,7 +182,7 @@ def _read_catalog(path: str) -> Iterator[Entry]:
             id=_text(str(given) if given not in (None, "") else _default_id(absolute, folder)),
             uri=_text(absolute),
             caption=_text(str(caption)) if caption not in (None, "") else None,
-            metadata=_text(json.dumps(rest, sort_keys=True, default=str, ensure_ascii=False)) if rest else None,
+            metadata=_text(_json(rest)) if rest else None,
         )
 
 
@@ -190,20 +195,19 @@ def _rows(path: str) -> Iterable[Mapping[str, Any]]:
         text = data.decode("utf-8-sig")
         if path.lower().endswith(".csv"):
             return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-        return list(_json_rows(path, text))
+        return list(json_lines(text, f"the catalog {path}", CorpusError))
     except (OSError, BeamIOError, ValueError, csv.Error, pa.ArrowException) as err:
         raise CorpusError(f"cannot read the catalog {path}: {err}; expected Parquet, CSV or JSON Lines") from err
 
 
-def _json_rows(path: str, text: str) -> Iterator[Mapping[str, Any]]:
-    # Not splitlines: JSON strings may hold U+2028 and other characters that it takes for ends of lines.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as err:
-            raise CorpusError(f"line {number} of the catalog {path} is not JSON: {err}; mend the line") from err
-        if not isinstance(row, dict):
-            raise CorpusError(f"line {number} of the catalog {path} is no JSON object; expected one with uri")
-        yield row
+def _json(row: Mapping[str, Any]) -> str:
+    """Return a row as JSON, which knows no NaN and no infinity: those become null."""
+    return json.dumps(_finite(row), sort_keys=True, default=str, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -52,6 +52,11 @@ class IndexTask:
         return self.version / shard_names(self.number)[0]
 
 
+def embeddings_name(number: int) -> str:
+    """Return the name of a shard's embeddings."""
+    return f"shard-{number:05d}.parquet"
+
+
 def partition_digits(items: int, shard_items: int) -> int:
     """Return how many hexadecimal digits cut `items` into shards of about `shard_items` or fewer."""
     digits = 0
@@ -82,7 +87,7 @@ def plan(
             end - first,
             indexed,
             projection,
-            embeddings / f"shard-{number:05d}.parquet",
+            embeddings / embeddings_name(number),
             version,
         )
         for number, (first, end) in enumerate(zip(firsts, ends, strict=True))

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.errors import DecodeError, PipelineError
 from gifdex.schemas.files import read_table
 
+# Raised when our own decoding, sampling or pooling gives other features than before.
+_REVISION = 1
 # Tasks are cut in steps of this many GIFs, so that with eight frames each they fill whole batches.
 _STEP = 16
 # A small corpus is still cut into about this many tasks: what a killed run loses is one of them.
@@ -63,9 +66,14 @@ class EncodeTask:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Why keys of the catalog have no features (schema: sha256, error, reason), and what the stage did."""
+    """What became of the catalog's keys: why some have no features (error, reason), and what the stage did.
+
+    `tried` counts the GIFs that were not in the cache, `encoded` those of them that have features now, and
+    `reused` those whose outcome the cache had, rejects included.
+    """
 
     rejects: dict[str, tuple[str, str]]
+    tried: int
     encoded: int
     reused: int
 
@@ -77,12 +85,13 @@ def features_facts(encoder: ImageEncoder, settings: EncodeSettings) -> dict[str,
         "sampling": {"strategy": "uniform", **asdict(settings.sampling)},
         "resize": RESIZE,
         "pooling": "mean over moments",
+        "revision": _REVISION,
     }
 
 
 def open_cache(workspace: Workspace, encoder: ImageEncoder, settings: EncodeSettings) -> FeatureCache:
     """Return the cache that features of this encoder and sampling live in."""
-    attempt = f"{decoder_name()}, limits {fingerprint(asdict(settings.limits))}"
+    attempt = f"gifdex {version('gifdex')}, {decoder_name()}, limits {fingerprint(asdict(settings.limits))}"
     facts = features_facts(encoder, settings)
     return FeatureCache(workspace.features, fingerprint(facts), encoder.dimensions, attempt)
 
@@ -121,7 +130,7 @@ def _unused(cache: FeatureCache, partition: str, sources: Sequence[Source]) -> P
 def load(source: Source, settings: EncodeSettings, frame_size: tuple[int, int]) -> SampledFrames | Outcome:
     """Read and decode one GIF: its frames, or the outcome that says what is wrong with it."""
     try:
-        data = read_bytes(source.uri)
+        data = read_bytes(source.uri, settings.limits.bytes)
     except Exception as err:  # noqa: BLE001  # each filesystem fails in its own way; every one ends as a reject
         reason = f"cannot read the file: {' '.join(str(err).split())[:200]}"
         return Outcome(source.sha256, 0, None, type(err).__name__, reason, lasting=False)
@@ -245,7 +254,8 @@ def encode_missing(
     # Another decoder or other limits may have succeeded where one failed.
     failed = pc.and_not(pc.invert(good), pc.is_in(outcomes["sha256"], outcomes["sha256"].filter(good)))
     rejects = {row["sha256"]: (row["error"], row["reason"]) for row in outcomes.filter(failed).to_pylist()}
-    return Encoded(rejects, len(missing), len(have))
+    failed_now = sum(source.sha256 in rejects for source in missing)
+    return Encoded(rejects, len(missing), len(missing) - failed_now, len(have))
 
 
 def _check(task: EncodeTask) -> pa.Table:

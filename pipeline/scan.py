@@ -65,13 +65,13 @@ class Scan:
     ignored: int
 
 
-def plan(entries: Sequence[Entry], known: dict[str, Known], folder: Path) -> list[ScanTask]:
+def plan(entries: Sequence[Entry], known: dict[str, Known], folder: Path, limits: Limits) -> list[ScanTask]:
     """Cut entries, in their order, into tasks; a task's name is a hash of all that it is given."""
     tasks = []
     for start in range(0, len(entries), _TASK_ITEMS):
         part = tuple(entries[start : start + _TASK_ITEMS])
         before = tuple(known.get(entry.uri) for entry in part)
-        name = hashlib.sha256(repr((part, before)).encode()).hexdigest()[:32]
+        name = hashlib.sha256(repr((part, before, limits.bytes)).encode()).hexdigest()[:32]
         tasks.append(ScanTask(part, before, folder / f"{name}.parquet"))
     return tasks
 
@@ -85,7 +85,8 @@ def look_at(entry: Entry, known: Known | None, limits: Limits) -> dict[str, Any]
         check_bytes(row["size"], limits)
         if known is not None and _is_same(known, row["size"], row["modified"]):
             return {**row, "sha256": known.sha256}
-        data = read_bytes(entry.uri)
+        data = read_bytes(entry.uri, limits.bytes)
+        check_bytes(len(data), limits)
         return {**row, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     except LimitError as err:
         return {**row, "error": "LimitError", "reason": str(err)}
@@ -119,17 +120,18 @@ def scan(settings: BuildSettings, workspace: Workspace, progress: Progress) -> S
     """
     listing = list_corpus(settings.corpus)
     known = {} if settings.checksum else _last_catalog(workspace)
-    unchanged = {entry.id: known[entry.uri].sha256 for entry in listing.entries if _is_unchanged(entry, known)}
+    limits = settings.encode.limits
+    unchanged = {entry.id: known[entry.uri].sha256 for entry in listing.entries if _is_unchanged(entry, known, limits)}
     rest = [entry for entry in listing.entries if entry.id not in unchanged]
     if settings.checksum and workspace.scan.exists():
         shutil.rmtree(workspace.scan)
-    tasks = plan(rest, known, workspace.scan)
+    tasks = plan(rest, known, workspace.scan, limits)
     todo = [task for task in tasks if not _stands(task)]
     for task in todo:
         task.output.unlink(missing_ok=True)
 
     def worker() -> RunScanTask:
-        return RunScanTask(settings.encode.limits, settings.encode.threads)
+        return RunScanTask(limits, settings.encode.threads)
 
     run_tasks("scan", todo, worker, settings.beam_options, progress)
     rows = _collect(tasks)
@@ -156,8 +158,10 @@ def _stands(task: ScanTask) -> bool:
     return bool(pc.all(pc.is_null(errors), min_count=0).as_py())
 
 
-def _is_unchanged(entry: Entry, known: dict[str, Known]) -> bool:
-    return entry.size is not None and _is_same(known.get(entry.uri), entry.size, entry.modified)
+def _is_unchanged(entry: Entry, known: dict[str, Known], limits: Limits) -> bool:
+    if entry.size is None or entry.size > limits.bytes:
+        return False
+    return _is_same(known.get(entry.uri), entry.size, entry.modified)
 
 
 def _is_same(before: Known | None, size: int, modified: float | None) -> bool:

@@ -21,12 +21,17 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+# Each decoding thread may hold a canvas of the limit's size a few times over, about 250 MB; eight keep up with a GPU.
+_MOST_THREADS = 8
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one GIF may cost; one beyond a limit becomes a reject that names the limit.
 
     `bytes` of the file, `pixels` of the canvas, `frames` in the file, `total_pixels` drawn up to the last
-    frame that is needed, and `seconds` of decoding, looked at between frames.
+    frame that is needed, and `seconds` of decoding, looked at between frames. Only `bytes` also applies to GIFs that
+    were encoded before: features that are there are used.
     """
 
     bytes: int = 64 * 1024**2
@@ -58,7 +63,7 @@ class EncodeSettings:
     sampling: Sampling = field(default_factory=Sampling)
     limits: Limits = field(default_factory=Limits)
     batch_frames: int = 32
-    threads: int = field(default_factory=available_cpus)
+    threads: int = field(default_factory=lambda: min(available_cpus(), _MOST_THREADS))
     task_items: int = 64
 
     def __post_init__(self) -> None:

@@ -6,18 +6,19 @@ runner: for progress while it runs, and for the check afterwards. A runner's DON
 
 from __future__ import annotations
 
+import io
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from gifdex.schemas.errors import GifdexError, PipelineError
+from gifdex.schemas.errors import BeamOptionsError, GifdexError, PipelineError
 
 # Named explicitly: Beam's default runner first looks for a program to download.
 _LOCAL_RUNNER = "--runner=FnApiRunner"
@@ -50,17 +51,28 @@ def silent(stage: str, done: int, total: int) -> None:
 def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
     """Return Beam's options from its own flags, on FnApiRunner unless they name another runner.
 
-    Raises PipelineError for something that is no flag.
+    Raises BeamOptionsError for what Beam cannot parse and, on FnApiRunner, for what it does not know; a job
+    server may know more flags than we do.
     """
+    named = any(a == "--runner" or a.startswith("--runner=") for a in arguments)
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(said):  # argparse prints before it exits
+            options = PipelineOptions([*arguments] if named else [_LOCAL_RUNNER, *arguments])
+            known = options.get_all_options()
+            unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
+    except SystemExit as err:
+        reason = (said.getvalue().strip().splitlines() or ["no reason given"])[-1]
+        raise BeamOptionsError(f"Beam cannot use the options {' '.join(arguments)!r}: {reason}") from err
     stray = [
         argument
         for before, argument in itertools.pairwise(["", *arguments])
         if not argument.startswith("-") and (not before.startswith("-") or "=" in before)
     ]
-    if stray:
-        raise PipelineError(f"{stray[0]!r} is no option for Beam; expected flags such as --runner=FlinkRunner after --")
-    named = any(a == "--runner" or a.startswith("--runner=") for a in arguments)
-    return PipelineOptions([*arguments] if named else [_LOCAL_RUNNER, *arguments])
+    if stray or (unknown and str(known["runner"]).rpartition(".")[2] == _LOCAL_RUNNER.partition("=")[2]):
+        found = repr(stray[0]) if stray else f"--{unknown[0]}"
+        raise BeamOptionsError(f"{found} is no option of Beam; expected flags such as --runner=FlinkRunner after --")
+    return options
 
 
 def run_tasks(

@@ -63,9 +63,9 @@ class Workspace:
         """The rejects of one build."""
         return self.build(build_id) / "rejects" / "part-00000.parquet"
 
-    def embeddings(self, build_id: str, shard: int) -> Path:
-        """The embeddings of one shard of a build."""
-        return self.build(build_id) / "embeddings" / f"shard-{shard:05d}.parquet"
+    def embeddings(self, build_id: str) -> Path:
+        """The embeddings of a build, one file a shard."""
+        return self.build(build_id) / "embeddings"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

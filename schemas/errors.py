@@ -11,6 +11,7 @@
     │   └── WeightsError            its weights are absent or unreadable
     ├── ProjectionError             a projection is unreadable, or does not fit its encoders
     ├── PipelineError               what came back from a pipeline does not match its plan
+    ├── BeamOptionsError            Beam does not understand the options it was given
     ├── WorkspaceError              the workspace cannot be used
     │   └── WorkspaceBusyError      another run holds it
     ├── ArtifactError               there is no usable index at a path
@@ -70,6 +71,12 @@ class ProjectionError(GifdexError):
 
 class PipelineError(GifdexError):
     """What came back from a pipeline does not match its plan."""
+
+
+class BeamOptionsError(GifdexError):
+    """Beam does not understand the options it was given."""
+
+    exit_code = 2
 
 
 class WorkspaceError(GifdexError):

@@ -1,16 +1,20 @@
-"""The one way files reach the disk: temporary name, fsync, rename, fsync of the folder."""
+"""The one way files reach the disk (temporary name, fsync, rename, fsync of the folder), and how they are read."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from gifdex.schemas.errors import GifdexError
 
 # A name with this prefix is unfinished: no reader looks at it, and a later run may delete it.
 TEMPORARY_PREFIX = ".tmp-"
@@ -51,6 +55,25 @@ def commit_table(path: Path, table: pa.Table) -> None:
     """Write `table` as Parquet (zstd, level 1) to `path`, whole or not at all."""
     with committing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", compression_level=1)
+
+
+def json_lines(text: str, where: str, error: type[GifdexError]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of JSON Lines; raises `error` that names `where` and the line for anything else.
+
+    Lines end at line feeds alone: JSON strings may hold U+2028 and other ends of lines that str.splitlines knows.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as err:
+            raise error(f"line {number} of {where} is not JSON: {err}; mend the line") from err
+        if not isinstance(row, dict):
+            raise error(
+                f'line {number} of {where} is no JSON object; expected one such as {{"id": ...}}: mend the line'
+            )
+        yield row
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,14 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+# Corpora for development: GIFDEX_TEST_DATA, or a folder beside the clone.
+DATA = Path(os.environ.get("GIFDEX_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of development corpora, which a newcomer's clone does not have."""
     if not DATA.is_dir():
-        pytest.skip(f"the development corpora are not at {DATA}")
+        pytest.skip(f"the development corpora are not at {DATA}: set GIFDEX_TEST_DATA")
     return DATA
 
 

@@ -56,7 +56,7 @@ def test_build_prints_one_json_object_and_only_progress_on_stderr(built: Built) 
     summary = json.loads(line)
     assert summary["items"] == len(IDS)
     assert summary["rejects_by_error"] == {"DecodeError": 1}
-    assert summary["encoded"] == len(IDS) + 1
+    assert (summary["tried"], summary["encoded"]) == (len(IDS) + 1, len(IDS))
     assert summary["store"] == str(built.store)
     for stage in ("scan", "encode", "index"):
         assert f"{stage}: " in built.process.stderr
@@ -68,7 +68,7 @@ def test_build_again_encodes_nothing_and_says_so(built: Built) -> None:
     before = {path.name: path.read_bytes() for path in built.store.rglob("*") if path.is_file()}
     again = run("build", built.corpus, "--workspace", built.workspace)
     assert again.returncode == 0, again.stderr
-    assert "0 GIFs (reused: 5; unchanged files: 5)" in again.stdout
+    assert "0 of 0 new GIFs (reused: 5; unchanged files: 5)" in again.stdout
     assert "rejects   " in again.stdout
     assert "DecodeError: 1" in again.stdout
     assert {path.name: path.read_bytes() for path in built.store.rglob("*") if path.is_file()} == before
@@ -112,7 +112,7 @@ def test_evaluate_prints_every_measure_and_names_absent_ids(built: Built, tmp_pa
     [
         ("not json", "line 1"),
         ('["a", "b"]', "line 1"),
-        ('{"caption": "no id"}', "line 1"),
+        ('{"caption": "no id"}', "without an id"),
         ('{"id": "cat-pan"}', "no line with an id and a caption"),
         ('{"id": "nowhere", "caption": "x"}', "nowhere"),
     ],
@@ -169,6 +169,8 @@ def test_rejects_table_gives_the_reason(built: Built) -> None:
         (["build", "empty"], 2, "--workspace"),
         (["build", "empty", "--workspace", "ws", "--frames", "0"], 2, "--frames"),
         (["build", "empty", "--workspace", "ws", "stray"], 2, "stray"),
+        (["build", "empty", "--workspace", "ws", "--", "--runer=FlinkRunner"], 2, "runer"),
+        (["build", "empty", "--workspace", "ws", "--", "--direct_num_workers=many"], 2, "many"),
         (["search"], 2, "STORE"),
         (["frobnicate"], 2, "frobnicate"),
     ],
@@ -230,6 +232,22 @@ def test_every_command_is_in_the_readme() -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     for name in ("build", "search", "evaluate", "inspect", "verify", "demo"):
         assert f"gifdex {name}" in readme or f"make {name}" in readme
+
+
+def test_clips_are_found_by_their_captions(data: Path, tmp_path: Path) -> None:
+    done = run("build", data / "clips", "--workspace", tmp_path / "ws", "--json")
+    assert done.returncode == 0, done.stderr
+    captions = data / "clips" / "captions.jsonl"
+    measures = json.loads(run("evaluate", tmp_path / "ws" / "index", "--captions", captions, "--json").stdout)
+    assert measures["queries"] == 64
+    assert measures["recall@1"] >= 0.5
+    assert measures["recall@10"] >= 0.88
+
+
+def test_no_document_holds_a_placeholder() -> None:
+    root = Path(__file__).resolve().parents[2]
+    for path in (root / "README.md", *(root / "docs").glob("*.md")):
+        assert "@@" not in path.read_text(), path
 
 
 def test_demo_answers_every_sentence_with_the_right_photograph(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, write_gif: GifWriter) -> Bui
 def test_every_file_is_an_item_or_a_reject_with_a_reason(built: Built) -> None:
     summary, rejects = built.summary, reject_rows(built.workspace, built.summary)
     assert (summary.items, summary.rejects, summary.ignored) == (GIFS, 4, 1)
-    assert (summary.encoded, summary.reused, summary.unchanged) == (GIFS + 3, 0, 0)
+    assert (summary.tried, summary.encoded, summary.reused, summary.unchanged) == (GIFS + 3, GIFS, 0, 0)
     assert set(rejects) == {"broken/empty", "broken/gone", "broken/text", "broken/truncated"}
     assert all(row["reason"] and row["error"] for row in rejects.values())
     assert rejects["broken/empty"]["reason"] == "the file is empty; expected a GIF, which begins with GIF87a or GIF89a"
@@ -96,7 +96,7 @@ def test_the_published_version_is_whole_and_finds_each_item_by_its_own_vector(bu
     verify(path / built.summary.build_id)
     index = open_index(path)
     assert sorted(index.ids) == [f"g{number:02d}" for number in range(GIFS)]
-    table = read_table(Workspace(built.workspace).embeddings(built.summary.build_id, 0))
+    table = read_table(Workspace(built.workspace).embeddings(built.summary.build_id) / "shard-00000.parquet")
     vectors = np.stack(table["embedding"].to_pylist())
     assert [hits[0].id for hits in index.search(vectors, k=1)] == table["id"].to_pylist()
     assert table["caption_embedding"].null_count == GIFS
@@ -119,7 +119,7 @@ def test_nothing_but_what_is_documented_is_left_in_the_workspace(built: Built) -
 def test_a_second_run_encodes_nothing_and_leaves_the_same_bytes(built: Built, tmp_path: Path) -> None:
     workspace = built.copy_workspace(tmp_path)
     again = run(built.corpus, workspace)
-    assert (again.encoded, again.reused, again.unchanged) == (0, GIFS + 3, GIFS + 3)
+    assert (again.tried, again.reused, again.unchanged) == (0, GIFS + 3, GIFS + 3)
     assert again.index_reused
     assert again.build_id == built.summary.build_id
     assert contents(workspace / "index") == contents(built.workspace / "index")
@@ -128,7 +128,7 @@ def test_a_second_run_encodes_nothing_and_leaves_the_same_bytes(built: Built, tm
 
 def test_hashing_every_file_again_gives_the_same_version(built: Built, tmp_path: Path) -> None:
     again = run(built.corpus, built.copy_workspace(tmp_path), checksum=True)
-    assert (again.encoded, again.unchanged, again.build_id) == (0, 0, built.summary.build_id)
+    assert (again.tried, again.unchanged, again.build_id) == (0, 0, built.summary.build_id)
 
 
 def test_a_build_from_scratch_elsewhere_gives_the_same_bytes(built: Built, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_build_from_scratch_elsewhere_gives_the_same_bytes(built: Built, tmp_p
     (workspace / "projections").mkdir(parents=True)
     (workspace / "projections" / projection.name).write_bytes(projection.read_bytes()[:100])  # fitted again
     other = run(built.corpus, workspace, encode=EncodeSettings(task_items=5, threads=1, batch_frames=7))
-    assert other.encoded == GIFS + 3
+    assert other.tried == GIFS + 3
     assert contents(workspace / "index") == contents(built.workspace / "index")
     assert contents(workspace / "projections") == contents(built.workspace / "projections")
 
@@ -147,7 +147,7 @@ def test_moved_and_duplicated_files_cost_no_encoding(built: Built, tmp_path: Pat
     (copied.corpus / "g00.gif").rename(copied.corpus / "moved.gif")
     shutil.copy(copied.corpus / "g01.gif", copied.corpus / "twice.gif")
     summary = run(copied.corpus, copied.workspace)
-    assert (summary.items, summary.encoded, summary.reused) == (GIFS + 1, 0, GIFS + 3)
+    assert (summary.items, summary.tried, summary.reused) == (GIFS + 1, 0, GIFS + 3)
     ids = open_index(copied.workspace / "index").ids
     assert {"moved", "twice", "g01"} <= set(ids)
     assert "g00" not in ids
@@ -158,7 +158,7 @@ def test_one_changed_file_is_one_gif_to_encode(built: Built, tmp_path: Path, wri
     run(copied.corpus, copied.workspace)
     write_gif(copied.corpus / "g03.gif", seed=1_000)
     summary = run(copied.corpus, copied.workspace)
-    assert (summary.encoded, summary.items, summary.unchanged) == (1, GIFS, GIFS + 2)
+    assert (summary.tried, summary.items, summary.unchanged) == (1, GIFS, GIFS + 2)
     assert summary.build_id != built.summary.build_id
 
 
@@ -166,10 +166,10 @@ def test_a_deleted_file_leaves_the_index_but_not_the_cache(built: Built, tmp_pat
     copied = built.copy(tmp_path)
     gone = (copied.corpus / "g05.gif").rename(tmp_path / "g05.gif")
     summary = run(copied.corpus, copied.workspace)
-    assert (summary.items, summary.encoded) == (GIFS - 1, 0)
+    assert (summary.items, summary.tried) == (GIFS - 1, 0)
     assert "g05" not in open_index(copied.workspace / "index").ids
     gone.rename(copied.corpus / "g05.gif")
-    assert run(copied.corpus, copied.workspace).encoded == 0
+    assert run(copied.corpus, copied.workspace).tried == 0
 
 
 def write_catalog(built: Built, path: Path, captions: dict[int, str], also: str = "") -> Path:
@@ -182,8 +182,8 @@ def test_captions_are_embedded_and_a_changed_one_costs_no_encoding(built: Built,
     workspace = built.copy_workspace(tmp_path)
     catalog = write_catalog(built, tmp_path / "catalog.jsonl", {0: "a red cat", 2: "two dogs run"})
     first = run(catalog, workspace)
-    assert (first.items, first.encoded) == (4, 0)
-    table = read_table(Workspace(workspace).embeddings(first.build_id, 0))
+    assert (first.items, first.tried) == (4, 0)
+    table = read_table(Workspace(workspace).embeddings(first.build_id) / "shard-00000.parquet")
     found = table["caption_embedding"].to_pylist()
     assert [vector is not None for vector in found] == [True, False, True, False]
     projection = projections.load(next((workspace / "projections").iterdir()))
@@ -194,7 +194,7 @@ def test_captions_are_embedded_and_a_changed_one_costs_no_encoding(built: Built,
 
     write_catalog(built, catalog, {0: "a red cat", 2: "two dogs sleep"})
     second = run(catalog, workspace)
-    assert (second.items, second.encoded) == (4, 0)
+    assert (second.items, second.tried) == (4, 0)
     assert second.build_id != first.build_id
 
 
@@ -206,13 +206,13 @@ def test_an_unreadable_file_is_tried_again_in_the_next_run(built: Built, tmp_pat
     assert "late.gif" in reject_rows(workspace, first)["late"]["reason"]
     shutil.copy(built.corpus / "g09.gif", late)
     second = run(catalog, workspace)
-    assert (second.items, second.rejects, second.encoded) == (5, 0, 0)
+    assert (second.items, second.rejects, second.tried) == (5, 0, 0)
 
 
 def test_other_limits_try_a_reject_again_and_features_stay(built: Built, tmp_path: Path) -> None:
     workspace = built.copy_workspace(tmp_path)
     summary = run(built.corpus, workspace, encode=EncodeSettings(limits=Limits(frames=9_999)))
-    assert (summary.encoded, summary.reused) == (3, GIFS)
+    assert (summary.tried, summary.reused) == (3, GIFS)
     assert summary.build_id == built.summary.build_id
 
 
@@ -241,8 +241,27 @@ def test_a_damaged_version_is_built_again(built: Built, tmp_path: Path) -> None:
     shard.write_bytes(data)
     (version / "items.parquet").unlink()
     again = run(built.corpus, workspace)
-    assert (again.index_reused, again.encoded) == (False, 0)
+    assert (again.index_reused, again.tried) == (False, 0)
     assert contents(workspace / "index") == contents(built.workspace / "index")
+
+
+def test_lost_embeddings_are_written_again(built: Built, tmp_path: Path) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    shutil.rmtree(workspace / "builds")
+    again = run(built.corpus, workspace)
+    assert (again.index_reused, again.tried) == (False, 0)
+    assert contents(workspace / "builds" / again.build_id / "embeddings") == contents(
+        built.workspace / "builds" / again.build_id / "embeddings"
+    )
+
+
+def test_a_lowered_limit_of_bytes_holds_for_files_that_are_known(built: Built, tmp_path: Path) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    sizes = {path.stem: path.stat().st_size for path in built.corpus.glob("*.gif")}
+    limit = sorted(sizes.values())[GIFS // 2]
+    summary = run(built.corpus, workspace, encode=EncodeSettings(limits=Limits(bytes=limit)))
+    refused = {key for key, row in reject_rows(workspace, summary).items() if row["error"] == "LimitError"}
+    assert refused == {key for key, size in sizes.items() if size > limit} != set()
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_of_others(built: Built, tmp_path: Path) -> None:
@@ -335,6 +354,6 @@ def test_a_killed_build_goes_on_where_it_was_and_ends_with_the_same_bytes(built:
     assert store.current(workspace / "index") is None
 
     resumed = run(built.corpus, workspace)
-    assert (resumed.encoded, resumed.reused) == (GIFS + 3 - done, done)
+    assert (resumed.tried, resumed.reused) == (GIFS + 3 - done, done)
     assert contents(workspace / "index") == contents(built.workspace / "index")
     assert not list(workspace.rglob(f"{TEMPORARY_PREFIX}*"))

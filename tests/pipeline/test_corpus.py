@@ -26,6 +26,20 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def test_unfinished_files_are_no_items(make_gif: GifMaker, tmp_path: Path) -> None:
+    make_gif("corpus/a.gif")
+    make_gif("corpus/.tmp-0123456789ab-b.gif")
+    assert ids(tmp_path / "corpus") == ["a"]
+
+
+def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
+    rows = {"uri": ["a.gif", "b.gif"], "rating": [1.5, float("nan")], "deep": [[1.0], [float("inf")]]}
+    pq.write_table(pa.table(rows), tmp_path / "catalog.parquet")
+    found = [json.loads(entry.metadata or "") for entry in list_corpus(str(tmp_path / "catalog.parquet")).entries]
+    assert found[0] == {"rating": 1.5, "deep": [1.0]}
+    assert found[1] == {"rating": None, "deep": [None]}
+
+
 def test_a_folder_gives_its_gifs_however_deep_and_in_whatever_case(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/b.gif")
     make_gif("corpus/deep/er/LOUD.gif").rename(tmp_path / "corpus/deep/er/LOUD.GIF")

@@ -31,27 +31,28 @@ ENTRIES = st.lists(st.integers(0, 10_000), unique=True, max_size=600).map(
 @settings(deadline=None, derandomize=True, max_examples=30)
 def test_every_entry_is_in_exactly_one_task_and_no_task_is_too_large(entries: list[Entry]) -> None:
     known = {entry.uri: Known(1, 2.0, "ab") for entry in entries[::3]}
-    tasks = plan(entries, known, Path("/ws/scan"))
+    tasks = plan(entries, known, Path("/ws/scan"), Limits())
     assert [entry for task in tasks for entry in task.entries] == entries
     assert all(0 < task.items <= 256 for task in tasks)
     assert len({task.output for task in tasks}) == len(tasks)
     assert all(task.known == tuple(known.get(entry.uri) for entry in task.entries) for task in tasks)
-    assert plan(entries, known, Path("/ws/scan")) == tasks
+    assert plan(entries, known, Path("/ws/scan"), Limits()) == tasks
 
 
 def test_a_tasks_name_follows_from_what_it_is_given() -> None:
     entry = Entry("a", "/a.gif", 10, 2.0)
 
     def name(entry: Entry, known: dict[str, Known] | None = None) -> str:
-        return plan([entry], known or {}, Path("/ws"))[0].output.name
+        return plan([entry], known or {}, Path("/ws"), Limits())[0].output.name
 
     names = {
         name(entry),
         name(replace(entry, size=11)),
         name(replace(entry, modified=3.0)),
         name(entry, {"/a.gif": Known(10, 2.0, "ab")}),
+        plan([entry], {}, Path("/ws"), Limits(bytes=9))[0].output.name,
     }
-    assert len(names) == 4
+    assert len(names) == 5
 
 
 def run_scan(corpus: Path, root: Path, **changes: Any) -> Scan:

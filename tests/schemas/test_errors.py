@@ -41,8 +41,11 @@ def test_a_caller_catches_every_error_with_one_class() -> None:
     assert not any(issubclass(kind, (OSError, ValueError)) for kind in CLASSES)
 
 
-def test_the_command_line_exits_with_1_except_where_another_run_holds_the_workspace() -> None:
-    assert {kind.__name__: kind.exit_code for kind in CLASSES if kind.exit_code != 1} == {"WorkspaceBusyError": 75}
+def test_the_command_line_exits_with_1_but_for_usage_and_a_workspace_in_use() -> None:
+    assert {kind.__name__: kind.exit_code for kind in CLASSES if kind.exit_code != 1} == {
+        "BeamOptionsError": 2,
+        "WorkspaceBusyError": 75,
+    }
 
 
 def test_a_missing_extra_names_what_needs_it_and_the_command_that_helps() -> None:

@@ -15,15 +15,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gifdex.schemas.errors import CorpusError
 from gifdex.schemas.files import (
     TEMPORARY_PREFIX,
     commit_bytes,
     commit_table,
     committing,
+    json_lines,
     read_table,
     remove_unfinished,
     sha256_file,
 )
+
+
+def test_json_lines_end_at_line_feeds_alone() -> None:
+    text = '{"a": "one\u2028two"}\r\n\n{"a": "three"}'
+    assert [row["a"] for row in json_lines(text, "x", CorpusError)] == ["one\u2028two", "three"]
+
+
+@pytest.mark.parametrize("line", ["nonsense", "[1]", "[" * 100_000])
+def test_a_line_that_is_no_json_object_is_named(line: str) -> None:
+    with pytest.raises(CorpusError, match="line 2 of the file x"):
+        list(json_lines('{"a": 1}\n' + line, "the file x", CorpusError))
 
 
 class Interrupted(BaseException):
