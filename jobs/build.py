@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from gifdex.jobs.console import facts_table, print_json, print_table, stage_progress
+from gifdex.jobs.console import PathOption, facts_table, print_json, print_table, stage_progress
 from gifdex.schemas.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -28,14 +28,10 @@ Examples:
 @click.command("build", epilog=_EPILOG)
 @click.argument("corpus")
 @click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]")
-@click.option(
-    "--workspace", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where everything is written."
-)
+@click.option("--workspace", required=True, type=PathOption(file_okay=False), help="Where everything is written.")
 @click.option("--image-encoder", help="Name of the image encoder.  [default: efficientnet-lite0]")
 @click.option("--text-encoder", help="Name of the text encoder.  [default: use-multilingual]")
-@click.option(
-    "--projection", type=click.Path(path_type=Path), help="A trained projection instead of the zero-shot one."
-)
+@click.option("--projection", type=PathOption(), help="A trained projection instead of the zero-shot one.")
 @click.option("--frames", type=click.IntRange(1, 256), help="Moments sampled from each GIF.  [default: 8]")
 @click.option("--trees", type=click.IntRange(1), help="Trees of the Annoy index.  [default: 50]")
 @click.option("--threads", type=click.IntRange(1), help="Decoding threads.  [default: one a processor]")
@@ -69,6 +65,8 @@ def command(
     whose bytes were not encoded before are encoded. A GIF that cannot be read or decoded becomes a reject;
     it never fails the build.
     """
+    if not corpus:
+        raise click.UsageError("CORPUS is empty; expected a folder, a glob or a catalog file")
     settings = _settings(
         corpus,
         workspace,
@@ -145,7 +143,8 @@ def summary_table(summary: BuildSummary, workspace: Path) -> Table:
     if summary.ignored:
         facts["ignored"] = f"{summary.ignored:,} files that are no .gif"
     if summary.rejects:
-        facts["rejects in"] = str(workspace / "builds" / summary.build_id / "rejects")
+        facts |= {f"such as {error}": reason for error, reason in summary.example_rejects.items()}
+        facts["rejects in"] = str((workspace / "builds" / summary.build_id / "rejects").absolute())
     return facts_table(facts)
 
 

@@ -59,7 +59,7 @@ def main() -> None:
         err.show()
         code = err.exit_code
     except click.exceptions.Abort:
-        click.echo("gifdex: interrupted; what was committed is kept", err=True)
+        click.echo("gifdex: interrupted", err=True)
         code = 130
     except GifdexError as err:
         click.echo(f"gifdex: {err}", err=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +24,19 @@ from gifdex.jobs.native_logs import filtered_stderr
 _COUNTS_GIFS = {"scan", "encode", "index"}
 # Without a terminal, one line of progress this often: a log should say that the job lives, no more.
 _LOG_SECONDS = 15.0
+
+
+class PathOption(click.Path):
+    """A path that is not empty: an unset variable in a script must not mean the current folder."""
+
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(file_okay=file_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty string; leave the rest to click."""
+        if value == "":
+            self.fail("the path is empty; expected a file or a folder", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -106,15 +122,36 @@ class StageProgress:
 
 
 @contextmanager
+def _ending_at_once(descriptor: int) -> Iterator[None]:
+    """Let Ctrl-C end the process where it stands, with one sentence on `descriptor`, while the block runs.
+
+    An exception would have to find its way through Beam and TensorFlow, which wrap it or lose it; and whatever is
+    written survives a process that is killed at any moment.
+    """
+
+    def end(*_: object) -> None:
+        show_cursor = b"\x1b[?25h\n" if os.isatty(descriptor) else b""
+        os.write(descriptor, show_cursor + b"gifdex: interrupted; what was committed is kept: run again to go on\n")
+        os._exit(128 + signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def stage_progress(verbose: bool) -> Iterator[StageProgress]:
     """Yield a progress reporter; unless `verbose`, libraries keep their warnings and notes to themselves."""
     logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
     if verbose:
-        with StageProgress(Console(stderr=True)).shown() as progress:
+        with _ending_at_once(2), StageProgress(Console(stderr=True)).shown() as progress:
             yield progress
         return
     with (
         filtered_stderr() as descriptor,
+        _ending_at_once(descriptor),
         open(descriptor, "w", closefd=False) as stream,
         StageProgress(Console(file=stream)).shown() as progress,
     ):

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gifdex.jobs.build import require_pipeline, run_build, summary_table
-from gifdex.jobs.console import print_json, print_table, table
+from gifdex.jobs.console import PathOption, print_json, print_table, table
 
 SENTENCES = (
     "a cat looking at the camera",
@@ -30,7 +30,7 @@ Examples:
     "--folder",
     default=Path("demo"),
     show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=PathOption(file_okay=False),
     help="Where the GIFs and the workspace go.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a sentence.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gifdex.jobs.console import facts_table, print_json, print_table
+from gifdex.jobs.console import PathOption, facts_table, print_json, print_table
 from gifdex.schemas.errors import CaptionsError
 from gifdex.schemas.files import json_lines
 
@@ -18,7 +18,7 @@ Example:
 
 
 @click.command("evaluate", epilog=_EPILOG)
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=PathOption())
 @click.option(
     "--captions",
     required=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gifdex.jobs.console import facts_table, print_json, print_table
+from gifdex.jobs.console import PathOption, facts_table, print_json, print_table
 
 _EPILOG = """\b
 Examples:
@@ -17,7 +17,7 @@ Examples:
 
 
 @click.command("inspect", epilog=_EPILOG)
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=PathOption())
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as one JSON object.")
 def command(store: Path, as_json: bool) -> None:
     """Show what the manifest of STORE (a store or one version) says, without reading the other files."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gifdex.jobs.console import print_json
+from gifdex.jobs.console import PathOption, print_json
 
 _EPILOG = """\b
 Example:
@@ -15,7 +15,7 @@ Example:
 
 
 @click.command("verify", epilog=_EPILOG)
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=PathOption())
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def command(store: Path, as_json: bool) -> None:
     """Hash every file of STORE (a store's published version, or one version) and open it.

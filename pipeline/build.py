@@ -41,7 +41,8 @@ from gifdex.schemas.manifest import FORMAT_VERSION, EncoderFacts
 class BuildSummary:
     """What a build did; counts are of items but for `tried`, `encoded` and `reused`, which are of distinct GIFs.
 
-    `tried` GIFs were not in the cache, and `encoded` of them have features now; `gifs_per_second` counts the tried.
+    `example_rejects` has, of each class of error, the first reject's URI and reason. `tried` GIFs were not in the
+    cache, and `encoded` of them have features now; `gifs_per_second` counts the tried.
     """
 
     build_id: str = ""
@@ -49,6 +50,7 @@ class BuildSummary:
     items: int = 0
     rejects: int = 0
     rejects_by_error: dict[str, int] = field(default_factory=dict)
+    example_rejects: dict[str, str] = field(default_factory=dict)
     unchanged: int = 0
     ignored: int = 0
     tried: int = 0
@@ -244,6 +246,8 @@ def _fill(
     summary.build_id = build_id
     summary.items, summary.rejects = len(items), len(rejects)
     summary.rejects_by_error = dict(sorted(Counter(rejects["error"].to_pylist()).items()))
+    for row in reversed(rejects.to_pylist()):
+        summary.example_rejects[row["error"]] = f"{row['uri']}: {row['reason']}"
     summary.unchanged, summary.ignored = scanned.unchanged, scanned.ignored
     summary.tried, summary.encoded, summary.reused = encoded.tried, encoded.encoded, encoded.reused
     if encoded.tried:

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,6 +77,7 @@ def list_corpus(corpus: str) -> Listing:
     catalog file gives its rows. Raises CorpusError where there is nothing, where a catalog cannot be read,
     and where two items have one id.
     """
+    corpus = _path(corpus)
     is_url = "://" in corpus
     path = corpus if is_url else str(Path(corpus).expanduser().absolute())
     if not is_url and Path(path).is_dir():
@@ -104,10 +107,16 @@ def list_corpus(corpus: str) -> Listing:
     return Listing(tuple(entries), listing.ignored)
 
 
+def _path(uri: str) -> str:
+    """Return the local path that a file:// URI stands for, and anything else as it is."""
+    return url2pathname(urlsplit(uri).path) if uri.startswith("file:///") else uri
+
+
 def _match(pattern: str) -> list[FileMetadata]:
+    """Return what a glob matches; `**` matches any folders, and `/**/` none too, as shells have it."""
     try:
-        found: list[FileMetadata] = FileSystems.match([pattern])[0].metadata_list
-        return found
+        results = FileSystems.match(sorted({pattern, pattern.replace("/**/", "/")}))
+        return list({file.path: file for result in results for file in result.metadata_list}.values())
     except (BeamIOError, OSError, ValueError) as err:
         raise CorpusError(f"cannot list the corpus {pattern}: {err}; check the path and the permissions") from err
 
@@ -163,12 +172,17 @@ def _default_id(uri: str, root: str) -> str:
 def _read_catalog(path: str) -> Iterator[Entry]:
     folder = path.rpartition("/")[0]
     for number, row in enumerate(_rows(path), start=1):
-        uri = row.get("uri")
-        if not isinstance(uri, str) or not uri:
+        if "uri" not in row:
             raise CorpusError(
                 f"row {number} of the catalog {path} has no uri; expected a column uri (found: "
                 f"{', '.join(map(str, row)) or 'nothing'}): add it"
             )
+        uri = row["uri"]
+        if not isinstance(uri, str) or not uri:
+            raise CorpusError(
+                f"row {number} of the catalog {path} has the uri {uri!r}; expected a path or a URI: mend it"
+            )
+        uri = _path(uri)
         absolute = uri if "://" in uri or uri.startswith("/") else posixpath.normpath(posixpath.join(folder, uri))
         if "://" in folder and absolute is not uri:
             absolute = f"{folder}/{uri}"

@@ -6,8 +6,10 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +73,7 @@ def test_build_again_encodes_nothing_and_says_so(built: Built) -> None:
     assert "0 of 0 new GIFs (reused: 5; unchanged files: 5)" in again.stdout
     assert "rejects   " in again.stdout
     assert "DecodeError: 1" in again.stdout
+    assert "broken.gif: " in again.stdout
     assert {path.name: path.read_bytes() for path in built.store.rglob("*") if path.is_file()} == before
 
 
@@ -171,6 +174,9 @@ def test_rejects_table_gives_the_reason(built: Built) -> None:
         (["build", "empty", "--workspace", "ws", "stray"], 2, "stray"),
         (["build", "empty", "--workspace", "ws", "--", "--runer=FlinkRunner"], 2, "runer"),
         (["build", "empty", "--workspace", "ws", "--", "--direct_num_workers=many"], 2, "many"),
+        (["build", "empty", "--workspace", ""], 2, "empty"),
+        (["build", "", "--workspace", "ws"], 2, "empty"),
+        (["search", "", "cat"], 2, "empty"),
         (["search"], 2, "STORE"),
         (["frobnicate"], 2, "frobnicate"),
     ],
@@ -199,6 +205,27 @@ def test_second_build_in_a_workspace_exits_75_and_names_the_holder(built: Built)
         done = run("build", built.corpus, "--workspace", built.workspace)
     assert done.returncode == 75
     assert "process" in done.stderr
+
+
+def test_ctrl_c_while_encoding_ends_with_a_sentence_and_loses_nothing(built: Built, tmp_path: Path) -> None:
+    corpus = tmp_path / "gifs"
+    for number, path in enumerate(sorted(built.corpus.rglob("*.gif")) * 12):
+        target = corpus / f"{number}.gif"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes() + bytes([number]))  # bytes after the trailer: another GIF of the same look
+    command = [sys.executable, "-m", "gifdex", "build", str(corpus), "--workspace", str(tmp_path / "ws")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(tmp_path.glob("ws/features/*/all/*.parquet")):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr.splitlines()[-1] == "gifdex: interrupted; what was committed is kept: run again to go on"
+    assert "Traceback" not in stderr
+    again = json.loads(run("build", corpus, "--workspace", tmp_path / "ws", "--json").stdout)
+    assert again["reused"] > 0
+    assert again["tried"] + again["reused"] == 60
 
 
 def test_closed_pipe_ends_without_a_word(built: Built) -> None:

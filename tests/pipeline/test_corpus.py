@@ -26,6 +26,23 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def test_two_stars_match_no_folder_too(make_gif: GifMaker, tmp_path: Path) -> None:
+    make_gif("corpus/a.gif")
+    make_gif("corpus/deep/er/b.gif")
+    assert ids(f"{tmp_path}/corpus/**/*.gif") == ids(f"{tmp_path}/corpus/**.gif") == ["a", "deep/er/b"]
+
+
+def test_file_uris_are_local_paths(make_gif: GifMaker, tmp_path: Path) -> None:
+    made = make_gif("corpus/a b.gif")
+    rows = [{"uri": made.as_uri()}, {"uri": "a%20b.gif", "id": "literal"}]
+    listing = list_corpus(str(write_jsonl(tmp_path / "corpus" / "catalog.jsonl", rows)))
+    assert {entry.id: entry.uri for entry in listing.entries} == {
+        "a b": str(made),
+        "literal": str(tmp_path / "corpus" / "a%20b.gif"),
+    }
+    assert ids((tmp_path / "corpus").as_uri()) == ["a b"]
+
+
 def test_unfinished_files_are_no_items(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/a.gif")
     make_gif("corpus/.tmp-0123456789ab-b.gif")
@@ -96,7 +113,7 @@ def test_a_glob_gives_what_it_matches(make_gif: GifMaker, tmp_path: Path) -> Non
         make_gif(f"corpus/{name}")
     assert ids(tmp_path / "corpus/a*.gif") == ["a1", "a2"]
     assert ids(tmp_path / "corpus/**.gif") == ["a1", "a2", "b", "deep/a3"]
-    assert ids(tmp_path / "corpus/**/a?.gif") == ["deep/a3"]
+    assert ids(tmp_path / "corpus/**/a?.gif") == ["a1", "a2", "deep/a3"]
     assert ids(tmp_path / "corpus/a[12].gif") == ["a1", "a2"]
 
 
@@ -177,13 +194,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
     ("name", "content", "expected"),
     [
         ("c.csv", b"url,id\na.gif,1\n", r"row 1 of the catalog .*c\.csv has no uri; .*found: url, id"),
-        ("c.csv", b"uri,id\na.gif,1\n,2\n", r"row 2 of the catalog .* has no uri"),
+        ("c.csv", b"uri,id\na.gif,1\n,2\n", r"row 2 of the catalog .* has the uri ''"),
         ("c.csv", b"uri,id\na.gif,1,surplus\n", r"row 1 of the catalog .* more values than there are columns"),
         ("c.csv", b'uri,id\n"a.gif,1\n', r"cannot read the catalog .*c\.csv"),
         ("c.csv", b"uri\ncaf\xe9.gif\n", r"cannot read the catalog .*c\.csv: .*utf-8"),
         ("c.jsonl", b'{"uri": "a.gif"}\n\n{"uri": \n', r"line 3 of the catalog .*c\.jsonl is not JSON"),
         ("c.jsonl", b'{"uri": "a.gif"}\n["a.gif"]\n', r"line 2 of the catalog .* is no JSON object"),
-        ("c.jsonl", b'{"uri": 5}\n', r"row 1 of the catalog .* has no uri"),
+        ("c.jsonl", b'{"uri": 5}\n', r"row 1 of the catalog .* has the uri 5"),
         ("c.jsonl", b"[" * 100_000, r"line 1 of the catalog .* is not JSON"),
         ("c.jsonl", b"\xff\xfe{}", r"cannot read the catalog .*c\.jsonl: .*utf-8"),
         ("c.parquet", b"PAR1 not really", r"cannot read the catalog .*c\.parquet"),
