@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   gifdex build gifs/ --workspace ws
-  gifdex build 'gifs/**.gif' --workspace ws --frames 16
+  gifdex build 'gifs/**/*.gif' --workspace ws --frames 16
   gifdex build catalog.csv --workspace ws --json
   gifdex build gifs/ --workspace ws -- --runner=FlinkRunner --flink_master=host:8081
 """
@@ -82,7 +82,7 @@ def command(
     if as_json:
         print_json(asdict(summary))
     else:
-        print_table(summary_table(summary, workspace))
+        print_table(summary_table(summary))
 
 
 def _settings(
@@ -127,7 +127,7 @@ def run_build(settings: BuildSettings, verbose: bool) -> BuildSummary:
         return build(settings, progress)
 
 
-def summary_table(summary: BuildSummary, workspace: Path) -> Table:
+def summary_table(summary: BuildSummary) -> Table:
     """Return the closing summary for people."""
     seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary.seconds.items())
     speed = f", {summary.gifs_per_second:,.1f} GIFs/s" if summary.gifs_per_second else ""
@@ -141,10 +141,10 @@ def summary_table(summary: BuildSummary, workspace: Path) -> Table:
         "index": summary.store,
     }
     if summary.ignored:
-        facts["ignored"] = f"{summary.ignored:,} files that are no .gif"
+        facts["ignored"] = f"{summary.ignored:,} other file{'s' if summary.ignored != 1 else ''}, not .gif"
     if summary.rejects:
         facts |= {f"such as {error}": reason for error, reason in summary.example_rejects.items()}
-        facts["rejects in"] = str((workspace / "builds" / summary.build_id / "rejects").absolute())
+        facts["rejects in"] = str(Path(summary.store).parent / "builds" / summary.build_id / "rejects")
     return facts_table(facts)
 
 

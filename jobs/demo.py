@@ -54,7 +54,7 @@ def command(folder: Path, as_json: bool) -> None:
         for sentence, hits in answers:
             print_json({"sentence": sentence, "hits": [{"id": hit.id, "score": round(hit.score, 6)} for hit in hits]})
         return
-    print_table(summary_table(summary, workspace))
+    print_table(summary_table(summary))
     click.echo()
     shown = table("sentence", "first", "score", "then", numbers=("score",))
     for sentence, (first, *rest) in answers:

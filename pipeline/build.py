@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ def build(settings: BuildSettings, progress: Progress = silent) -> BuildSummary:
     give the same build id and the same bytes. Raises a GifdexError; then the published version is untouched.
     """
     pipeline_options(settings.beam_options)  # a mistake in them should not wait for the first task
-    workspace = Workspace(settings.workspace.expanduser().absolute())
+    workspace = Workspace(Path(os.path.abspath(settings.workspace.expanduser())))
     with workspace.locked():
         try:
             for folder in workspace.folders:  # not the root, which may hold files of others

@@ -79,7 +79,7 @@ def list_corpus(corpus: str) -> Listing:
     """
     corpus = _path(corpus)
     is_url = "://" in corpus
-    path = corpus if is_url else str(Path(corpus).expanduser().absolute())
+    path = corpus if is_url else os.path.abspath(Path(corpus).expanduser())
     if not is_url and Path(path).is_dir():
         listing = _walk_folder(path)
     elif path.lower().endswith(_CATALOG_SUFFIXES) and (Path(path).is_file() or not _WILDCARD.search(path)):
@@ -92,7 +92,7 @@ def list_corpus(corpus: str) -> Listing:
     else:
         what = "is a file" if Path(path).exists() else "does not exist"
         raise CorpusError(
-            f"the corpus {corpus} {what}; expected a folder, a glob such as 'gifs/**.gif', or a catalog file "
+            f"the corpus {corpus} {what}; expected a folder, a glob such as 'gifs/**/*.gif', or a catalog file "
             "(.parquet, .csv or .jsonl)"
         )
     if not listing.entries:

@@ -43,6 +43,12 @@ def test_file_uris_are_local_paths(make_gif: GifMaker, tmp_path: Path) -> None:
     assert ids((tmp_path / "corpus").as_uri()) == ["a b"]
 
 
+def test_uris_are_absolute_and_without_detours(make_gif: GifMaker, tmp_path: Path) -> None:
+    path = make_gif("corpus/a.gif")
+    (tmp_path / "elsewhere").mkdir()
+    assert list_corpus(f"{tmp_path}/elsewhere/../corpus").entries[0].uri == str(path)
+
+
 def test_unfinished_files_are_no_items(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/a.gif")
     make_gif("corpus/.tmp-0123456789ab-b.gif")
