@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -72,6 +73,11 @@ class TextEncoder(Protocol):
 
     def __call__(self, sentences: Sequence[str]) -> FloatArray:
         """Encode n sentences into float32 (n, dimensions)."""
+
+
+def available_cpus() -> int:
+    """Return how many processors this process may use: no more threads than that are worth starting."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:

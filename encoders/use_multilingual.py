@@ -7,7 +7,6 @@ The model is the one of Yang et al., "Multilingual Universal Sentence Encoder fo
 from __future__ import annotations
 
 import importlib.util
-import os
 import threading
 import zipfile
 import zlib
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gifdex.encoders.base import FloatArray, fingerprint
+from gifdex.encoders.base import FloatArray, available_cpus, fingerprint
 from gifdex.schemas.errors import WeightsError
 from gifdex.schemas.files import sha256_file
 
@@ -57,8 +56,7 @@ class UseMultilingual:
 
         # It asks for four BLAS threads where threadpoolctl is installed; more threads than cores make every
         # product wait for the scheduler (measured on two cores: 135 ms a sentence instead of 1.2).
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        model = USE(threads=cores)
+        model = USE(threads=available_cpus())
         try:
             model.encode("ready")  # loads the tokenizer and the weights, which is not safe from two threads
         except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error) as err:

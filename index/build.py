@@ -1,4 +1,4 @@
-"""Write a version of an index: shards first, then items, projection and, last, the manifest."""
+"""Write a version of an index: its shards, items and projection and, last, the manifest."""
 
 from __future__ import annotations
 

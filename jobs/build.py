@@ -34,7 +34,7 @@ Examples:
 @click.option("--projection", type=PathOption(), help="A trained projection instead of the zero-shot one.")
 @click.option("--frames", type=click.IntRange(1, 256), help="Moments sampled from each GIF.  [default: 8]")
 @click.option("--trees", type=click.IntRange(1), help="Trees of the Annoy index.  [default: 50]")
-@click.option("--threads", type=click.IntRange(1), help="Decoding threads.  [default: one a processor]")
+@click.option("--threads", type=click.IntRange(1), help="Decoding threads.  [default: one a processor, up to 8]")
 @click.option("--checksum", is_flag=True, help="Hash every file again instead of trusting size and time.")
 @click.option("--max-bytes", type=click.IntRange(1), help="Largest GIF in bytes.  [default: 64 MiB]")
 @click.option("--max-pixels", type=click.IntRange(1), help="Largest canvas in pixels.  [default: 16 Mi]")
@@ -63,7 +63,8 @@ def command(
     CORPUS is a folder (its .gif files, however deep), a glob, or a catalog file (.parquet, .csv or .jsonl)
     with a column `uri` and optionally `id` and `caption`; other columns are kept as metadata. Only GIFs
     whose bytes were not encoded before are encoded. A GIF that cannot be read or decoded becomes a reject;
-    it never fails the build.
+    it never fails the build. --max-pixels and --max-frames hold for GIFs that are decoded now: features that are
+    there already are used.
     """
     if not corpus:
         raise click.UsageError("CORPUS is empty; expected a folder, a glob or a catalog file")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gifdex.encoders.base import available_cpus
 from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER, DEFAULT_TEXT_ENCODER
 from gifdex.index.engine import AnnoySettings
 
@@ -16,12 +16,7 @@ def _at_least(least: float, **values: float) -> None:
             raise ValueError(f"{name} is {value}; expected at least {least}")
 
 
-def available_cpus() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# Each decoding thread may hold a canvas of the limit's size a few times over, about 250 MB; eight keep up with a GPU.
+# Each decoding thread may hold a canvas of the limit's size (64 MiB as RGBA) a few times over, so memory bounds them.
 _MOST_THREADS = 8
 
 

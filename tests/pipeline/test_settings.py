@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from gifdex.pipeline.settings import EncodeSettings, IndexSettings, Sampling, available_cpus
+from gifdex.encoders.base import available_cpus
+from gifdex.pipeline.settings import EncodeSettings, IndexSettings, Sampling
 
 
 def test_a_setting_that_would_never_end_or_give_nothing_is_refused() -> None:
