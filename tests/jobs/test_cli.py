@@ -215,7 +215,7 @@ def test_ctrl_c_while_encoding_ends_with_a_sentence_and_loses_nothing(built: Bui
         target.write_bytes(path.read_bytes() + bytes([number]))  # bytes after the trailer: another GIF of the same look
     command = [sys.executable, "-m", "gifdex", "build", str(corpus), "--workspace", str(tmp_path / "ws")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not list(tmp_path.glob("ws/features/*/all/*.parquet")):
+        while process.poll() is None and not list(tmp_path.glob("ws/features/*/all/[!.]*.parquet")):
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
