@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -14,15 +14,34 @@ from gifdex.schemas.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from gifdex.pipeline.build import BuildSummary
-    from gifdex.pipeline.settings import BuildSettings
+    from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings
 
 _EPILOG = """\b
 Examples:
   gifdex build gifs/ --workspace ws
   gifdex build 'gifs/**/*.gif' --workspace ws --frames 16
+  gifdex build gifs/ --workspace ws --sampling scene --strict
   gifdex build catalog.csv --workspace ws --json
   gifdex build gifs/ --workspace ws -- --runner=FlinkRunner --flink_master=host:8081
 """
+SAMPLINGS = ("uniform", "scene", "all", "first")
+DECODERS = ("auto", "numba", "pillow", "imageio", "pyav")
+# Which option is which setting: its record, and its name there.
+_SETTINGS = {
+    "image_encoder": ("encode", "image_encoder"),
+    "decoder": ("encode", "decoder"),
+    "threads": ("encode", "threads"),
+    "sampling": ("sampling", "strategy"),
+    "frames": ("sampling", "frames"),
+    "max_bytes": ("limits", "bytes"),
+    "max_pixels": ("limits", "pixels"),
+    "max_frames": ("limits", "frames"),
+    "max_total_pixels": ("limits", "total_pixels"),
+    "max_seconds": ("limits", "seconds"),
+    "text_encoder": ("index", "text_encoder"),
+    "projection": ("index", "projection"),
+    "trees": ("annoy", "trees"),
+}
 
 
 @click.command("build", epilog=_EPILOG)
@@ -32,90 +51,81 @@ Examples:
 @click.option("--image-encoder", help="Name of the image encoder.  [default: efficientnet-lite0]")
 @click.option("--text-encoder", help="Name of the text encoder.  [default: use-multilingual]")
 @click.option("--projection", type=PathOption(), help="A trained projection instead of the zero-shot one.")
-@click.option("--frames", type=click.IntRange(1, 256), help="Moments sampled from each GIF.  [default: 8]")
+@click.option(
+    "--sampling",
+    type=click.Choice(SAMPLINGS),
+    help="Which frames stand for a GIF: evenly spaced in time, those that differ most, all, or the first.  "
+    "[default: uniform]",
+)
+@click.option(
+    "--frames",
+    type=click.IntRange(1, 1024),
+    help="Most frames of each GIF.  [default: 8; with --sampling all 256, with first 1]",
+)
+@click.option("--decoder", type=click.Choice(DECODERS), help="What decodes GIFs.  [default: the fastest installed]")
+@click.option("--strict", is_flag=True, help="Reject a GIF that is cut short or broken after some good frames.")
 @click.option("--trees", type=click.IntRange(1), help="Trees of the Annoy index.  [default: 50]")
 @click.option("--threads", type=click.IntRange(1), help="Decoding threads.  [default: one a processor, up to 8]")
 @click.option("--checksum", is_flag=True, help="Hash every file again instead of trusting size and time.")
 @click.option("--max-bytes", type=click.IntRange(1), help="Largest GIF in bytes.  [default: 64 MiB]")
 @click.option("--max-pixels", type=click.IntRange(1), help="Largest canvas in pixels.  [default: 16 Mi]")
 @click.option("--max-frames", type=click.IntRange(1), help="Most frames in a GIF.  [default: 10,000]")
+@click.option("--max-total-pixels", type=click.IntRange(1), help="Most pixels to decode.  [default: 800,000,000]")
+@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Most seconds of decoding.  [default: 8]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what Beam and TensorFlow log.")
 def command(
     corpus: str,
     beam_options: tuple[str, ...],
     workspace: Path,
-    image_encoder: str | None,
-    text_encoder: str | None,
-    projection: Path | None,
-    frames: int | None,
-    trees: int | None,
-    threads: int | None,
+    strict: bool,
     checksum: bool,
-    max_bytes: int | None,
-    max_pixels: int | None,
-    max_frames: int | None,
     as_json: bool,
     verbose: bool,
+    **options: object,
 ) -> None:
     """Bring the index of a workspace up to date with CORPUS and publish it.
 
-    CORPUS is a folder (its .gif files, however deep), a glob, or a catalog file (.parquet, .csv or .jsonl)
-    with a column `uri` and optionally `id` and `caption`; other columns are kept as metadata. Only GIFs
-    whose bytes were not encoded before are encoded. A GIF that cannot be read or decoded becomes a reject;
-    it never fails the build. --max-pixels and --max-frames hold for GIFs that are decoded now: features that are
-    there already are used.
+    CORPUS is a folder (its .gif, .webp, .png, .apng, .mp4, .m4v, .mov and .webm files, however deep), a glob, or a
+    catalog file (.parquet, .csv or .jsonl) with a column `uri` and optionally `id` and `caption`; other columns
+    are kept as metadata. Only GIFs whose bytes were not encoded before are encoded. A GIF that cannot be read
+    or decoded becomes a reject; it never fails the build. Every limit (--max-...) is for one GIF; but for
+    --max-bytes they hold for GIFs that are decoded now: features that are there already are used.
     """
     if not corpus:
         raise click.UsageError("CORPUS is empty; expected a folder, a glob or a catalog file")
-    settings = _settings(
-        corpus,
-        workspace,
-        beam_options,
-        checksum,
-        encode={"image_encoder": image_encoder, "threads": threads},
-        sampling={"frames": frames},
-        limits={"bytes": max_bytes, "pixels": max_pixels, "frames": max_frames},
-        index={"text_encoder": text_encoder, "projection": projection},
-        annoy={"trees": trees},
+    require_pipeline()
+    from gifdex.pipeline.settings import BuildSettings
+
+    encode, index = _records(options)
+    summary = run_build(
+        BuildSettings(corpus, workspace, checksum, strict, encode, index, beam_options=beam_options), verbose
     )
-    summary = run_build(settings, verbose)
     if as_json:
         print_json(asdict(summary))
     else:
         print_table(summary_table(summary))
 
 
-def _settings(
-    corpus: str, workspace: Path, beam_options: tuple[str, ...], checksum: bool, **given: dict[str, object]
-) -> BuildSettings:
+def _records(options: dict[str, object]) -> tuple[EncodeSettings, IndexSettings]:
     """Put what was given into the records of settings, and leave the rest at its default."""
-    require_pipeline()
     from gifdex.index.engine import AnnoySettings
-    from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings, Limits, Sampling
+    from gifdex.pipeline.settings import EncodeSettings, IndexSettings, Limits, Sampling
 
-    def set_only(concern: str) -> dict[str, object]:
-        return {name: value for name, value in given[concern].items() if value is not None}
-
-    return BuildSettings(
-        corpus=corpus,
-        workspace=workspace,
-        checksum=checksum,
-        encode=EncodeSettings(
-            sampling=Sampling(**set_only("sampling")),  # type: ignore[arg-type]
-            limits=Limits(**set_only("limits")),  # type: ignore[arg-type]
-            **set_only("encode"),  # type: ignore[arg-type]
-        ),
-        index=IndexSettings(annoy=AnnoySettings(**set_only("annoy")), **set_only("index")),  # type: ignore[arg-type]
-        beam_options=beam_options,
-    )
+    given: dict[str, dict[str, Any]] = {record: {} for record, _ in _SETTINGS.values()}
+    for option, value in options.items():
+        if value is not None:
+            record, name = _SETTINGS[option]
+            given[record][name] = value
+    encode = EncodeSettings(sampling=Sampling(**given["sampling"]), limits=Limits(**given["limits"]), **given["encode"])
+    return encode, IndexSettings(annoy=AnnoySettings(**given["annoy"]), **given["index"])
 
 
 def require_pipeline() -> None:
     """Raise MissingExtraError where the modules that building needs are not installed."""
     from importlib.util import find_spec
 
-    for module in ("apache_beam", "imageio", "PIL", "tensorflow"):
+    for module in ("apache_beam", "imageio", "pebble", "PIL", "tensorflow"):
         if find_spec(module) is None:
             raise MissingExtraError("building an index", module, "pipeline")
 
@@ -133,7 +143,7 @@ def summary_table(summary: BuildSummary) -> Table:
     seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary.seconds.items())
     speed = f", {summary.gifs_per_second:,.1f} GIFs/s" if summary.gifs_per_second else ""
     facts = {
-        "items": f"{summary.items:,}",
+        "items": f"{summary.items:,}" + (f" (partial: {summary.partial:,})" if summary.partial else ""),
         "rejects": f"{summary.rejects:,}" + _reasons(summary.rejects_by_error),
         "encoded": f"{summary.encoded:,} of {summary.tried:,} new GIFs (reused: {summary.reused:,}; "
         f"unchanged files: {summary.unchanged:,})",
@@ -142,7 +152,7 @@ def summary_table(summary: BuildSummary) -> Table:
         "index": summary.store,
     }
     if summary.ignored:
-        facts["ignored"] = f"{summary.ignored:,} other file{'s' if summary.ignored != 1 else ''}, not .gif"
+        facts["ignored"] = f"{summary.ignored:,} other file{'s' if summary.ignored != 1 else ''}, no animation by name"
     if summary.rejects:
         facts |= {f"such as {error}": reason for error, reason in summary.example_rejects.items()}
         facts["rejects in"] = str(Path(summary.store).parent / "builds" / summary.build_id / "rejects")

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -27,6 +27,7 @@ from gifdex.index import artifact, store
 from gifdex.index.build import VersionFacts, finish_version
 from gifdex.pipeline import embed
 from gifdex.pipeline.cache import FeatureCache
+from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.encode import Encoded, encode_missing, features_facts, open_cache
 from gifdex.pipeline.scan import Scan, scan
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
@@ -42,13 +43,15 @@ from gifdex.schemas.manifest import FORMAT_VERSION, EncoderFacts
 class BuildSummary:
     """What a build did; counts are of items but for `tried`, `encoded` and `reused`, which are of distinct GIFs.
 
-    `example_rejects` has, of each class of error, the first reject's URI and reason. `tried` GIFs were not in the
-    cache, and `encoded` of them have features now; `gifs_per_second` counts the tried.
+    `partial` items are those of which only the frames before some damage were indexed. `example_rejects` has, of
+    each class of error, the first reject's URI and reason. `tried` GIFs were not in the cache, and `encoded` of them
+    have features now; `gifs_per_second` counts the tried.
     """
 
     build_id: str = ""
     store: str = ""
     items: int = 0
+    partial: int = 0
     rejects: int = 0
     rejects_by_error: dict[str, int] = field(default_factory=dict)
     example_rejects: dict[str, str] = field(default_factory=dict)
@@ -77,6 +80,8 @@ def build(settings: BuildSettings, progress: Progress = silent) -> BuildSummary:
     give the same build id and the same bytes. Raises a GifdexError; then the published version is untouched.
     """
     pipeline_options(settings.beam_options)  # a mistake in them should not wait for the first task
+    if settings.encode.decoder != registry.AUTO:
+        registry.decoder(settings.encode.decoder)
     workspace = Workspace(Path(os.path.abspath(settings.workspace.expanduser())))
     with workspace.locked():
         try:
@@ -105,6 +110,9 @@ def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) ->
         facts = features_facts(images, settings.encode)
         encoded = encode_missing(scanned.catalog, settings, cache, facts, progress)
     with summary.timed("index"):
+        if settings.strict:
+            encoded = _strict(encoded)
+        scanned = replace(scanned, catalog=_with_damage(scanned.catalog, encoded))
         items, rejects = _split(scanned, encoded)
         version_facts = VersionFacts(
             _build_id(items, settings, cache, projection, texts), _facts(images), cache.fingerprint, _facts(texts)
@@ -155,6 +163,22 @@ def _projection(
     projection = zero_shot.fit(images, texts)
     projection.save(path)
     return path, projection
+
+
+def _strict(encoded: Encoded) -> Encoded:
+    """Return the same with partial items as rejects."""
+    partial = {
+        sha256: ("DecodeError", f"only the beginning of the file is good, and --strict was asked for: it {damage}")
+        for sha256, damage in encoded.damaged.items()
+    }
+    return replace(encoded, rejects=encoded.rejects | partial, damaged={})
+
+
+def _with_damage(catalog: pa.Table, encoded: Encoded) -> pa.Table:
+    """Return the catalog with what is wrong with its partial items."""
+    damage = [encoded.damaged.get(sha256) for sha256 in catalog["sha256"].to_pylist()]
+    place = tables.CATALOG.get_field_index("damage")
+    return catalog.set_column(place, tables.CATALOG.field(place), pa.array(damage, pa.string()))
 
 
 def _split(scanned: Scan, encoded: Encoded) -> tuple[pa.Table, pa.Table]:
@@ -246,6 +270,7 @@ def _fill(
 ) -> None:
     summary.build_id = build_id
     summary.items, summary.rejects = len(items), len(rejects)
+    summary.partial = len(scanned.catalog) - scanned.catalog["damage"].null_count
     summary.rejects_by_error = dict(sorted(Counter(rejects["error"].to_pylist()).items()))
     for row in reversed(rejects.to_pylist()):
         summary.example_rejects[row["error"]] = f"{row['uri']}: {row['reason']}"

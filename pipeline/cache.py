@@ -29,6 +29,8 @@ _ALL = "all"
 class Outcome:
     """What became of one GIF: its pooled features float32 (d,), or why there are none.
 
+    A `reason` without an `error` says why only the GIF's beginning counts.
+
     A reject that does not come from the bytes (the file could not be read) is not `lasting`: it is tried
     again in the next run.
     """

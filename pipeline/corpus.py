@@ -26,6 +26,8 @@ from gifdex.schemas.errors import CorpusError
 from gifdex.schemas.files import TEMPORARY_PREFIX, json_lines
 
 _CATALOG_SUFFIXES = (".parquet", ".csv", ".jsonl")
+# What a folder's files are taken for; what they are, their first bytes say.
+SUFFIXES = (".gif", ".webp", ".png", ".apng", ".mp4", ".m4v", ".mov", ".webm")
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -73,9 +75,9 @@ def file_metadata(uri: str) -> tuple[int, float]:
 def list_corpus(corpus: str) -> Listing:
     """Return what the corpus names, sorted by id.
 
-    A folder gives its `.gif` files, however deep and in whatever case; a glob gives all it matches; a
-    catalog file gives its rows. Raises CorpusError where there is nothing, where a catalog cannot be read,
-    and where two items have one id.
+    A folder gives the files whose names end in one of SUFFIXES, however deep and in whatever case; a glob
+    gives all it matches; a catalog file gives its rows. Raises CorpusError where there is nothing, where a
+    catalog cannot be read, and where two items have one id.
     """
     corpus = _path(corpus)
     is_url = "://" in corpus
@@ -131,7 +133,7 @@ def _walk_folder(folder: str) -> Listing:
     entries, ignored = [], 0
     for parent, _, names in os.walk(folder, onerror=fail):
         for name in names:
-            if name.lower().endswith(".gif") and not name.startswith(TEMPORARY_PREFIX):
+            if name.lower().endswith(SUFFIXES) and not name.startswith(TEMPORARY_PREFIX):
                 entries.append(_local_entry(folder, f"{parent.rstrip('/')}/{name}"))
             else:
                 ignored += 1
@@ -149,7 +151,7 @@ def _local_entry(root: str, path: str) -> Entry:
 def _list_folder(folder: str) -> Listing:
     literal = re.sub(r"[*?\[]", lambda match: f"[{match[0]}]", folder)
     found = _match(f"{literal.rstrip('/')}/**")
-    gifs = [file for file in found if file.path.lower().endswith(".gif")]
+    gifs = [file for file in found if file.path.lower().endswith(SUFFIXES)]
     return Listing(tuple(_entry(folder, file) for file in gifs), len(found) - len(gifs))
 
 
@@ -164,9 +166,13 @@ def _text(text: str) -> str:
 
 
 def _default_id(uri: str, root: str) -> str:
-    """Return the path below `root` without its suffix, or the whole URI without it where it lies elsewhere."""
+    """Return the path below `root`, or the whole URI where it lies elsewhere, without a suffix `.gif`.
+
+    Other suffixes stay: `cat.gif` and `cat.mp4` are two items.
+    """
     below = uri.removeprefix(root.rstrip("/") + "/")
-    return posixpath.splitext(below)[0]
+    stem, suffix = posixpath.splitext(below)
+    return stem if suffix.lower() == ".gif" else below
 
 
 def _read_catalog(path: str) -> Iterator[Entry]:

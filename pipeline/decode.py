@@ -2,99 +2,149 @@
 
 from __future__ import annotations
 
-import io
 import time
-from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from gifdex.encoders.base import Frames
-from gifdex.pipeline.gif_header import GifHeader, read_header
-from gifdex.pipeline.sampling import Sample, sample_in_time
+from gifdex.pipeline.decoders import registry, watchdog
+from gifdex.pipeline.decoders.base import Decoder, FrameError, Structure, check, check_bytes
+from gifdex.pipeline.decoders.gif import GifStructure
+from gifdex.pipeline.sampling import Sample, sample_by_time, sample_scenes
 from gifdex.pipeline.settings import Limits, Sampling
-from gifdex.schemas.errors import DecodeError, LimitError
+from gifdex.schemas.errors import DecodeError
 
 # How frames are resized; part of the features' fingerprint.
 RESIZE = "bilinear"
+# What frames are compared by where scenes are sampled, pixels a side.
+_THUMBNAIL = 16
 
 
 @dataclass(frozen=True)
 class SampledFrames:
-    """`frames` uint8 RGB (n, height, width, 3) and `weights` float32 (n,), which sum to one."""
+    """`frames` uint8 RGB (n, height, width, 3) and `weights` float32 (n,), which sum to one.
+
+    `damage` says, where not all of the GIF could be decoded, what was found; the frames are of the good beginning.
+    """
 
     frames: Frames
     weights: NDArray[np.float32]
+    damage: str | None = None
 
 
-@cache
-def decoder_name() -> str:
-    """Return what decodes, with its versions: another one may succeed where this one failed."""
-    return f"imageio {version('imageio')}, pillow {version('pillow')}"
+@dataclass(frozen=True)
+class _Job:
+    """One file and what is wanted of it; `deadline` in seconds of time.monotonic()."""
+
+    data: bytes
+    decoder: Decoder
+    structure: Structure
+    sampling: Sampling
+    frame_size: tuple[int, int]
+    limits: Limits
+    deadline: float
+
+    def pictures(self, wanted: tuple[int, ...]) -> Iterator[Image.Image]:
+        """Yield the frames `wanted` as the decoder gives them, checked against the limits."""
+        check("total_pixels", self.decoder.cost(self.structure, wanted), self.limits.total_pixels, "pixels to decode")
+        for picture in self.decoder.draw(self.data, self.structure, wanted):
+            # A decoder of its own mind may find a larger canvas than the header tells.
+            check("pixels", picture.width * picture.height, self.limits.pixels, "pixels in a frame")
+            yield picture
+            seconds = round(time.monotonic() - self.deadline + self.limits.seconds, 1)
+            check("seconds", seconds, self.limits.seconds, "seconds of decoding behind it", lasting=False)
+
+    def sample(self) -> Sample:
+        """Choose the frames."""
+        delays = self.structure.delays_ms
+        if self.sampling.strategy != "scene":
+            return sample_by_time(self.sampling, delays)
+        small = [
+            np.asarray(picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX))[..., :3]
+            for picture in self.pictures(tuple(range(len(delays))))
+        ]
+        return sample_scenes(np.stack(small), delays, self.sampling.count)
+
+    def frames(self) -> SampledFrames:
+        """Decode the frames chosen; raises FrameError at the first one that is broken."""
+        sample = self.sample()
+        height, width = self.frame_size
+        frames = np.empty((len(sample.indexes), height, width, 3), np.uint8)
+        for frame, picture in zip(frames, self.pictures(sample.indexes), strict=True):
+            frame[...] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))[..., :3]
+        return SampledFrames(frames, np.asarray(sample.weights, np.float32), self.structure.damage)
 
 
-def _check(limit: str, found: float, allowed: float, unit: str, *, lasting: bool = True) -> None:
-    if found > allowed:
-        raise LimitError(f"the GIF has {found:,} {unit}, above the limit {limit} of {allowed:,}", lasting=lasting)
+def _check_structure(structure: Structure, limits: Limits) -> None:
+    if not structure.delays_ms:
+        raise DecodeError(f"the {structure.format} {structure.damage or 'has no frame'}")
+    if not structure.width * structure.height:
+        raise DecodeError(f"the {structure.format} has a canvas of {structure.width} x {structure.height} pixels")
+    check("pixels", structure.width * structure.height, limits.pixels, "pixels on its canvas")
+    if isinstance(structure, GifStructure):
+        largest = max((image.width * image.height for image in structure.images), default=0)
+        check("pixels", largest, limits.pixels, "pixels in an image")
 
 
-def check_bytes(size: int, limits: Limits) -> None:
-    """Raise LimitError where a file of `size` bytes is larger than the limit."""
-    _check("bytes", size, limits.bytes, "bytes")
+def _beginning(structure: Structure, good: int, damage: str) -> Structure:
+    """Return the structure of a file of which only the first `good` frames are taken."""
+    changes: dict[str, object] = {"delays_ms": structure.delays_ms[:good], "damage": damage}
+    if isinstance(structure, GifStructure):
+        changes["completed_by"] = structure.completed_by[:good]
+    return replace(structure, **changes)  # type: ignore[arg-type]
 
 
-def _check_header(header: GifHeader, limits: Limits) -> None:
-    _check("pixels", header.width * header.height, limits.pixels, "pixels on its canvas")
-    _check("frames", len(header.delays_ms), limits.frames, "frames")
+def _decode_here(
+    data: bytes, sampling: Sampling, frame_size: tuple[int, int], limits: Limits, decoder: Decoder, structure: Structure
+) -> SampledFrames:
+    """Decode in this thread: the frames chosen, or, where one is broken, those chosen among the ones before it."""
+    deadline = time.monotonic() + limits.seconds
+    while True:
+        try:
+            return _Job(data, decoder, structure, sampling, frame_size, limits, deadline).frames()
+        except FrameError as err:
+            if err.frame == 0:
+                raise DecodeError(f"the first frame cannot be decoded: {err.reason}") from err
+            # What came before was drawn already, so this ends: every round has fewer frames.
+            structure = _beginning(structure, err.frame, f"has {err.frame:,} good frames, then: {err.reason}")
+        except MemoryError as err:
+            raise DecodeError("there was no memory left to decode it: lower the limit pixels", lasting=False) from err
 
 
-def _resize(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Put an RGBA frame (h, w, 4) on white and resize it to RGB (height, width, 3)."""
-    image = Image.fromarray(frame)
-    if frame[..., 3].min() < 255:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized)
+def _decode_watched(
+    data: bytes, sampling: Sampling, frame_size: tuple[int, int], limits: Limits, asked: str
+) -> SampledFrames:
+    """Decode in the watchdog's process, structure and all."""
+    decoder = registry.decoder_for(data, asked)
+    structure = decoder.structure(data, limits)
+    _check_structure(structure, limits)
+    return _decode_here(data, sampling, frame_size, limits, decoder, structure)
 
 
-def _read_frames(data: bytes, sample: Sample, height: int, width: int, limits: Limits) -> Frames:
-    frames = np.empty((len(sample.indexes), height, width, 3), np.uint8)
-    started = time.monotonic()
-    with iio.imopen(io.BytesIO(data), "r", plugin="pillow", extension=".gif") as opened:
-        for place, index in enumerate(sample.indexes):
-            frame = opened.read(index=index, mode="RGBA", writeable_output=False)  # type: ignore[call-arg]  # its own
-            # A damaged file may hold a frame that the decoder grows its canvas for.
-            _check("pixels", frame.shape[0] * frame.shape[1], limits.pixels, "pixels in a frame")
-            frames[place] = _resize(frame, height, width)
-            taken = round(time.monotonic() - started, 1)
-            _check("seconds", taken, limits.seconds, "seconds of decoding behind it", lasting=False)
-    return frames
-
-
-def decode(data: bytes, sampling: Sampling, frame_size: tuple[int, int], limits: Limits) -> SampledFrames:
+def decode(
+    data: bytes, sampling: Sampling, frame_size: tuple[int, int], limits: Limits, decoder: str = registry.AUTO
+) -> SampledFrames:
     """Decode the frames of a GIF that `sampling` asks for, resized to `frame_size` (height, width).
 
-    Frames are composited as a viewer shows them, transparency on white. Raises LimitError where a limit is
-    exceeded, before any pixel is allocated where the header tells, and DecodeError for anything else that
-    is wrong with the bytes.
+    Animated WebP and PNG, MP4 and WebM are taken as they are; what a file is, its first bytes say. `decoder` names
+    the one for GIFs (see `registry.decoder_names`). Frames are composited as a viewer shows them, transparency on
+    white. Of a file that is cut short or broken, the frames before that are taken, and `damage` says so.
+    A GIF with anything odd in its structure, and every other format, is decoded in a process of its own.
+
+    Raises LimitError where a limit is exceeded, before any pixel is allocated where the structure tells, and
+    DecodeError for anything else that is wrong with the bytes.
     """
     check_bytes(len(data), limits)
-    header = read_header(data)
-    _check_header(header, limits)
-    sample = sample_in_time(header.delays_ms, sampling.frames)
-    drawn = header.width * header.height * (sample.indexes[-1] + 1)
-    _check("total_pixels", drawn, limits.total_pixels, "pixels to draw")
-    try:
-        frames = _read_frames(data, sample, *frame_size, limits)
-    except DecodeError:
-        raise
-    except MemoryError as err:
-        raise DecodeError("there was no memory left to decode it: lower the limit pixels", lasting=False) from err
-    except Exception as err:  # the decoder may raise anything on hostile bytes; each ends as a reject
-        detail = " ".join(str(err).split())[:200] or "no reason given"
-        raise DecodeError(f"{decoder_name()} cannot decode it: {type(err).__name__}: {detail}") from err
-    return SampledFrames(frames, np.asarray(sample.weights, np.float32))
+    chosen = registry.decoder_for(data, decoder)
+    if not chosen.watched:
+        structure = chosen.structure(data, limits)
+        _check_structure(structure, limits)
+        if structure.odd is None:
+            return _decode_here(data, sampling, frame_size, limits, chosen, structure)
+        # The exact decoders give the same pixels; the processes do without compiling.
+        decoder = "pillow"
+    return watchdog.run(limits.seconds, _decode_watched, data, sampling, frame_size, limits, decoder)

@@ -27,7 +27,8 @@ from gifdex.encoders.base import FloatArray, ImageEncoder, fingerprint
 from gifdex.encoders.registry import image_encoder
 from gifdex.pipeline.cache import FeatureCache, Outcome
 from gifdex.pipeline.corpus import read_bytes
-from gifdex.pipeline.decode import RESIZE, SampledFrames, decode, decoder_name
+from gifdex.pipeline.decode import RESIZE, SampledFrames, decode
+from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.settings import BuildSettings, EncodeSettings
 from gifdex.pipeline.tasks import Progress, run_tasks
 from gifdex.pipeline.workspace import Workspace
@@ -35,7 +36,7 @@ from gifdex.schemas.errors import DecodeError, PipelineError
 from gifdex.schemas.files import read_table
 
 # Raised when our own decoding, sampling or pooling gives other features than before.
-_REVISION = 1
+_REVISION = 2
 # Tasks are cut in steps of this many GIFs, so that with eight frames each they fill whole batches.
 _STEP = 16
 # A small corpus is still cut into about this many tasks: what a killed run loses is one of them.
@@ -68,11 +69,13 @@ class EncodeTask:
 class Encoded:
     """What became of the catalog's keys: why some have no features (error, reason), and what the stage did.
 
-    `tried` counts the GIFs that were not in the cache, `encoded` those of them that have features now, and
-    `reused` those whose outcome the cache had, rejects included.
+    `damaged` says of the GIFs of which only the good beginning counts what is wrong with them. `tried` counts the
+    GIFs that were not in the cache, `encoded` those of them that have features now, and `reused` those whose outcome
+    the cache had, rejects included.
     """
 
     rejects: dict[str, tuple[str, str]]
+    damaged: dict[str, str]
     tried: int
     encoded: int
     reused: int
@@ -80,18 +83,21 @@ class Encoded:
 
 def features_facts(encoder: ImageEncoder, settings: EncodeSettings) -> dict[str, Any]:
     """Return everything that shapes features; its fingerprint names their cache."""
-    return {
+    facts = {
         "image_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "dimensions": encoder.dimensions},
-        "sampling": {"strategy": "uniform", **asdict(settings.sampling)},
+        "sampling": {"strategy": settings.sampling.strategy, "frames": settings.sampling.count},
         "resize": RESIZE,
         "pooling": "mean over moments",
         "revision": _REVISION,
     }
+    if (different := registry.pixels_of(settings.decoder)) is not None:
+        facts["decoder"] = different
+    return facts
 
 
 def open_cache(workspace: Workspace, encoder: ImageEncoder, settings: EncodeSettings) -> FeatureCache:
     """Return the cache that features of this encoder and sampling live in."""
-    attempt = f"gifdex {version('gifdex')}, {decoder_name()}, limits {fingerprint(asdict(settings.limits))}"
+    attempt = f"gifdex {version('gifdex')}, {registry.installed()}, limits {fingerprint(asdict(settings.limits))}"
     facts = features_facts(encoder, settings)
     return FeatureCache(workspace.features, fingerprint(facts), encoder.dimensions, attempt)
 
@@ -138,7 +144,7 @@ def load(source: Source, settings: EncodeSettings, frame_size: tuple[int, int]) 
         reason = "the file changed while the corpus was indexed: run again"
         return Outcome(source.sha256, 0, None, "ChangedFileError", reason, lasting=False)
     try:
-        return decode(data, settings.sampling, frame_size, settings.limits)
+        return decode(data, settings.sampling, frame_size, settings.limits, settings.decoder)
     except DecodeError as err:
         return Outcome(source.sha256, 0, None, type(err).__name__, str(err), lasting=err.lasting)
 
@@ -152,7 +158,7 @@ def _ahead(
         for source in sources:
             waiting.append((source, pool.submit(load, source, settings, frame_size)))
             # As many as fill a batch, so that the threads have work while the model runs.
-            if len(waiting) > settings.threads + settings.batch_frames // settings.sampling.frames:
+            if len(waiting) > settings.threads + settings.batch_frames // settings.sampling.count:
                 first, future = waiting.popleft()
                 yield first, future.result()
         while waiting:
@@ -189,26 +195,26 @@ class _Batcher:
 def encode(encoder: ImageEncoder, sources: Sequence[Source], settings: EncodeSettings) -> list[Outcome]:
     """Return the outcome of every source, in order: features pooled over its sampled frames, or a reject."""
     batcher = _Batcher(encoder, settings.batch_frames)
-    frames: dict[str, int] = {}
+    frames: dict[str, tuple[int, str | None]] = {}
     rejected: dict[str, Outcome] = {}
     for source, loaded in _ahead(sources, settings, encoder.frame_size):
         if isinstance(loaded, Outcome):
             rejected[source.sha256] = loaded
         else:
-            frames[source.sha256] = len(loaded.frames)
+            frames[source.sha256] = len(loaded.frames), loaded.damage
             batcher.add(source.sha256, loaded)
     batcher.flush()
     return [
-        rejected.get(source.sha256) or _outcome(source.sha256, frames[source.sha256], batcher.pooled[source.sha256])
+        rejected.get(source.sha256) or _outcome(source.sha256, *frames[source.sha256], batcher.pooled[source.sha256])
         for source in sources
     ]
 
 
-def _outcome(sha256: str, frames: int, pooled: NDArray[np.float64]) -> Outcome:
+def _outcome(sha256: str, frames: int, damage: str | None, pooled: NDArray[np.float64]) -> Outcome:
     features: FloatArray = pooled.astype(np.float32)
     if not np.isfinite(features).all():
         return Outcome(sha256, frames, None, "EncoderError", "the image encoder gave values that are not finite")
-    return Outcome(sha256, frames, features)
+    return Outcome(sha256, frames, features, reason=damage)
 
 
 class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
@@ -254,8 +260,10 @@ def encode_missing(
     # Another decoder or other limits may have succeeded where one failed.
     failed = pc.and_not(pc.invert(good), pc.is_in(outcomes["sha256"], outcomes["sha256"].filter(good)))
     rejects = {row["sha256"]: (row["error"], row["reason"]) for row in outcomes.filter(failed).to_pylist()}
+    damaged = outcomes.filter(pc.and_(good, pc.is_valid(outcomes["reason"])))
     failed_now = sum(source.sha256 in rejects for source in missing)
-    return Encoded(rejects, len(missing), len(missing) - failed_now, len(have))
+    damages = dict(zip(damaged["sha256"].to_pylist(), damaged["reason"].to_pylist(), strict=True))
+    return Encoded(rejects, damages, len(missing), len(missing) - failed_now, len(have))
 
 
 def _check(task: EncodeTask) -> pa.Table:

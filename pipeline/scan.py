@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gifdex.pipeline.corpus import Entry, Listing, file_metadata, list_corpus, read_bytes
-from gifdex.pipeline.decode import check_bytes
+from gifdex.pipeline.decoders.base import check_bytes
 from gifdex.pipeline.settings import BuildSettings, Limits
 from gifdex.pipeline.tasks import Progress, run_tasks
 from gifdex.pipeline.workspace import Workspace

@@ -24,9 +24,9 @@ _MOST_THREADS = 8
 class Limits:
     """What one GIF may cost; one beyond a limit becomes a reject that names the limit.
 
-    `bytes` of the file, `pixels` of the canvas, `frames` in the file, `total_pixels` drawn up to the last
-    frame that is needed, and `seconds` of decoding, looked at between frames. Only `bytes` also applies to GIFs that
-    were encoded before: features that are there are used.
+    `bytes` of the file, `pixels` of the canvas and of every image on it, `frames` in the file, `total_pixels` decoded
+    and drawn for the frames that are needed, and `seconds` of decoding, looked at between frames. Only `bytes` also
+    applies to GIFs that were encoded before: features that are there are used.
     """
 
     bytes: int = 64 * 1024**2
@@ -36,27 +36,44 @@ class Limits:
     seconds: float = 8.0
 
 
+# How many frames each strategy takes at most where nothing else is asked for.
+SAMPLING_STRATEGIES = {"uniform": 8, "scene": 8, "all": 256, "first": 1}
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames stand for a GIF: `frames` moments evenly spaced over its playing time."""
+    """Which frames stand for a GIF, `frames` at most (None: the strategy's own default, in SAMPLING_STRATEGIES).
 
-    frames: int = 8
+    `uniform`: those shown at moments evenly spaced over the playing time; `scene`: those that differ most from
+    each other; `all`: every one, and of a GIF with more than `frames`, as `uniform`; `first`: the first ones.
+    """
+
+    frames: int | None = None
+    strategy: str = "uniform"
 
     def __post_init__(self) -> None:
-        _at_least(1, frames=self.frames)
+        if self.strategy not in SAMPLING_STRATEGIES:
+            raise ValueError(f"the sampling is {self.strategy!r}; expected one of {', '.join(SAMPLING_STRATEGIES)}")
+        _at_least(1, frames=self.count)
+
+    @property
+    def count(self) -> int:
+        """The most frames that are taken of one GIF."""
+        return SAMPLING_STRATEGIES[self.strategy] if self.frames is None else self.frames
 
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How the encode stage runs. Nothing here changes the features but the encoder and the sampling.
+    """How the encode stage runs. Nothing here changes the features but the encoder, the sampling and the decoder.
 
-    `batch_frames` frames go to the encoder at a time, `threads` decode ahead of it, and a task has at most
-    `task_items` GIFs: what is lost when a task dies.
+    `decoder` is the one for GIFs, `auto` for the fastest that is installed. `batch_frames` frames go to the encoder
+    at a time, `threads` decode ahead of it, and a task has at most `task_items` GIFs: what is lost when a task dies.
     """
 
     image_encoder: str = DEFAULT_IMAGE_ENCODER
     sampling: Sampling = field(default_factory=Sampling)
     limits: Limits = field(default_factory=Limits)
+    decoder: str = "auto"
     batch_frames: int = 32
     threads: int = field(default_factory=lambda: min(available_cpus(), _MOST_THREADS))
     task_items: int = 64
@@ -82,13 +99,15 @@ class IndexSettings:
 class BuildSettings:
     """Everything `build` is told: what to read, where to write, and how.
 
-    `checksum` hashes every file again instead of trusting size and modification time. `beam_options` are
+    `checksum` hashes every file again instead of trusting size and modification time. `strict` rejects GIFs of which
+    only the good beginning could be decoded. `beam_options` are
     passed to Beam as they are.
     """
 
     corpus: str
     workspace: Path
     checksum: bool = False
+    strict: bool = False
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     index: IndexSettings = field(default_factory=IndexSettings)
     beam_options: tuple[str, ...] = ()

@@ -6,7 +6,8 @@ import pyarrow as pa
 
 # One row an item of the corpus that could be read. `size` is in bytes, `modified` in seconds since 1970 as
 # the filesystem reports it; both only serve to recognise an unchanged file without reading it again.
-# `metadata` is a JSON object of the catalog file's other columns.
+# `metadata` is a JSON object of the catalog file's other columns. `damage` says of a partial item, of which only the
+# frames before the damage were indexed, what was found.
 CATALOG = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -16,6 +17,7 @@ CATALOG = pa.schema(
         pa.field("modified", pa.float64(), nullable=False),
         pa.field("caption", pa.string()),
         pa.field("metadata", pa.string()),
+        pa.field("damage", pa.string()),
     ]
 )
 
@@ -61,7 +63,8 @@ def features(dimensions: int, fingerprint: str) -> pa.Schema:
 
     `features` holds `dimensions` little-endian float32 values and is null where the GIF could not be
     decoded; then `error` and `reason` say why, and `attempt` what decoded it under which limits, so that
-    another decoder or other limits try again. `frames` counts the distinct frames that were encoded.
+    another decoder or other limits try again. A `reason` without an `error` says why only the frames before some
+    damage count. `frames` counts the distinct frames that were encoded.
     """
     return pa.schema(
         [

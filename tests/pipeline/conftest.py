@@ -16,7 +16,7 @@ CLEAR, END = 0x80, 0x81
 
 @dataclass(frozen=True)
 class Picture:
-    """One frame: palette indexes (height, width) below 128, where it lies, and its graphic control."""
+    """One image: palette indexes (height, width) below 128, where it lies, its graphic control, its own palette."""
 
     pixels: NDArray[np.uint8]
     left: int = 0
@@ -24,6 +24,8 @@ class Picture:
     delay_cs: int | None = 10
     disposal: int = 0
     transparent: int | None = None
+    interlaced: bool = False
+    palette: NDArray[np.uint8] | None = None
 
     def to_bytes(self) -> bytes:
         height, width = self.pixels.shape
@@ -33,7 +35,13 @@ class Picture:
             control = b"\x21\xf9\x04" + bytes([packed]) + self.delay_cs.to_bytes(2, "little")
             control += bytes([self.transparent or 0, 0])
         place = b"".join(number.to_bytes(2, "little") for number in (self.left, self.top, width, height))
-        return control + b"\x2c" + place + b"\x00" + b"\x07" + sub_blocks(lzw(self.pixels.tobytes())) + b"\x00"
+        colors = b"" if self.palette is None else self.palette.tobytes()
+        packed = self.interlaced << 6 | (0 if self.palette is None else 0x80 | len(self.palette).bit_length() - 2)
+        rows = list(range(height))
+        if self.interlaced:
+            rows = rows[::8] + rows[4::8] + rows[2::4] + rows[1::2]
+        codes = sub_blocks(lzw(self.pixels[rows].tobytes()))
+        return control + b"\x2c" + place + bytes([packed]) + colors + b"\x07" + codes + b"\x00"
 
 
 def lzw(pixels: bytes) -> bytes:
@@ -68,8 +76,10 @@ class RawGif:
         delay_cs: int | None = 10,
         disposal: int = 0,
         transparent: int | None = None,
+        interlaced: bool = False,
+        palette: NDArray[np.uint8] | None = None,
     ) -> Picture:
-        return Picture(pixels, left, top, delay_cs, disposal, transparent)
+        return Picture(pixels, left, top, delay_cs, disposal, transparent, interlaced, palette)
 
     @staticmethod
     def solid(color: int, width: int = 4, height: int = 4) -> NDArray[np.uint8]:

@@ -84,7 +84,9 @@ def test_every_file_is_an_item_or_a_reject_with_a_reason(built: Built) -> None:
     assert (summary.tried, summary.encoded, summary.reused, summary.unchanged) == (GIFS + 3, GIFS, 0, 0)
     assert set(rejects) == {"broken/empty", "broken/gone", "broken/text", "broken/truncated"}
     assert all(row["reason"] and row["error"] for row in rejects.values())
-    assert rejects["broken/empty"]["reason"] == "the file is empty; expected a GIF, which begins with GIF87a or GIF89a"
+    assert rejects["broken/empty"]["reason"] == (
+        "the file is empty; expected a GIF (GIF87a or GIF89a), or a WebP, PNG, MP4 or WebM"
+    )
     assert (rejects["broken/gone"]["stage"], rejects["broken/gone"]["sha256"]) == ("scan", None)
     assert (rejects["broken/text"]["stage"], rejects["broken/text"]["error"]) == ("encode", "DecodeError")
     assert summary.rejects_by_error == {"DecodeError": 3, "FileNotFoundError": 1}

@@ -122,7 +122,7 @@ def test_features_win_over_a_reject_that_stands(tmp_path: Path) -> None:
     rows = [{"id": k[0], "uri": f"/{k[0]}.gif", "sha256": k, "size": 1, "modified": 1.0} for k in (one, two)]
     catalog = pa.Table.from_pylist(rows, schema=tables.CATALOG)
     done = encode_missing(catalog, BuildSettings("/corpus", tmp_path), cache, {}, silent)
-    assert done == Encoded({two: ("LimitError", "too large")}, tried=0, encoded=0, reused=2)
+    assert done == Encoded({two: ("LimitError", "too large")}, {}, tried=0, encoded=0, reused=2)
 
 
 def test_what_shapes_features_names_their_cache_and_nothing_else_does(encoder: ImageEncoder) -> None:

@@ -1,0 +1,1 @@
+"""From bytes to whole pictures: one module a decoder, behind the protocol in `base`."""

@@ -1,0 +1,226 @@
+"""Compose a GIF's images into what a viewer shows, whatever takes them out of their LZW codes.
+
+The canvas holds colour numbers: 0 where nothing is drawn (white), else 1 + 256 x the color table's place among the
+file's tables + the index within it. So composing is a few passes over small integers, also where images
+have color tables of their own, and colours are looked up only for the frames that are wanted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gifdex.pipeline.decoders.base import FrameError
+from gifdex.pipeline.decoders.gif import CLEAR, KEEP, RESTORE, GifImage, GifStructure, covers
+
+_Bytes = NDArray[np.uint8]
+_Numbers = NDArray[np.unsignedinteger]  # uint16, or uint32 where there are many tables
+_Pixel = TypeVar("_Pixel", bound=np.generic)
+# With more color tables than this, numbers need more than 16 bits.
+_MOST_TABLES = 255
+
+
+class Unpack(Protocol):
+    """Takes an image out of its LZW codes (22 and appendix F of the GIF89a specification)."""
+
+    def __call__(self, data: bytes, image: GifImage) -> tuple[_Bytes, int]:
+        """Return indexes uint8 (width x height,) in the order of the codes, and how many of them there were.
+
+        The array is good until the next call. Raises ValueError, with the reason, at a code that cannot be.
+        """
+
+
+def steps(gif: GifStructure, wanted: Sequence[int]) -> list[tuple[int, bool]]:
+    """Return the images to draw for the frames `wanted` (rising), and whether each starts on an empty canvas.
+
+    Left out is what no wanted frame shows: images before one that hides or clears everything, and images whose
+    area is cleared or restored before anything wanted is shown.
+    """
+    result: list[tuple[int, bool]] = []
+    done = -1
+    for last in gif.pictures(wanted):
+        fresh = next((i for i in range(last, done, -1) if _starts_afresh(gif, i)), None)
+        first = done + 1 if fresh is None else fresh
+        for index in range(first, last + 1):
+            result.append((index, index == first and fresh is not None))
+        done = last
+    return result
+
+
+def _starts_afresh(gif: GifStructure, index: int) -> bool:
+    """Tell whether what is shown from image `index` on owes nothing to the images before it."""
+    if index == 0:
+        return True
+    before, image = gif.images[index - 1], gif.images[index]
+    if before.disposal == CLEAR and covers(before, gif.width, gif.height):
+        return True
+    opaque = image.transparent is None and image.colors >> image.code_size >= 1
+    return opaque and covers(image, gif.width, gif.height) and image.disposal != RESTORE
+
+
+def _is_seen(image: GifImage) -> bool:
+    """Tell whether an image that is no wanted frame itself leaves anything for later ones."""
+    return image.disposal == KEEP
+
+
+def pixels_drawn(gif: GifStructure, wanted: Sequence[int]) -> int:
+    """Return how many pixels are taken out of LZW codes and looked up for the frames `wanted`."""
+    shown = set(gif.pictures(wanted))
+    needed = (gif.images[index] for index, _ in steps(gif, wanted) if index in shown or _is_seen(gif.images[index]))
+    return sum(image.width * image.height for image in needed) + len(wanted) * gif.width * gif.height
+
+
+class _NotOpaqueError(Exception):
+    """An image that was to hide all before it has too few pixels for that."""
+
+
+def compose(data: bytes, gif: GifStructure, wanted: Sequence[int], unpack: Unpack) -> Iterator[Image.Image]:
+    """Yield the frames `wanted` (rising) as RGBX pictures of the canvas, transparency on white.
+
+    Raises FrameError at the first frame whose codes are broken or, in a file cut short, not all there.
+    """
+    done = 0
+    try:
+        for picture in _compose(data, gif, wanted, unpack, steps(gif, wanted)):
+            yield picture
+            done += 1
+    except _NotOpaqueError:  # once more, leaving nothing out
+        every = [(index, index == 0) for index in range(gif.pictures(wanted)[-1] + 1)]
+        yield from itertools.islice(_compose(data, gif, wanted, unpack, every), done, None)
+
+
+def _compose(
+    data: bytes, gif: GifStructure, wanted: Sequence[int], unpack: Unpack, plan: list[tuple[int, bool]]
+) -> Iterator[Image.Image]:
+    canvas = _Canvas(data, gif)
+    shown = set(gif.pictures(wanted))
+    for index, fresh in plan:
+        image = gif.images[index]
+        if fresh:
+            canvas.clear()
+        else:
+            canvas.dispose()
+        if image.width * image.height and (index in shown or _is_seen(image)):
+            try:
+                pixels, count = unpack(data, image)
+                if not image.whole and count < image.width * image.height:
+                    raise ValueError("the file ends within it")
+            except ValueError as err:
+                raise FrameError(_frame_of(gif, index), str(err)) from err
+            if fresh and index and count < image.width * image.height:
+                raise _NotOpaqueError
+            canvas.draw(image, pixels, count)
+        else:
+            canvas.skip(image)
+        if index in shown:
+            yield canvas.picture()
+
+
+def _frame_of(gif: GifStructure, image: int) -> int:
+    return next(frame for frame, last in enumerate(gif.completed_by) if last >= image)
+
+
+@dataclass
+class _Canvas:
+    data: bytes
+    gif: GifStructure
+    _pending: tuple[tuple[slice, slice], _Numbers | None] | None = None
+    _bases: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        gif = self.gif
+        for image in gif.images:
+            self._bases.setdefault((image.palette, image.colors), 1 + 256 * len(self._bases))
+        numbers = np.uint16 if len(self._bases) <= _MOST_TABLES else np.uint32
+        self._canvas: _Numbers = np.zeros((gif.height, gif.width), numbers)
+        self._drawn: _Numbers = np.empty(gif.height * gif.width, numbers)
+        self._mask: _Numbers = np.empty(gif.height * gif.width, numbers)
+        table = np.full((1 + 256 * len(self._bases), 4), 255, np.uint8)
+        for (start, colors), base in self._bases.items():
+            rgb = np.frombuffer(self.data, np.uint8, 3 * colors, start).reshape(colors, 3)
+            table[base : base + colors, :3] = rgb
+        self._table: NDArray[np.uint32] = table.view(np.uint32)[:, 0]  # one look-up a pixel, whatever the byte order
+
+    def clear(self) -> None:
+        self._canvas[...] = 0
+        self._pending = None
+
+    def dispose(self) -> None:
+        """Do what the image before asked for (23): its area is cleared, or becomes what it was."""
+        if self._pending is not None:
+            area, before = self._pending
+            self._canvas[area] = 0 if before is None else before
+            self._pending = None
+
+    def _area(self, image: GifImage) -> tuple[slice, slice]:
+        """Return the part of the canvas that an image lies on; what reaches beyond is not shown."""
+        bottom, right = image.top + image.height, image.left + image.width
+        return slice(image.top, min(bottom, self.gif.height)), slice(image.left, min(right, self.gif.width))
+
+    def skip(self, image: GifImage) -> None:
+        """Leave out an image that nobody sees; only the clearing of its area stays."""
+        if image.disposal == CLEAR:
+            self._pending = (self._area(image), None)
+
+    def draw(self, image: GifImage, pixels: _Bytes, count: int) -> None:
+        """Draw the first `count` of an image's indexes where they are not transparent."""
+        area = self._area(image)
+        view = self._canvas[area]
+        if image.disposal == CLEAR:
+            self._pending = (area, None)
+        elif image.disposal == RESTORE:
+            self._pending = (area, view.copy())
+        if not view.size:
+            return
+        height, width = view.shape
+        indexes = _in_rows(pixels, image)[:height, :width]
+        numbers = self._drawn[: view.size].reshape(view.shape)
+        base = self._bases[image.palette, image.colors]
+        np.add(indexes, base, out=numbers, dtype=numbers.dtype, casting="unsafe")
+        visible = self._visible(image, indexes, count)
+        if visible is None:
+            view[...] = numbers
+            return
+        # Where visible: view ^= view ^ numbers. Ten times faster than a masked copy, whose branches go either way.
+        mask = self._mask[: view.size].reshape(view.shape)
+        np.negative(visible.view(np.uint8), out=mask, dtype=mask.dtype, casting="unsafe")
+        np.bitwise_xor(numbers, view, out=numbers)
+        np.bitwise_and(numbers, mask, out=numbers)
+        np.bitwise_xor(view, numbers, out=view)
+
+    @staticmethod
+    def _visible(image: GifImage, indexes: _Bytes, count: int) -> NDArray[np.bool_] | None:
+        """Return which pixels are drawn, None for all: not the transparent index, no index beyond the color table."""
+        visible = None
+        if image.transparent is not None:
+            visible = indexes != image.transparent
+        if image.colors >> image.code_size == 0:
+            inside = indexes < image.colors
+            visible = inside if visible is None else visible & inside
+        if count < image.width * image.height:
+            there = _in_rows(np.arange(image.width * image.height) < count, image)
+            there = there[: indexes.shape[0], : indexes.shape[1]]
+            visible = there.copy() if visible is None else visible & there
+        return visible
+
+    def picture(self) -> Image.Image:
+        """Return the canvas as it is shown now, RGBX."""
+        pixels = np.take(self._table, self._canvas, mode="clip")
+        return Image.frombuffer("RGBX", (self.gif.width, self.gif.height), pixels, "raw", "RGBX", 0, 1)
+
+
+def _in_rows(pixels: NDArray[_Pixel], image: GifImage) -> NDArray[_Pixel]:
+    """Return an image's pixels as (height, width), its interlaced rows in order (appendix E)."""
+    rows = pixels.reshape(image.height, image.width)
+    if not image.interlaced:
+        return rows
+    order = np.concatenate([np.arange(image.height)[start::step] for start, step in ((0, 8), (4, 8), (2, 4), (1, 2))])
+    result = np.empty_like(rows)
+    result[order] = rows
+    return result

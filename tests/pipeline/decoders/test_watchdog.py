@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import pytest
+
+from gifdex.pipeline.decode import decode
+from gifdex.pipeline.decoders import watchdog
+from gifdex.pipeline.settings import Limits, Sampling
+from gifdex.schemas.errors import DecodeError, LimitError
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import RawGif
+
+
+def processes() -> set[int]:
+    """The watchdog's processes, by their id."""
+    return {child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())}
+
+
+def test_what_the_function_gives_and_raises_comes_back() -> None:
+    assert watchdog.run(5.0, divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        watchdog.run(5.0, divmod, 7, 0)
+    assert watchdog.run(5.0, os.getpid) in processes()
+    assert watchdog.run(5.0, watchdog.is_watched)
+    assert not watchdog.is_watched()
+
+
+def test_errors_keep_whether_they_last(raw_gif: RawGif) -> None:
+    stray = raw_gif((4, 4), [b"junk", raw_gif.picture(raw_gif.solid(1))])
+    for limits, lasting in ((Limits(seconds=-1.0), False), (Limits(pixels=15), True)):
+        with pytest.raises(LimitError) as caught:
+            decode(stray, Sampling(), (4, 4), limits)
+        assert caught.value.lasting is lasting
+
+
+def test_a_process_that_hangs_costs_its_file_and_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_GRACE_SECONDS", 0.5)
+    started = time.monotonic()
+    with pytest.raises(LimitError, match=r"took more than 1 seconds, above the limit seconds of 0.5") as caught:
+        watchdog.run(0.5, time.sleep, 60)
+    assert time.monotonic() - started < 30
+    assert not caught.value.lasting
+    assert watchdog.run(5.0, divmod, 7, 2) == (3, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_process_that_dies_costs_its_file_and_is_replaced(number: int) -> None:
+    with pytest.raises(DecodeError, match=rf"the decoder died on it \(exit status -{number}\)") as caught:
+        watchdog.run(5.0, _die, number)
+    assert not caught.value.lasting
+    assert watchdog.run(5.0, divmod, 7, 2) == (3, 1)
+
+
+def _die(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit what a process allocates")
+def test_a_process_that_fills_the_memory_is_stopped() -> None:
+    with pytest.raises(MemoryError):
+        watchdog.run(20.0, np.zeros, 3 * 2**30, np.uint8)
+
+
+def test_only_odd_gifs_go_through_a_process(raw_gif: RawGif, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a process was asked for")
+
+    monkeypatch.setattr(watchdog, "run", refuse)
+    plain, stray = [raw_gif.picture(raw_gif.solid(1))], [b"junk", raw_gif.picture(raw_gif.solid(1))]
+    decode(raw_gif((4, 4), plain), Sampling(), (4, 4), Limits())
+    with pytest.raises(AssertionError, match="a process was asked for"):
+        decode(raw_gif((4, 4), stray), Sampling(), (4, 4), Limits())
+
+
+SCRIPT = """
+import sys
+from gifdex.pipeline.decode import decode
+from gifdex.pipeline.settings import Limits, Sampling
+print(decode(open(sys.argv[1], "rb").read(), Sampling(), (4, 4), Limits()).damage, flush=True)
+if len(sys.argv) > 2:
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def cut_gif(raw_gif: RawGif, tmp_path: Path) -> Path:
+    path = tmp_path / "cut.gif"
+    path.write_bytes(raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(k)) for k in (1, 2)])[:-8])
+    return path
+
+
+def test_a_script_without_a_main_guard_is_told_so(cut_gif: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script, cut_gif], capture_output=True, text=True, check=False, timeout=100, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "PipelineError: no decoding process could be started" in done.stderr
+    assert "if __name__ == '__main__'" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_processes_end_with_the_one_that_started_them(cut_gif: Path, number: int) -> None:
+    command = [sys.executable, "-c", SCRIPT, cut_gif, "wait"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert "has 1 good frames" in parent.stdout.readline()
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert children
+        parent.send_signal(number)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+def test_an_ordinary_end_is_quick_and_silent(cut_gif: Path) -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, cut_gif], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - started < 30
