@@ -120,9 +120,18 @@ def _decode_watched(
 ) -> SampledFrames:
     """Decode in the watchdog's process, structure and all."""
     decoder = registry.decoder_for(data, asked)
-    structure = decoder.structure(data, limits)
-    _check_structure(structure, limits)
-    return _decode_here(data, sampling, frame_size, limits, decoder, structure)
+    try:
+        structure = decoder.structure(data, limits)
+        _check_structure(structure, limits)
+        return _decode_here(data, sampling, frame_size, limits, decoder, structure)
+    except DecodeError:
+        raise
+    except Exception as err:
+        if not decoder.watched:  # a defect of ours
+            raise
+        # A library may raise anything on hostile bytes.
+        reason = f"{type(err).__name__}: {' '.join(str(err).split())[:200] or 'no reason given'}"
+        raise DecodeError(f"{decoder.version} cannot read it: {reason}") from err
 
 
 def decode(

@@ -32,7 +32,7 @@ from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.settings import BuildSettings, EncodeSettings
 from gifdex.pipeline.tasks import Progress, run_tasks
 from gifdex.pipeline.workspace import Workspace
-from gifdex.schemas.errors import DecodeError, PipelineError
+from gifdex.schemas.errors import DecodeError, GifdexError, PipelineError
 from gifdex.schemas.files import read_table
 
 # Raised when our own decoding, sampling or pooling gives other features than before.
@@ -147,6 +147,11 @@ def load(source: Source, settings: EncodeSettings, frame_size: tuple[int, int]) 
         return decode(data, settings.sampling, frame_size, settings.limits, settings.decoder)
     except DecodeError as err:
         return Outcome(source.sha256, 0, None, type(err).__name__, str(err), lasting=err.lasting)
+    except GifdexError:
+        raise  # not the GIF's fault
+    except Exception as err:  # noqa: BLE001  # a defect of gifdex, but one GIF never fails a job
+        reason = f"gifdex itself failed on it, please report it: {' '.join(str(err).split())[:200]}"
+        return Outcome(source.sha256, 0, None, type(err).__name__, reason, lasting=False)
 
 
 def _ahead(

@@ -1,8 +1,8 @@
 """Compose a GIF's images into what a viewer shows, whatever takes them out of their LZW codes.
 
-The canvas holds colour numbers: 0 where nothing is drawn (white), else 1 + 256 x the color table's place among the
-file's tables + the index within it. So composing is a few passes over small integers, also where images
-have color tables of their own, and colours are looked up only for the frames that are wanted.
+The canvas holds color numbers: 256 x the color table's place among the file's tables + the index within it, and the
+number after all of these where nothing is drawn (white). So composing is a few passes over small integers, also
+where images have color tables of their own, and colors are looked up only for the frames that are wanted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from gifdex.pipeline.decoders.gif import CLEAR, KEEP, RESTORE, GifImage, GifStru
 
 _Bytes = NDArray[np.uint8]
 _Numbers = NDArray[np.unsignedinteger]  # uint16, or uint32 where there are many tables
+# numpy looks up by eight-byte indexes, which it makes of all it is given.
+_LOOKED_UP_AT_ONCE = 2**18
 _Pixel = TypeVar("_Pixel", bound=np.generic)
 # With more color tables than this, numbers need more than 16 bits.
 _MOST_TABLES = 255
@@ -136,26 +138,26 @@ class _Canvas:
     def __post_init__(self) -> None:
         gif = self.gif
         for image in gif.images:
-            self._bases.setdefault((image.palette, image.colors), 1 + 256 * len(self._bases))
+            self._bases.setdefault((image.palette, image.colors), 256 * len(self._bases))
+        self._nothing = 256 * len(self._bases)
         numbers = np.uint16 if len(self._bases) <= _MOST_TABLES else np.uint32
-        self._canvas: _Numbers = np.zeros((gif.height, gif.width), numbers)
-        self._drawn: _Numbers = np.empty(gif.height * gif.width, numbers)
-        self._mask: _Numbers = np.empty(gif.height * gif.width, numbers)
-        table = np.full((1 + 256 * len(self._bases), 4), 255, np.uint8)
+        self._canvas: _Numbers = np.full((gif.height, gif.width), self._nothing, numbers)
+        self._changes: _Numbers = np.empty(gif.height * gif.width, numbers)
+        table = np.full((self._nothing + 1, 4), 255, np.uint8)
         for (start, colors), base in self._bases.items():
             rgb = np.frombuffer(self.data, np.uint8, 3 * colors, start).reshape(colors, 3)
             table[base : base + colors, :3] = rgb
         self._table: NDArray[np.uint32] = table.view(np.uint32)[:, 0]  # one look-up a pixel, whatever the byte order
 
     def clear(self) -> None:
-        self._canvas[...] = 0
+        self._canvas[...] = self._nothing
         self._pending = None
 
     def dispose(self) -> None:
         """Do what the image before asked for (23): its area is cleared, or becomes what it was."""
         if self._pending is not None:
             area, before = self._pending
-            self._canvas[area] = 0 if before is None else before
+            self._canvas[area] = self._nothing if before is None else before
             self._pending = None
 
     def _area(self, image: GifImage) -> tuple[slice, slice]:
@@ -180,19 +182,19 @@ class _Canvas:
             return
         height, width = view.shape
         indexes = _in_rows(pixels, image)[:height, :width]
-        numbers = self._drawn[: view.size].reshape(view.shape)
         base = self._bases[image.palette, image.colors]
-        np.add(indexes, base, out=numbers, dtype=numbers.dtype, casting="unsafe")
         visible = self._visible(image, indexes, count)
         if visible is None:
-            view[...] = numbers
+            np.add(indexes, base, out=view, dtype=view.dtype, casting="unsafe")
             return
-        # Where visible: view ^= view ^ numbers. Ten times faster than a masked copy, whose branches go either way.
-        mask = self._mask[: view.size].reshape(view.shape)
-        np.negative(visible.view(np.uint8), out=mask, dtype=mask.dtype, casting="unsafe")
-        np.bitwise_xor(numbers, view, out=numbers)
-        np.bitwise_and(numbers, mask, out=numbers)
-        np.bitwise_xor(view, numbers, out=view)
+        # view += (numbers - view) x visible, whatever overflows on the way: fifteen times faster than a masked copy,
+        # whose branches go either way.
+        changes = self._changes[: view.size].reshape(view.shape)
+        np.subtract(indexes, view, out=changes, dtype=view.dtype, casting="unsafe")
+        if base:
+            np.add(changes, base, out=changes, dtype=view.dtype, casting="unsafe")
+        np.multiply(changes, visible.view(np.uint8), out=changes, dtype=view.dtype, casting="unsafe")
+        np.add(view, changes, out=view)
 
     @staticmethod
     def _visible(image: GifImage, indexes: _Bytes, count: int) -> NDArray[np.bool_] | None:
@@ -204,14 +206,19 @@ class _Canvas:
             inside = indexes < image.colors
             visible = inside if visible is None else visible & inside
         if count < image.width * image.height:
-            there = _in_rows(np.arange(image.width * image.height) < count, image)
-            there = there[: indexes.shape[0], : indexes.shape[1]]
+            there = np.zeros(image.width * image.height, np.bool_)
+            there[:count] = True
+            there = _in_rows(there, image)[: indexes.shape[0], : indexes.shape[1]]
             visible = there.copy() if visible is None else visible & there
         return visible
 
     def picture(self) -> Image.Image:
         """Return the canvas as it is shown now, RGBX."""
-        pixels = np.take(self._table, self._canvas, mode="clip")
+        pixels = np.empty(self._canvas.shape, np.uint32)
+        rows = max(1, _LOOKED_UP_AT_ONCE // self.gif.width)
+        for first in range(0, self.gif.height, rows):
+            part = slice(first, first + rows)
+            np.take(self._table, self._canvas[part], out=pixels[part], mode="clip")
         return Image.frombuffer("RGBX", (self.gif.width, self.gif.height), pixels, "raw", "RGBX", 0, 1)
 
 

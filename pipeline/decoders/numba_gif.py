@@ -36,7 +36,8 @@ def _join_blocks(data: Any, start: int, end: int, codes: Any) -> int:
         position += 1
         if size == 0 or position + size > end:
             break
-        codes[count : count + size] = data[position : position + size]
+        for i in range(size):
+            codes[count + i] = data[position + i]
         position += size
         count += size
     return count
@@ -64,10 +65,12 @@ def _unpack(codes: Any, count: int, code_size: int, output: Any, pixels: int) ->
     `codes` has eight bytes more than `count`, `output` eight more than 2048 + `pixels`; nothing is read or
     written beyond. `code_size` is 1 to 11.
     """
+    start = np.empty(_CODES, np.uint32)  # where in the output a code's string stands
+    length = np.empty(_CODES, np.uint32)
     for literal in range(_LITERALS):
         output[literal] = _u8(literal & 255)
-    start = np.arange(_CODES).astype(np.uint32)  # where in the output a code's string stands; a literal, at its value
-    length = np.ones(_CODES, np.uint32)
+        start[literal] = _u32(literal)
+        length[literal] = _u32(1)
     clear = _1 << _u64(code_size)
     left = _8 * _u64(count)  # bits not yet taken as codes
     position, held, bits = _0, _0, _0

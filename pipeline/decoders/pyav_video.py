@@ -35,7 +35,10 @@ def _open(data: bytes) -> tuple[Any, Any]:
     if not container.streams.video:
         container.close()
         raise DecodeError("the file is a video without pictures: it has no video stream")
-    stream = container.streams.video[0]
+    stream: Any = container.streams.video[0]
+    if stream.codec_context is None:
+        container.close()
+        raise DecodeError("the file is a video of an unknown codec")
     stream.codec_context.thread_count = 1  # files are decoded side by side already
     return container, stream
 

@@ -13,8 +13,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image, ImageSequence
 
 from gifdex.jobs.demo_corpus import make_corpus
 
@@ -75,6 +77,31 @@ def test_build_again_encodes_nothing_and_says_so(built: Built) -> None:
     assert "DecodeError: 1" in again.stdout
     assert "broken.gif: " in again.stdout
     assert {path.name: path.read_bytes() for path in built.store.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_all_formats_gives_an_item_each_and_a_reject_for_what_is_none(built: Built, tmp_path: Path) -> None:
+    gifs = tmp_path / "gifs"
+    gifs.mkdir()
+    shutil.copy(built.corpus / "cat-pan.gif", gifs / "a.gif")
+    with Image.open(gifs / "a.gif") as animation:
+        pictures = [frame.convert("RGB") for frame in ImageSequence.Iterator(animation)]
+    for name in ("b.webp", "c.png"):
+        pictures[0].save(gifs / name, save_all=True, append_images=pictures[1:], duration=100)
+    with av.open(str(gifs / "d.mp4"), "w") as video:
+        stream = video.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = pictures[0].width & ~1, pictures[0].height & ~1, "yuv420p"
+        for picture in pictures:
+            video.mux(stream.encode(av.VideoFrame.from_image(picture).reformat(stream.width, stream.height)))
+        video.mux(stream.encode())
+    (gifs / "e.gif").write_text("this is text")
+    done = run("build", gifs, "--workspace", tmp_path / "ws", "--sampling", "scene", "--decoder", "pillow", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["items"], summary["partial"], summary["rejects"]) == (4, 0, 1)
+    found = run("search", tmp_path / "ws" / "index", "a cat", "-k", "4", "--json")
+    hits = [json.loads(line) for line in found.stdout.splitlines()]
+    assert {hit["id"] for hit in hits} == {"a", "b.webp", "c.png", "d.mp4"}
+    assert all(hit["score"] > 0.15 for hit in hits)
 
 
 def test_search_json_has_id_score_uri_and_rank(built: Built) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,9 +22,10 @@ from gifdex.index import store
 from gifdex.index.artifact import read_manifest, verify
 from gifdex.index.lookup import open_index
 from gifdex.pipeline.build import BuildSummary, build
+from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings, Limits
 from gifdex.pipeline.workspace import Workspace
-from gifdex.schemas.errors import CorpusError, PipelineError, ProjectionError, WorkspaceError
+from gifdex.schemas.errors import CorpusError, MissingExtraError, PipelineError, ProjectionError, WorkspaceError
 from gifdex.schemas.files import TEMPORARY_PREFIX, read_table
 
 if TYPE_CHECKING:
@@ -216,6 +218,38 @@ def test_other_limits_try_a_reject_again_and_features_stay(built: Built, tmp_pat
     summary = run(built.corpus, workspace, encode=EncodeSettings(limits=Limits(frames=9_999)))
     assert (summary.tried, summary.reused) == (3, GIFS)
     assert summary.build_id == built.summary.build_id
+
+
+def test_a_gif_cut_short_is_a_partial_item_and_with_strict_a_reject(tmp_path: Path, write_gif: GifWriter) -> None:
+    corpus, workspace = tmp_path / "corpus", tmp_path / "workspace"
+    write_gif(corpus / "whole.gif", frames=5)
+    data = (corpus / "whole.gif").read_bytes()
+    (corpus / "cut.gif").write_bytes(data[: len(data) * 2 // 3])
+
+    def damage(summary: BuildSummary) -> dict[str, Any]:
+        catalog = read_table(Workspace(workspace).catalog(summary.build_id))
+        return dict(zip(catalog["id"].to_pylist(), catalog["damage"].to_pylist(), strict=True))
+
+    first = run(corpus, workspace)
+    assert (first.items, first.partial, first.rejects, first.encoded) == (2, 1, 0, 2)
+    found = damage(first)
+    assert found["whole"] is None
+    assert re.fullmatch(r"has [1-4] good frames, then: the file ends within it", found["cut"])
+    strict = run(corpus, workspace, strict=True)
+    assert (strict.items, strict.partial, strict.rejects, strict.tried) == (1, 0, 1, 0)
+    row = reject_rows(workspace, strict)["cut"]
+    assert (row["stage"], row["error"]) == ("encode", "DecodeError")
+    assert row["reason"] == f"only the beginning of the file is good, and --strict was asked for: it {found['cut']}"
+    again = run(corpus, workspace)
+    assert (again.build_id, again.partial, again.tried, damage(again)) == (first.build_id, 1, 0, found)
+
+
+def test_an_unknown_decoder_stops_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "find_spec", lambda _: None)
+    registry._load.cache_clear()
+    with pytest.raises(MissingExtraError, match="the decoder pyav needs the module av"):
+        run(tmp_path, tmp_path / "workspace", encode=EncodeSettings(decoder="pyav"))
+    assert not (tmp_path / "workspace").exists()
 
 
 def test_a_corpus_of_rejects_publishes_nothing(built: Built, tmp_path: Path) -> None:

@@ -75,6 +75,27 @@ def test_a_folder_gives_its_gifs_however_deep_and_in_whatever_case(make_gif: Gif
     assert listing.entries[0] == Entry("b", str(path), path.stat().st_size, path.stat().st_mtime)
 
 
+def test_a_folder_gives_other_animations_too_and_their_ids_keep_the_suffix(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in [
+        "cat.gif",
+        "cat.mp4",
+        "cat.WEBP",
+        "deep/cat.png",
+        "a.apng",
+        "b.webm",
+        "c.mov",
+        "d.m4v",
+        "e.jpg",
+        "gif",
+    ]:
+        (tmp_path / name).write_bytes(b"")
+    listing = list_corpus(str(tmp_path))
+    expected = ["a.apng", "b.webm", "c.mov", "cat", "cat.WEBP", "cat.mp4", "d.m4v", "deep/cat.png"]
+    assert [entry.id for entry in listing.entries] == expected
+    assert listing.ignored == 2
+
+
 @pytest.mark.parametrize("name", ["with [brackets]", "star*", "what?", "two  spaces", "naïve ünïcode", "[!x]"])
 def test_a_folder_is_taken_by_its_name_whatever_that_looks_like(make_gif: GifMaker, tmp_path: Path, name: str) -> None:
     gif = make_gif(f"{name}/a.gif")

@@ -15,8 +15,9 @@ from gifdex.encoders.base import ImageEncoder
 from gifdex.encoders.registry import image_encoder
 from gifdex.pipeline.cache import FeatureCache, Outcome
 from gifdex.pipeline.decode import decode
+from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.encode import Encoded, Source, encode, encode_missing, features_facts, load, open_cache, plan
-from gifdex.pipeline.settings import BuildSettings, EncodeSettings, Limits, Sampling
+from gifdex.pipeline.settings import SAMPLING_STRATEGIES, BuildSettings, EncodeSettings, Limits, Sampling
 from gifdex.pipeline.tasks import silent
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
@@ -113,6 +114,22 @@ def test_features_are_the_weighted_mean_over_sampled_frames_whatever_the_batch(
         np.testing.assert_array_equal(one.features, other.features)
 
 
+def test_a_defect_of_gifdex_costs_one_gif_and_does_not_last(
+    make_gif: GifMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_gif("a.gif")
+    source = Source(hashlib.sha256(path.read_bytes()).hexdigest(), str(path))
+
+    def fail(*_: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr("gifdex.pipeline.encode.decode", fail)
+    outcome = load(source, EncodeSettings(), (16, 16))
+    assert isinstance(outcome, Outcome)
+    assert (outcome.error, outcome.lasting) == ("KeyError", False)
+    assert "please report it: 'a defect'" in (outcome.reason or "")
+
+
 def test_features_win_over_a_reject_that_stands(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, "f" * 16, 3, "decoder 1")
     one, two = "a" * 64, "b" * 64
@@ -132,7 +149,13 @@ def test_what_shapes_features_names_their_cache_and_nothing_else_does(encoder: I
     usual = cache(EncodeSettings())
     how = cache(EncodeSettings(batch_frames=3, threads=1, task_items=5))
     assert (how.fingerprint, how.attempt) == (usual.fingerprint, usual.attempt)
-    assert cache(EncodeSettings(sampling=Sampling(4))).fingerprint != usual.fingerprint
+    samplings = [Sampling(4), *(Sampling(strategy=strategy) for strategy in SAMPLING_STRATEGIES)]
+    names = [cache(EncodeSettings(sampling=sampling)).fingerprint for sampling in samplings]
+    assert names[1] == usual.fingerprint == cache(EncodeSettings(sampling=Sampling(8))).fingerprint
+    assert len(set(names)) == len(names)
+    decoders = {name: cache(EncodeSettings(decoder=name)).fingerprint for name in registry.decoder_names()}
+    assert decoders["auto"] == decoders["numba"] == decoders["pillow"] == usual.fingerprint
+    assert len({usual.fingerprint, decoders["imageio"], decoders["pyav"]}) == 3
     limited = cache(EncodeSettings(limits=Limits(frames=5)))
     assert limited.fingerprint == usual.fingerprint
     assert limited.attempt != usual.attempt

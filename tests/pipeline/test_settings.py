@@ -12,6 +12,8 @@ def test_a_setting_that_would_never_end_or_give_nothing_is_refused() -> None:
             EncodeSettings(**{name: 0})
     with pytest.raises(ValueError, match="frames is 0"):
         Sampling(frames=0)
+    with pytest.raises(ValueError, match="the sampling is 'last'; expected one of uniform, scene, all, first"):
+        Sampling(strategy="last")
     with pytest.raises(ValueError, match="shard_items is -1"):
         IndexSettings(shard_items=-1)
 
