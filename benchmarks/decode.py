@@ -34,6 +34,7 @@ from PIL import Image
 
 from gifdex.pipeline.decode import decode
 from gifdex.pipeline.decoders import registry
+from gifdex.pipeline.decoders.base import Clock
 from gifdex.pipeline.sampling import sample_by_time
 from gifdex.pipeline.settings import Limits, Sampling
 
@@ -45,7 +46,7 @@ Method = Callable[[Path], Frames]
 
 
 def wanted(data: bytes) -> tuple[int, ...]:
-    structure = registry.decoder("pillow").structure(data, Limits())
+    structure = registry.decoder("pillow").structure(data, Limits(), Clock(Limits()))
     return sample_by_time(Sampling(), structure.delays_ms).indexes
 
 
@@ -75,10 +76,10 @@ def unwatched(name: str) -> Method:
 
     def run(path: Path) -> Frames:
         data = path.read_bytes()
-        structure = decoder.structure(data, Limits())
-        return [
-            small(p) for p in decoder.draw(data, structure, sample_by_time(Sampling(), structure.delays_ms).indexes)
-        ]
+        clock = Clock(Limits())
+        structure = decoder.structure(data, Limits(), clock)
+        chosen = sample_by_time(Sampling(), structure.delays_ms).indexes
+        return [small(picture) for picture in decoder.draw(data, structure, chosen, clock)]
 
     return run
 

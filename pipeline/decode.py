@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 from gifdex.encoders.base import Frames
 from gifdex.pipeline.decoders import registry, watchdog
-from gifdex.pipeline.decoders.base import Decoder, FrameError, Structure, check, check_bytes
+from gifdex.pipeline.decoders.base import Clock, Decoder, FrameError, Structure, check, check_bytes
 from gifdex.pipeline.decoders.gif import GifStructure
 from gifdex.pipeline.sampling import Sample, sample_by_time, sample_scenes
 from gifdex.pipeline.settings import Limits, Sampling
@@ -38,7 +37,7 @@ class SampledFrames:
 
 @dataclass(frozen=True)
 class _Job:
-    """One file and what is wanted of it; `deadline` in seconds of time.monotonic()."""
+    """One file and what is wanted of it."""
 
     data: bytes
     decoder: Decoder
@@ -46,17 +45,15 @@ class _Job:
     sampling: Sampling
     frame_size: tuple[int, int]
     limits: Limits
-    deadline: float
+    clock: Clock
 
     def pictures(self, wanted: tuple[int, ...]) -> Iterator[Image.Image]:
         """Yield the frames `wanted` as the decoder gives them, checked against the limits."""
         check("total_pixels", self.decoder.cost(self.structure, wanted), self.limits.total_pixels, "pixels to decode")
-        for picture in self.decoder.draw(self.data, self.structure, wanted):
+        for picture in self.decoder.draw(self.data, self.structure, wanted, self.clock):
             # A decoder of its own mind may find a larger canvas than the header tells.
             check("pixels", picture.width * picture.height, self.limits.pixels, "pixels in a frame")
             yield picture
-            seconds = round(time.monotonic() - self.deadline + self.limits.seconds, 1)
-            check("seconds", seconds, self.limits.seconds, "seconds of decoding behind it", lasting=False)
 
     def sample(self) -> Sample:
         """Choose the frames."""
@@ -99,13 +96,18 @@ def _beginning(structure: Structure, good: int, damage: str) -> Structure:
 
 
 def _decode_here(
-    data: bytes, sampling: Sampling, frame_size: tuple[int, int], limits: Limits, decoder: Decoder, structure: Structure
+    data: bytes,
+    sampling: Sampling,
+    frame_size: tuple[int, int],
+    limits: Limits,
+    decoder: Decoder,
+    structure: Structure,
+    clock: Clock,
 ) -> SampledFrames:
     """Decode in this thread: the frames chosen, or, where one is broken, those chosen among the ones before it."""
-    deadline = time.monotonic() + limits.seconds
     while True:
         try:
-            return _Job(data, decoder, structure, sampling, frame_size, limits, deadline).frames()
+            return _Job(data, decoder, structure, sampling, frame_size, limits, clock).frames()
         except FrameError as err:
             if err.frame == 0:
                 raise DecodeError(f"the first frame cannot be decoded: {err.reason}") from err
@@ -121,9 +123,10 @@ def _decode_watched(
     """Decode in the watchdog's process, structure and all."""
     decoder = registry.decoder_for(data, asked)
     try:
-        structure = decoder.structure(data, limits)
+        clock = Clock(limits)
+        structure = decoder.structure(data, limits, clock)
         _check_structure(structure, limits)
-        return _decode_here(data, sampling, frame_size, limits, decoder, structure)
+        return _decode_here(data, sampling, frame_size, limits, decoder, structure, clock)
     except DecodeError:
         raise
     except Exception as err:
@@ -150,10 +153,11 @@ def decode(
     check_bytes(len(data), limits)
     chosen = registry.decoder_for(data, decoder)
     if not chosen.watched:
-        structure = chosen.structure(data, limits)
+        clock = Clock(limits)
+        structure = chosen.structure(data, limits, clock)
         _check_structure(structure, limits)
         if structure.odd is None:
-            return _decode_here(data, sampling, frame_size, limits, chosen, structure)
+            return _decode_here(data, sampling, frame_size, limits, chosen, structure, clock)
         # The exact decoders give the same pixels; the processes do without compiling.
         decoder = "pillow"
     return watchdog.run(limits.seconds, _decode_watched, data, sampling, frame_size, limits, decoder)

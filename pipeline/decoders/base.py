@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -41,6 +42,19 @@ class Structure:
         return tuple(wanted)
 
 
+class Clock:
+    """Looked at between steps of decoding one file: raises LimitError once it took longer than allowed."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._allowed = limits.seconds
+        self._started = time.monotonic()
+
+    def check(self) -> None:
+        """Raise LimitError where the time is over."""
+        seconds = round(time.monotonic() - self._started, 1)
+        check("seconds", seconds, self._allowed, "seconds of decoding behind it", lasting=False)
+
+
 class FrameError(Exception):
     """A frame cannot be decoded; those before `frame` (counted from 0) may still be good."""
 
@@ -66,19 +80,21 @@ class Decoder(Protocol):
     def watched(self) -> bool:
         """Whether every file goes through the watchdog's processes, not just odd ones."""
 
-    def structure(self, data: bytes, limits: Limits) -> Structure:
+    def structure(self, data: bytes, limits: Limits, clock: Clock) -> Structure:
         """Return what the file says of itself, without decoding a pixel.
 
-        Raises DecodeError where it is not what it says, LimitError where it has more frames than allowed.
+        Raises DecodeError where it is not what it says, LimitError where it has more frames than allowed or
+        takes too long.
         """
 
     def cost(self, structure: Structure, wanted: Sequence[int]) -> int:
         """Return how many pixels are decoded and drawn for the frames `wanted` (rising indexes)."""
 
-    def draw(self, data: bytes, structure: Structure, wanted: Sequence[int]) -> Iterator[Image.Image]:
+    def draw(self, data: bytes, structure: Structure, wanted: Sequence[int], clock: Clock) -> Iterator[Image.Image]:
         """Yield the frames `wanted` (rising indexes), RGB or RGBX at the canvas' size, transparency on white.
 
-        Raises FrameError, with its index, at the first frame that cannot be decoded.
+        Raises FrameError, with its index, at the first frame that cannot be decoded, LimitError where it takes
+        too long.
         """
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gifdex.pipeline.decoders.base import FrameError
+from gifdex.pipeline.decoders.base import Clock, FrameError
 from gifdex.pipeline.decoders.gif import CLEAR, KEEP, RESTORE, GifImage, GifStructure, covers
 
 _Bytes = NDArray[np.uint8]
@@ -72,9 +72,10 @@ def _is_seen(image: GifImage) -> bool:
 
 
 def pixels_drawn(gif: GifStructure, wanted: Sequence[int]) -> int:
-    """Return how many pixels are taken out of LZW codes and looked up for the frames `wanted`."""
+    """Return how many pixels are taken out of LZW codes, cleared, or looked up for the frames `wanted`."""
     shown = set(gif.pictures(wanted))
-    needed = (gif.images[index] for index, _ in steps(gif, wanted) if index in shown or _is_seen(gif.images[index]))
+    images = ((index in shown, gif.images[index]) for index, _ in steps(gif, wanted))
+    needed = (image for wanted, image in images if wanted or image.disposal != RESTORE)
     return sum(image.width * image.height for image in needed) + len(wanted) * gif.width * gif.height
 
 
@@ -82,27 +83,36 @@ class _NotOpaqueError(Exception):
     """An image that was to hide all before it has too few pixels for that."""
 
 
-def compose(data: bytes, gif: GifStructure, wanted: Sequence[int], unpack: Unpack) -> Iterator[Image.Image]:
+def compose(
+    data: bytes, gif: GifStructure, wanted: Sequence[int], unpack: Unpack, clock: Clock
+) -> Iterator[Image.Image]:
     """Yield the frames `wanted` (rising) as RGBX pictures of the canvas, transparency on white.
 
-    Raises FrameError at the first frame whose codes are broken or, in a file cut short, not all there.
+    Raises FrameError at the first frame whose codes are broken or, in a file cut short, not all there, and LimitError
+    where it takes too long.
     """
     done = 0
     try:
-        for picture in _compose(data, gif, wanted, unpack, steps(gif, wanted)):
+        for picture in _compose(data, gif, wanted, unpack, clock, steps(gif, wanted)):
             yield picture
             done += 1
     except _NotOpaqueError:  # once more, leaving nothing out
         every = [(index, index == 0) for index in range(gif.pictures(wanted)[-1] + 1)]
-        yield from itertools.islice(_compose(data, gif, wanted, unpack, every), done, None)
+        yield from itertools.islice(_compose(data, gif, wanted, unpack, clock, every), done, None)
 
 
 def _compose(
-    data: bytes, gif: GifStructure, wanted: Sequence[int], unpack: Unpack, plan: list[tuple[int, bool]]
+    data: bytes,
+    gif: GifStructure,
+    wanted: Sequence[int],
+    unpack: Unpack,
+    clock: Clock,
+    plan: list[tuple[int, bool]],
 ) -> Iterator[Image.Image]:
     canvas = _Canvas(data, gif)
     shown = set(gif.pictures(wanted))
     for index, fresh in plan:
+        clock.check()
         image = gif.images[index]
         if fresh:
             canvas.clear()

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gifdex.pipeline.decoders.base import Structure, check_frames, shown_for
+from gifdex.pipeline.decoders.base import Clock, Structure, check_frames, shown_for
 from gifdex.pipeline.settings import Limits
 from gifdex.schemas.errors import DecodeError
 
@@ -24,6 +24,8 @@ _INTRODUCER = re.compile(rb"[\x21\x2c\x3b]")
 # Disposal methods (23): what happens to an image's area before the next image is drawn. Old encoders write 4 for 3.
 KEEP, CLEAR, RESTORE = 1, 2, 3
 _DISPOSALS = {CLEAR: CLEAR, RESTORE: RESTORE, 4: RESTORE}
+# The clock is looked at once in so many blocks.
+_BLOCKS_A_LOOK = 10_000
 # The LZW minimum code sizes (22) that fit into codes of 12 bits (appendix F), and those that the specification
 # means: 2 to 8, and 1, which encoders of black and white write.
 CODE_SIZES = range(1, 12)
@@ -81,9 +83,10 @@ class _Control:
 
 
 class _Walk:
-    def __init__(self, data: bytes, limits: Limits) -> None:
+    def __init__(self, data: bytes, limits: Limits, clock: Clock) -> None:
         self.data = data
         self.limits = limits
+        self.clock = clock
         self.position = 0
         self.images: list[GifImage] = []
         self.delays: list[int | None] = []  # None where the image has no control extension
@@ -173,8 +176,11 @@ class _Walk:
             raise EOFError
 
     def take_blocks(self, palette: tuple[int, int]) -> None:
-        control = _Control()
+        control, blocks = _Control(), 0
         while (introducer := self.next_introducer()) != _TRAILER:
+            blocks += 1
+            if blocks % _BLOCKS_A_LOOK == 0:
+                self.clock.check()
             if introducer == _IMAGE:
                 self.take_image(control, palette)
                 control = _Control()
@@ -186,16 +192,16 @@ class _Walk:
                 self.skip_sub_blocks()
 
 
-def read_structure(data: bytes, limits: Limits) -> GifStructure:
+def read_structure(data: bytes, limits: Limits, clock: Clock) -> GifStructure:
     """Walk the blocks of a GIF (whose signature was seen, see `base.format_of`).
 
     Every image is a frame, as viewers have it, with two exceptions where images have no control extension (23) and so
     ask for no time between them: one followed by an image that asks for some is drawn together with it, and
     where none has an extension, the file asks for no loop and no image covers the canvas, they are the tiles
     of one still. Raises DecodeError
-    where `data` ends within the header, LimitError where it has more frames than `limits` allow.
+    where `data` ends within the header, LimitError where it has more frames than `limits` allow or takes too long.
     """
-    walk = _Walk(data, limits)
+    walk = _Walk(data, limits, clock)
     walk.position = 6
     try:
         width, height, packed, _, _ = _SCREEN.unpack(walk.take(_SCREEN.size))

@@ -18,7 +18,7 @@ from importlib.metadata import version
 import imageio.v3 as iio
 from PIL import Image
 
-from gifdex.pipeline.decoders.base import FrameError, Structure, check_frames, format_of, on_white, shown_for
+from gifdex.pipeline.decoders.base import Clock, FrameError, Structure, check_frames, format_of, on_white, shown_for
 from gifdex.pipeline.decoders.gif import read_structure
 from gifdex.pipeline.settings import Limits
 from gifdex.schemas.errors import DecodeError
@@ -54,12 +54,13 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes | None]]:
         position += 8 + size + size % 2
 
 
-def read_webp(data: bytes, limits: Limits) -> Structure:
+def read_webp(data: bytes, limits: Limits, clock: Clock) -> Structure:
     """Return the structure of a WebP; raises as `Decoder.structure` does."""
     size: tuple[int, int] | None = None
     delays: list[int] = []
     animated = False
     for name, body in _webp_chunks(data):
+        clock.check()
         if body is None:
             raise DecodeError(f"the WebP file ends within a chunk {name!r}")
         if name == b"VP8X" and len(body) >= 10:
@@ -72,7 +73,7 @@ def read_webp(data: bytes, limits: Limits) -> Structure:
     return Structure("WebP", *size, tuple(delays))
 
 
-def read_png(data: bytes, limits: Limits) -> Structure:
+def read_png(data: bytes, limits: Limits, clock: Clock) -> Structure:
     """Return the structure of a PNG, of whose chunks the checksums are looked at where they matter here.
 
     The default image is a frame only where no frame control comes after it. Raises as `Decoder.structure` does.
@@ -82,6 +83,7 @@ def read_png(data: bytes, limits: Limits) -> Structure:
     animated, ended, skipped = False, False, 0
     position = 8  # the signature
     while position + 8 <= len(data) and not ended:
+        clock.check()
         length, name = _CHUNK.unpack_from(data, position)
         body = data[position + 8 : position + 8 + length]
         if name in (b"IHDR", b"acTL", b"fcTL"):
@@ -119,16 +121,16 @@ class ImageioDecoder:
         """The packages that decode, with their versions."""
         return f"imageio {version('imageio')}, pillow {version('pillow')}"
 
-    def structure(self, data: bytes, limits: Limits) -> Structure:
+    def structure(self, data: bytes, limits: Limits, clock: Clock) -> Structure:
         """Return the structure of a GIF, WebP or PNG."""
         readers = {"GIF": read_structure, "WebP": read_webp, "PNG": read_png}
-        return readers[format_of(data)](data, limits)
+        return readers[format_of(data)](data, limits, clock)
 
     def cost(self, structure: Structure, wanted: Sequence[int]) -> int:
         """Return the pixels of all frames up to the last one wanted: each is drawn on the one before."""
         return structure.width * structure.height * (structure.pictures(wanted)[-1] + 1)
 
-    def draw(self, data: bytes, structure: Structure, wanted: Sequence[int]) -> Iterator[Image.Image]:
+    def draw(self, data: bytes, structure: Structure, wanted: Sequence[int], clock: Clock) -> Iterator[Image.Image]:
         """Yield the frames `wanted`; see `Decoder.draw`."""
         frame = wanted[0]
         try:
@@ -136,8 +138,9 @@ class ImageioDecoder:
             with iio.imopen(io.BytesIO(data), "r", plugin="pillow", extension=suffix) as opened:
                 for frame, picture in zip(wanted, structure.pictures(wanted), strict=True):  # noqa: B007  # told below
                     pixels = opened.read(index=picture, mode="RGBA", writeable_output=False)  # type: ignore[call-arg]  # its own
+                    clock.check()
                     yield on_white(Image.fromarray(pixels))
-        except MemoryError:
+        except (DecodeError, MemoryError):
             raise
         except Exception as err:  # it may raise anything on hostile bytes
             detail = " ".join(str(err).split())[:200] or "no reason given"

@@ -14,7 +14,7 @@ from typing import Any
 import av
 from PIL import Image
 
-from gifdex.pipeline.decoders.base import FrameError, Structure, check_frames, format_of, on_white
+from gifdex.pipeline.decoders.base import Clock, FrameError, Structure, check_frames, format_of, on_white
 from gifdex.pipeline.decoders.gif import read_structure
 from gifdex.pipeline.settings import Limits
 from gifdex.schemas.errors import DecodeError
@@ -43,7 +43,7 @@ def _open(data: bytes) -> tuple[Any, Any]:
     return container, stream
 
 
-def read_video(data: bytes, limits: Limits) -> Structure:
+def read_video(data: bytes, limits: Limits, clock: Clock) -> Structure:
     """Return the structure of a video from its packets, none of them decoded; raises as `Decoder.structure` does."""
     times: list[int] = []
     keys: list[int] = []
@@ -51,6 +51,7 @@ def read_video(data: bytes, limits: Limits) -> Structure:
         container, stream = _open(data)
         with container:
             for packet in container.demux(stream):
+                clock.check()
                 if packet.pts is None or packet.is_discard:
                     continue
                 times.append(packet.pts)
@@ -117,9 +118,9 @@ class PyavDecoder:
         """The package that decodes, with its version."""
         return f"av {version('av')}"
 
-    def structure(self, data: bytes, limits: Limits) -> Structure:
+    def structure(self, data: bytes, limits: Limits, clock: Clock) -> Structure:
         """Return the structure of a video or a GIF."""
-        return read_structure(data, limits) if format_of(data) == "GIF" else read_video(data, limits)
+        return (read_structure if format_of(data) == "GIF" else read_video)(data, limits, clock)
 
     def cost(self, structure: Structure, wanted: Sequence[int]) -> int:
         """Return the pixels of the frames that are decoded: of a video, from the key frame before each one wanted."""
@@ -128,7 +129,7 @@ class PyavDecoder:
             decoded = sum(frame + 1 - first for frame, first, _ in _ranges(structure, wanted))
         return structure.width * structure.height * decoded
 
-    def draw(self, data: bytes, structure: Structure, wanted: Sequence[int]) -> Iterator[Image.Image]:
+    def draw(self, data: bytes, structure: Structure, wanted: Sequence[int], clock: Clock) -> Iterator[Image.Image]:
         """Yield the frames `wanted`; see `Decoder.draw`."""
         frame = wanted[0]
         try:
@@ -140,6 +141,7 @@ class PyavDecoder:
                     else _gif_frames(container, stream, structure, wanted)
                 )
                 for place, picture in enumerate(pictures, start=1):
+                    clock.check()
                     yield picture
                     frame = wanted[min(place, len(wanted) - 1)]
         except (av.FFmpegError, ValueError) as err:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gifdex.pipeline.decoders import registry
-from gifdex.pipeline.decoders.base import FrameError
+from gifdex.pipeline.decoders.base import Clock, FrameError
 from gifdex.pipeline.decoders.gif import GifStructure
 from gifdex.pipeline.settings import Limits
+from gifdex.schemas.errors import LimitError
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Picture, RawGif
+
+# Of tests that are not about time.
+CLOCK = Clock(Limits(seconds=math.inf))
 
 EXACT = ["pillow", "numba"]
 WHITE = (255, 255, 255)
@@ -27,9 +32,9 @@ WHITE = (255, 255, 255)
 def draw(name: str, data: bytes, wanted: tuple[int, ...] | None = None) -> list[NDArray[np.uint8]]:
     """Decode frames (all of them, if not told which) at the size of the canvas."""
     decoder = registry.decoder(name)
-    structure = decoder.structure(data, Limits())
+    structure = decoder.structure(data, Limits(), CLOCK)
     wanted = tuple(range(len(structure.delays_ms))) if wanted is None else wanted
-    return [np.asarray(picture)[..., :3] for picture in decoder.draw(data, structure, wanted)]
+    return [np.asarray(picture)[..., :3] for picture in decoder.draw(data, structure, wanted, CLOCK)]
 
 
 def by_the_book(raw_gif: RawGif, size: tuple[int, int], pictures: list[Picture]) -> list[NDArray[np.uint8]]:
@@ -128,10 +133,23 @@ def test_the_cost_is_what_is_decoded_and_looked_up(raw_gif: RawGif, name: str) -
     decoder = registry.decoder(name)
     patch = raw_gif.picture(raw_gif.solid(2, 2, 3))
     data = raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1)), patch, patch, raw_gif.picture(raw_gif.solid(1))])
-    structure = decoder.structure(data, Limits())
+    structure = decoder.structure(data, Limits(), CLOCK)
     assert decoder.cost(structure, (0,)) == 16 + 16
     assert decoder.cost(structure, (0, 2)) == 16 + 6 + 6 + 32
     assert decoder.cost(structure, (3,)) == 16 + 16
+    images = [raw_gif.picture(raw_gif.solid(k, 3, 4), disposal=disposal) for k, disposal in enumerate((1, 2, 3, 2, 0))]
+    structure = decoder.structure(raw_gif((4, 4), images), Limits(), CLOCK)
+    assert decoder.cost(structure, (4,)) == 4 * 12 + 16  # what is cleared counts, what is restored is left out
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_clock_is_looked_at_between_images_that_nobody_sees(raw_gif: RawGif, name: str) -> None:
+    decoder = registry.decoder(name)
+    images = [raw_gif.picture(raw_gif.solid(k, 2, 2), disposal=3) for k in range(5)]
+    data = raw_gif((4, 4), images)
+    structure = decoder.structure(data, Limits(), CLOCK)
+    with pytest.raises(LimitError, match="limit seconds of -1"):
+        next(decoder.draw(data, structure, (4,), Clock(Limits(seconds=-1))))
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -183,13 +201,13 @@ def test_ordinary_gifs_are_as_pillow_composites_them(data: Path, name: str, fold
 def outcome(name: str, data: bytes) -> object:
     """Frames as bytes, or the frame that is broken."""
     decoder = registry.decoder(name)
-    structure = decoder.structure(data, Limits())
+    structure = decoder.structure(data, Limits(), CLOCK)
     assert isinstance(structure, GifStructure)
     if structure.width * structure.height > 10_000 or any(i.width * i.height > 10_000 for i in structure.images):
         return "large"
     frames: list[bytes] = []
     try:
-        frames.extend(p.tobytes() for p in decoder.draw(data, structure, tuple(range(len(structure.delays_ms)))))
+        frames.extend(p.tobytes() for p in decoder.draw(data, structure, tuple(range(len(structure.delays_ms))), CLOCK))
     except FrameError as err:
         return frames, err.frame, err.reason
     return frames

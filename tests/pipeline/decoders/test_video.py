@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,11 +8,15 @@ import pytest
 
 from gifdex.pipeline.decode import decode
 from gifdex.pipeline.decoders import registry
+from gifdex.pipeline.decoders.base import Clock
 from gifdex.pipeline.settings import Limits, Sampling
 from gifdex.schemas.errors import DecodeError, LimitError
 
 if TYPE_CHECKING:
     from tests.pipeline.decoders.conftest import Animate, Pictures
+
+# Of tests that are not about time.
+CLOCK = Clock(Limits(seconds=math.inf))
 
 
 def levels(data: bytes, sampling: Sampling) -> list[int]:
@@ -25,7 +30,7 @@ def levels(data: bytes, sampling: Sampling) -> list[int]:
 @pytest.mark.parametrize("container", ["mp4", "webm"])
 def test_frames_of_a_video_are_sampled_in_time(animate: Animate, greys: Pictures, container: str) -> None:
     data = animate.video(greys, container)
-    structure = registry.decoder("pyav").structure(data, Limits())
+    structure = registry.decoder("pyav").structure(data, Limits(), CLOCK)
     assert (structure.width, structure.height) == (48, 32)
     assert structure.delays_ms == (100,) * 30
     assert levels(data, Sampling(strategy="all")) == list(range(30))
@@ -37,11 +42,11 @@ def test_frames_of_a_video_are_sampled_in_time(animate: Animate, greys: Pictures
 def test_what_lies_before_a_key_frame_is_jumped_over(animate: Animate, greys: Pictures) -> None:
     decoder = registry.decoder("pyav")
     data = animate.video(greys, keys_every=10)
-    structure = decoder.structure(data, Limits())
+    structure = decoder.structure(data, Limits(), CLOCK)
     assert decoder.cost(structure, (25,)) == 32 * 48 * 6
     assert decoder.cost(structure, (3, 4, 25)) == 32 * 48 * (4 + 1 + 6)
     wanted = (3, 4, 10, 25)
-    pictures = [np.asarray(picture) for picture in decoder.draw(data, structure, wanted)]
+    pictures = [np.asarray(picture) for picture in decoder.draw(data, structure, wanted, CLOCK)]
     assert [round(float(picture.mean()) / 8) for picture in pictures] == list(wanted)
 
 

@@ -35,6 +35,13 @@ def test_what_the_function_gives_and_raises_comes_back() -> None:
     assert not watchdog.is_watched()
 
 
+def test_a_process_is_silent_and_leaves_ctrl_c_to_the_one_that_started_it(capfd: pytest.CaptureFixture[str]) -> None:
+    assert watchdog.run(5.0, os.write, 2, b"x" * 200_000) == 200_000
+    assert watchdog.run(5.0, os.write, 1, b"x") == 1
+    assert watchdog.run(5.0, signal.getsignal, signal.SIGINT) == signal.SIG_IGN
+    assert capfd.readouterr() == ("", "")
+
+
 def test_errors_keep_whether_they_last(raw_gif: RawGif) -> None:
     stray = raw_gif((4, 4), [b"junk", raw_gif.picture(raw_gif.solid(1))])
     for limits, lasting in ((Limits(seconds=-1.0), False), (Limits(pixels=15), True)):
