@@ -51,7 +51,7 @@ def wanted(data: bytes) -> tuple[int, ...]:
 
 
 def small(picture: Image.Image) -> Any:
-    return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR))[..., :3]
+    return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR).convert("RGB"))
 
 
 def imageio_default(path: Path) -> Frames:

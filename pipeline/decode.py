@@ -61,7 +61,7 @@ class _Job:
         if self.sampling.strategy != "scene":
             return sample_by_time(self.sampling, delays)
         small = [
-            np.asarray(picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX))[..., :3]
+            np.asarray(picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX).convert("RGB"))
             for picture in self.pictures(tuple(range(len(delays))))
         ]
         return sample_scenes(np.stack(small), delays, self.sampling.count)
@@ -72,7 +72,7 @@ class _Job:
         height, width = self.frame_size
         frames = np.empty((len(sample.indexes), height, width, 3), np.uint8)
         for frame, picture in zip(frames, self.pictures(sample.indexes), strict=True):
-            frame[...] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))[..., :3]
+            frame[...] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR).convert("RGB"))
         return SampledFrames(frames, np.asarray(sample.weights, np.float32), self.structure.damage)
 
 
