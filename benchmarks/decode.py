@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from PIL import Image
 
 from gifdex.pipeline.decode import decode
 from gifdex.pipeline.decoders import registry
-from gifdex.pipeline.decoders.base import Clock
+from gifdex.pipeline.decoders.base import Budget
 from gifdex.pipeline.sampling import sample_by_time
 from gifdex.pipeline.settings import Limits, Sampling
 
@@ -45,8 +46,11 @@ Frames = list[Any]
 Method = Callable[[Path], Frames]
 
 
-def wanted(data: bytes) -> tuple[int, ...]:
-    structure = registry.decoder("pillow").structure(data, Limits(), Clock(Limits()))
+@cache
+def wanted(path: Path) -> tuple[int, ...]:
+    """Return the frames that everybody shall give; told before the clock starts to those who do not look themselves."""
+    structure = registry.decoder("pillow").structure(path.read_bytes(), Limits(), Budget(Limits()))
+    assert structure.odd is None, f"{path} {structure.odd}: choose ordinary GIFs"
     return sample_by_time(Sampling(), structure.delays_ms).indexes
 
 
@@ -57,7 +61,7 @@ def small(picture: Image.Image) -> Any:
 def imageio_default(path: Path) -> Frames:
     data = path.read_bytes()
     frames = iio.imread(data, extension=".gif")
-    return [small(Image.fromarray(frames[index])) for index in wanted(data)]
+    return [small(Image.fromarray(frames[index])) for index in wanted(path)]
 
 
 def with_decode(name: str) -> Method:
@@ -66,7 +70,8 @@ def with_decode(name: str) -> Method:
 
 
 def watched(path: Path) -> Frames:
-    data = path.read_bytes()[:-1]  # without its trailer a GIF is odd
+    data = path.read_bytes()
+    data = data[: data.rindex(b";")]  # without its trailer a GIF is odd
     return list(decode(data, Sampling(), (SIZE, SIZE), Limits(), "pillow").frames)
 
 
@@ -76,16 +81,16 @@ def unwatched(name: str) -> Method:
 
     def run(path: Path) -> Frames:
         data = path.read_bytes()
-        clock = Clock(Limits())
-        structure = decoder.structure(data, Limits(), clock)
+        budget = Budget(Limits())
+        structure = decoder.structure(data, Limits(), budget)
         chosen = sample_by_time(Sampling(), structure.delays_ms).indexes
-        return [small(picture) for picture in decoder.draw(data, structure, chosen, clock)]
+        return [small(picture) for picture in decoder.draw(data, structure, chosen, budget)]
 
     return run
 
 
 def ffmpeg(path: Path) -> Frames:
-    chosen = "+".join(f"eq(n,{index})" for index in wanted(path.read_bytes()))
+    chosen = "+".join(f"eq(n,{index})" for index in wanted(path))
     command = ["ffmpeg", "-v", "error", "-threads", "1", "-i", path, "-vf", f"select='{chosen}',scale={SIZE}:{SIZE}"]
     command += ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     done = subprocess.run(command, check=True, capture_output=True)
@@ -93,7 +98,7 @@ def ffmpeg(path: Path) -> Frames:
 
 
 def gifsicle(path: Path) -> Frames:
-    chosen = [f"#{index}" for index in wanted(path.read_bytes())]
+    chosen = [f"#{index}" for index in wanted(path)]
     with tempfile.NamedTemporaryFile(suffix=".gif") as target:
         command = ["gifsicle", "--no-warnings", "--unoptimize", path, *chosen, "--resize", f"{SIZE}x{SIZE}"]
         subprocess.run([*command, "-o", target.name], check=True, capture_output=True)
@@ -145,7 +150,7 @@ def compare(files: list[Path], rounds: int) -> dict[str, dict[str, float]]:
         for name in names[number % len(names) :] + names[: number % len(names)]:
             samples[name].append(measure(contestants[name], files))
             print(f"round {number + 1} of {rounds}: {name} {samples[name][-1]}", file=sys.stderr)
-    drawn = sum(wanted(path.read_bytes())[-1] + 1 for path in files) / len(files)
+    drawn = sum(wanted(path)[-1] + 1 for path in files) / len(files)
     table = {
         name: {key: statistics.median(one[key] for one in found) for key in found[0]} for name, found in samples.items()
     }

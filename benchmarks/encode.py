@@ -6,7 +6,7 @@ Both read, decode, sample and resize with the same code, fill batches of 32 fram
 model, pool, and write Parquet. The plain loop does one thing after the other in one thread; the encode step
 is the one of a build: plan, FnApiRunner, decoding threads, one committed part file a task, and the check of
 what came back. Every measurement is a process of its own, so that peak memory can be told; imports and one
-warm-up batch through another copy of the model come before the clock starts, building the model after it, in
+warm-up batch through another copy of the model come before the budget starts, building the model after it, in
 both. The two alternate, and medians are compared.
 """
 

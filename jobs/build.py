@@ -125,7 +125,7 @@ def require_pipeline() -> None:
     """Raise MissingExtraError where the modules that building needs are not installed."""
     from importlib.util import find_spec
 
-    for module in ("apache_beam", "imageio", "pebble", "PIL", "tensorflow"):
+    for module in ("apache_beam", "imageio", "PIL", "tensorflow"):
         if find_spec(module) is None:
             raise MissingExtraError("building an index", module, "pipeline")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 
 from gifdex.encoders.base import Frames
 from gifdex.pipeline.decoders import registry, watchdog
-from gifdex.pipeline.decoders.base import Clock, Decoder, FrameError, Structure, check, check_bytes
+from gifdex.pipeline.decoders.base import Budget, Decoder, FrameError, Structure, check, check_bytes
 from gifdex.pipeline.decoders.gif import GifStructure
 from gifdex.pipeline.sampling import Sample, sample_by_time, sample_scenes
 from gifdex.pipeline.settings import Limits, Sampling
@@ -19,6 +21,9 @@ from gifdex.schemas.errors import DecodeError
 
 # How frames are resized; part of the features' fingerprint.
 RESIZE = "bilinear"
+# A canvas of more pixels needs some hundred megabytes while it is drawn; so many of them are drawn at a time.
+_LARGE = 4 * 1024**2
+_large_ones = threading.BoundedSemaphore(2)
 # What frames are compared by where scenes are sampled, pixels a side.
 _THUMBNAIL = 16
 
@@ -44,15 +49,14 @@ class _Job:
     structure: Structure
     sampling: Sampling
     frame_size: tuple[int, int]
-    limits: Limits
-    clock: Clock
+    budget: Budget
 
     def pictures(self, wanted: tuple[int, ...]) -> Iterator[Image.Image]:
         """Yield the frames `wanted` as the decoder gives them, checked against the limits."""
-        check("total_pixels", self.decoder.cost(self.structure, wanted), self.limits.total_pixels, "pixels to decode")
-        for picture in self.decoder.draw(self.data, self.structure, wanted, self.clock):
+        self.budget.spend(self.decoder.cost(self.structure, wanted))
+        for picture in self.decoder.draw(self.data, self.structure, wanted, self.budget):
             # A decoder of its own mind may find a larger canvas than the header tells.
-            check("pixels", picture.width * picture.height, self.limits.pixels, "pixels in a frame")
+            check("pixels", picture.width * picture.height, self.budget.limits.pixels, "pixels in a frame")
             yield picture
 
     def sample(self) -> Sample:
@@ -95,24 +99,17 @@ def _beginning(structure: Structure, good: int, damage: str) -> Structure:
     return replace(structure, **changes)  # type: ignore[arg-type]
 
 
-def _decode_here(
-    data: bytes,
-    sampling: Sampling,
-    frame_size: tuple[int, int],
-    limits: Limits,
-    decoder: Decoder,
-    structure: Structure,
-    clock: Clock,
-) -> SampledFrames:
+def _run(job: _Job) -> SampledFrames:
     """Decode in this thread: the frames chosen, or, where one is broken, those chosen among the ones before it."""
     while True:
         try:
-            return _Job(data, decoder, structure, sampling, frame_size, limits, clock).frames()
+            return job.frames()
         except FrameError as err:
             if err.frame == 0:
                 raise DecodeError(f"the first frame cannot be decoded: {err.reason}") from err
-            # What came before was drawn already, so this ends: every round has fewer frames.
-            structure = _beginning(structure, err.frame, f"has {err.frame:,} good frames, then: {err.reason}")
+            # This ends: every round has fewer frames, and all of them together one budget.
+            damage = f"has {err.frame:,} good frames, then: {err.reason}"
+            job = replace(job, structure=_beginning(job.structure, err.frame, damage))
         except MemoryError as err:
             raise DecodeError("there was no memory left to decode it: lower the limit pixels", lasting=False) from err
 
@@ -123,10 +120,10 @@ def _decode_watched(
     """Decode in the watchdog's process, structure and all."""
     decoder = registry.decoder_for(data, asked)
     try:
-        clock = Clock(limits)
-        structure = decoder.structure(data, limits, clock)
+        budget = Budget(limits)
+        structure = decoder.structure(data, limits, budget)
         _check_structure(structure, limits)
-        return _decode_here(data, sampling, frame_size, limits, decoder, structure, clock)
+        return _run(_Job(data, decoder, structure, sampling, frame_size, budget))
     except DecodeError:
         raise
     except Exception as err:
@@ -153,11 +150,12 @@ def decode(
     check_bytes(len(data), limits)
     chosen = registry.decoder_for(data, decoder)
     if not chosen.watched:
-        clock = Clock(limits)
-        structure = chosen.structure(data, limits, clock)
+        budget = Budget(limits)
+        structure = chosen.structure(data, limits, budget)
         _check_structure(structure, limits)
         if structure.odd is None:
-            return _decode_here(data, sampling, frame_size, limits, chosen, structure, clock)
+            with _large_ones if structure.width * structure.height > _LARGE else nullcontext():
+                return _run(_Job(data, chosen, structure, sampling, frame_size, Budget(limits)))
         # The exact decoders give the same pixels; the processes do without compiling.
         decoder = "pillow"
-    return watchdog.run(limits.seconds, _decode_watched, data, sampling, frame_size, limits, decoder)
+    return watchdog.run(limits, _decode_watched, data, sampling, frame_size, limits, decoder)

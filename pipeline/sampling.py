@@ -42,7 +42,7 @@ def sample_scenes(thumbnails: NDArray[np.uint8], delays_ms: Sequence[int], count
     """
     pictures = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     shares = np.asarray(delays_ms, np.float64) / sum(delays_ms)
-    taken = [int(np.argmin(_distances(pictures, np.float32(shares) @ pictures)))]
+    taken = [int(np.argmin(_distances(pictures, (pictures * shares[:, None].astype(np.float32)).sum(axis=0))))]
     nearest = _distances(pictures, pictures[taken[0]])
     owner = np.zeros(len(pictures), np.int64)
     while len(taken) < count and nearest.max() > 0:

@@ -42,17 +42,23 @@ class Structure:
         return tuple(wanted)
 
 
-class Clock:
-    """Looked at between steps of decoding one file: raises LimitError once it took longer than allowed."""
+class Budget:
+    """What decoding one file may still cost: seconds from now on, and pixels, within `limits`."""
 
     def __init__(self, limits: Limits) -> None:
-        self._allowed = limits.seconds
+        self.limits = limits
         self._started = time.monotonic()
+        self._pixels = 0
 
-    def check(self) -> None:
-        """Raise LimitError where the time is over."""
+    def check_time(self) -> None:
+        """Raise LimitError where the time is over; to be looked at between steps."""
         seconds = round(time.monotonic() - self._started, 1)
-        check("seconds", seconds, self._allowed, "seconds of decoding behind it", lasting=False)
+        check("seconds", seconds, self.limits.seconds, "seconds of decoding behind it", lasting=False)
+
+    def spend(self, pixels: int) -> None:
+        """Raise LimitError where so many more pixels are more than may be decoded and drawn."""
+        self._pixels += pixels
+        check("total_pixels", self._pixels, self.limits.total_pixels, "pixels to decode")
 
 
 class FrameError(Exception):
@@ -80,7 +86,7 @@ class Decoder(Protocol):
     def watched(self) -> bool:
         """Whether every file goes through the watchdog's processes, not just odd ones."""
 
-    def structure(self, data: bytes, limits: Limits, clock: Clock) -> Structure:
+    def structure(self, data: bytes, limits: Limits, budget: Budget) -> Structure:
         """Return what the file says of itself, without decoding a pixel.
 
         Raises DecodeError where it is not what it says, LimitError where it has more frames than allowed or
@@ -90,7 +96,7 @@ class Decoder(Protocol):
     def cost(self, structure: Structure, wanted: Sequence[int]) -> int:
         """Return how many pixels are decoded and drawn for the frames `wanted` (rising indexes)."""
 
-    def draw(self, data: bytes, structure: Structure, wanted: Sequence[int], clock: Clock) -> Iterator[Image.Image]:
+    def draw(self, data: bytes, structure: Structure, wanted: Sequence[int], budget: Budget) -> Iterator[Image.Image]:
         """Yield the frames `wanted` (rising indexes), RGB or RGBX at the canvas' size, transparency on white.
 
         Raises FrameError, with its index, at the first frame that cannot be decoded, LimitError where it takes

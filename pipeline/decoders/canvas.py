@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gifdex.pipeline.decoders.base import Clock, FrameError
+from gifdex.pipeline.decoders.base import Budget, FrameError
 from gifdex.pipeline.decoders.gif import CLEAR, KEEP, RESTORE, GifImage, GifStructure, covers
 
 _Bytes = NDArray[np.uint8]
 _Numbers = NDArray[np.unsignedinteger]  # uint16, or uint32 where there are many tables
+# Larger images are drawn in bands of rows, so that what is computed on the way stays small.
+_DRAWN_AT_ONCE = 2**20
 # numpy looks up by eight-byte indexes, which it makes of all it is given.
 _LOOKED_UP_AT_ONCE = 2**18
 _Pixel = TypeVar("_Pixel", bound=np.generic)
@@ -75,7 +77,7 @@ def pixels_drawn(gif: GifStructure, wanted: Sequence[int]) -> int:
     """Return how many pixels are taken out of LZW codes, cleared, or looked up for the frames `wanted`."""
     shown = set(gif.pictures(wanted))
     images = ((index in shown, gif.images[index]) for index, _ in steps(gif, wanted))
-    needed = (image for wanted, image in images if wanted or image.disposal != RESTORE)
+    needed = (image for is_shown, image in images if is_shown or image.disposal != RESTORE)
     return sum(image.width * image.height for image in needed) + len(wanted) * gif.width * gif.height
 
 
@@ -84,7 +86,7 @@ class _NotOpaqueError(Exception):
 
 
 def compose(
-    data: bytes, gif: GifStructure, wanted: Sequence[int], unpack: Unpack, clock: Clock
+    data: bytes, gif: GifStructure, wanted: Sequence[int], unpack: Unpack, budget: Budget
 ) -> Iterator[Image.Image]:
     """Yield the frames `wanted` (rising) as RGBX pictures of the canvas, transparency on white.
 
@@ -93,12 +95,14 @@ def compose(
     """
     done = 0
     try:
-        for picture in _compose(data, gif, wanted, unpack, clock, steps(gif, wanted)):
+        for picture in _compose(data, gif, wanted, unpack, budget, steps(gif, wanted)):
             yield picture
             done += 1
     except _NotOpaqueError:  # once more, leaving nothing out
-        every = [(index, index == 0) for index in range(gif.pictures(wanted)[-1] + 1)]
-        yield from itertools.islice(_compose(data, gif, wanted, unpack, clock, every), done, None)
+        last = gif.pictures(wanted)[-1]
+        every = [(index, index == 0) for index in range(last + 1)]
+        budget.spend(sum(image.width * image.height for image in gif.images[: last + 1]))
+        yield from itertools.islice(_compose(data, gif, wanted, unpack, budget, every), done, None)
 
 
 def _compose(
@@ -106,13 +110,13 @@ def _compose(
     gif: GifStructure,
     wanted: Sequence[int],
     unpack: Unpack,
-    clock: Clock,
+    budget: Budget,
     plan: list[tuple[int, bool]],
 ) -> Iterator[Image.Image]:
     canvas = _Canvas(data, gif)
     shown = set(gif.pictures(wanted))
     for index, fresh in plan:
-        clock.check()
+        budget.check_time()
         image = gif.images[index]
         if fresh:
             canvas.clear()
@@ -152,7 +156,7 @@ class _Canvas:
         self._nothing = 256 * len(self._bases)
         numbers = np.uint16 if len(self._bases) <= _MOST_TABLES else np.uint32
         self._canvas: _Numbers = np.full((gif.height, gif.width), self._nothing, numbers)
-        self._changes: _Numbers = np.empty(gif.height * gif.width, numbers)
+        self._changes: _Numbers = np.empty(max(_DRAWN_AT_ONCE, gif.width), numbers)
         table = np.full((self._nothing + 1, 4), 255, np.uint8)
         for (start, colors), base in self._bases.items():
             rgb = np.frombuffer(self.data, np.uint8, 3 * colors, start).reshape(colors, 3)
@@ -192,8 +196,19 @@ class _Canvas:
             return
         height, width = view.shape
         indexes = _in_rows(pixels, image)[:height, :width]
+        there = None
+        if count < image.width * image.height:
+            there = np.zeros(image.width * image.height, np.bool_)
+            there[:count] = True
+            there = _in_rows(there, image)[:height, :width]
+        rows = max(1, _DRAWN_AT_ONCE // width)
+        for first in range(0, height, rows):
+            band = slice(first, first + rows)
+            self._draw_band(image, indexes[band], view[band], None if there is None else there[band])
+
+    def _draw_band(self, image: GifImage, indexes: _Bytes, view: _Numbers, there: NDArray[np.bool_] | None) -> None:
         base = self._bases[image.palette, image.colors]
-        visible = self._visible(image, indexes, count)
+        visible = _visible(image, indexes, there)
         if visible is None:
             np.add(indexes, base, out=view, dtype=view.dtype, casting="unsafe")
             return
@@ -206,22 +221,6 @@ class _Canvas:
         np.multiply(changes, visible.view(np.uint8), out=changes, dtype=view.dtype, casting="unsafe")
         np.add(view, changes, out=view)
 
-    @staticmethod
-    def _visible(image: GifImage, indexes: _Bytes, count: int) -> NDArray[np.bool_] | None:
-        """Return which pixels are drawn, None for all: not the transparent index, no index beyond the color table."""
-        visible = None
-        if image.transparent is not None:
-            visible = indexes != image.transparent
-        if image.colors >> image.code_size == 0:
-            inside = indexes < image.colors
-            visible = inside if visible is None else visible & inside
-        if count < image.width * image.height:
-            there = np.zeros(image.width * image.height, np.bool_)
-            there[:count] = True
-            there = _in_rows(there, image)[: indexes.shape[0], : indexes.shape[1]]
-            visible = there.copy() if visible is None else visible & there
-        return visible
-
     def picture(self) -> Image.Image:
         """Return the canvas as it is shown now, RGBX."""
         pixels = np.empty(self._canvas.shape, np.uint32)
@@ -230,6 +229,18 @@ class _Canvas:
             part = slice(first, first + rows)
             np.take(self._table, self._canvas[part], out=pixels[part], mode="clip")
         return Image.frombuffer("RGBX", (self.gif.width, self.gif.height), pixels, "raw", "RGBX", 0, 1)
+
+
+def _visible(image: GifImage, indexes: _Bytes, there: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """Return which pixels are drawn, None for all: none transparent, missing, or beyond the color table."""
+    visible = None if there is None else there.copy()
+    if image.transparent is not None:
+        opaque = indexes != image.transparent
+        visible = opaque if visible is None else visible & opaque
+    if image.colors >> image.code_size == 0:
+        inside = indexes < image.colors
+        visible = inside if visible is None else visible & inside
+    return visible
 
 
 def _in_rows(pixels: NDArray[_Pixel], image: GifImage) -> NDArray[_Pixel]:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gifdex.pipeline.decoders.base import Clock, Structure, check_frames, shown_for
+from gifdex.pipeline.decoders.base import Budget, Structure, check_frames, shown_for
 from gifdex.pipeline.settings import Limits
 from gifdex.schemas.errors import DecodeError
 
@@ -24,7 +24,7 @@ _INTRODUCER = re.compile(rb"[\x21\x2c\x3b]")
 # Disposal methods (23): what happens to an image's area before the next image is drawn. Old encoders write 4 for 3.
 KEEP, CLEAR, RESTORE = 1, 2, 3
 _DISPOSALS = {CLEAR: CLEAR, RESTORE: RESTORE, 4: RESTORE}
-# The clock is looked at once in so many blocks.
+# The budget is looked at once in so many blocks.
 _BLOCKS_A_LOOK = 10_000
 # The LZW minimum code sizes (22) that fit into codes of 12 bits (appendix F), and those that the specification
 # means: 2 to 8, and 1, which encoders of black and white write.
@@ -83,10 +83,10 @@ class _Control:
 
 
 class _Walk:
-    def __init__(self, data: bytes, limits: Limits, clock: Clock) -> None:
+    def __init__(self, data: bytes, limits: Limits, budget: Budget) -> None:
         self.data = data
         self.limits = limits
-        self.clock = clock
+        self.budget = budget
         self.position = 0
         self.images: list[GifImage] = []
         self.delays: list[int | None] = []  # None where the image has no control extension
@@ -117,6 +117,16 @@ class _Walk:
             raise EOFError from None
         self.position = position + 1
 
+    def take_first_block(self) -> bytes:
+        """Take the first sub-block, and skip the others; where the first is the empty one, there are no others."""
+        size = self.take(1)[0]
+        if not size:
+            self.note("has an empty extension")
+            return b""
+        block = self.take(size)
+        self.skip_sub_blocks()
+        return block
+
     def next_introducer(self) -> int:
         """Return the byte that begins the next block; decoders step over bytes that begin none, and so does this."""
         found = _INTRODUCER.search(self.data, self.position)
@@ -133,8 +143,7 @@ class _Walk:
 
     def take_graphic_control(self) -> _Control:
         """Take a Graphic Control Extension (23)."""
-        block = self.take(self.take(1)[0])
-        self.skip_sub_blocks()
+        block = self.take_first_block()
         if len(block) < 4:
             self.note("has a control extension that is too short")
             return _Control(0)
@@ -144,10 +153,11 @@ class _Walk:
 
     def take_application(self) -> None:
         """Take an Application Extension (26); of the two that say how often to play, the number."""
-        name = self.take(self.take(1)[0])
-        if name in _LOOP_EXTENSIONS and self.data[self.position : self.position + 2] == b"\x03\x01":
-            self.loops = int.from_bytes(self.take(4)[2:], "little")
-        self.skip_sub_blocks()
+        start = self.position
+        name = self.take_first_block()
+        loop = self.data[start + 1 + len(name) :][:4] if name in _LOOP_EXTENSIONS else b""
+        if loop[:2] == b"\x03\x01" and len(loop) == 4:
+            self.loops = int.from_bytes(loop[2:], "little")
 
     def take_image(self, control: _Control, palette: tuple[int, int]) -> None:
         """Take an Image Descriptor, its color table and its data (20-22)."""
@@ -180,7 +190,7 @@ class _Walk:
         while (introducer := self.next_introducer()) != _TRAILER:
             blocks += 1
             if blocks % _BLOCKS_A_LOOK == 0:
-                self.clock.check()
+                self.budget.check_time()
             if introducer == _IMAGE:
                 self.take_image(control, palette)
                 control = _Control()
@@ -192,7 +202,7 @@ class _Walk:
                 self.skip_sub_blocks()
 
 
-def read_structure(data: bytes, limits: Limits, clock: Clock) -> GifStructure:
+def read_structure(data: bytes, limits: Limits, budget: Budget) -> GifStructure:
     """Walk the blocks of a GIF (whose signature was seen, see `base.format_of`).
 
     Every image is a frame, as viewers have it, with two exceptions where images have no control extension (23) and so
@@ -201,7 +211,7 @@ def read_structure(data: bytes, limits: Limits, clock: Clock) -> GifStructure:
     of one still. Raises DecodeError
     where `data` ends within the header, LimitError where it has more frames than `limits` allow or takes too long.
     """
-    walk = _Walk(data, limits, clock)
+    walk = _Walk(data, limits, budget)
     walk.position = 6
     try:
         width, height, packed, _, _ = _SCREEN.unpack(walk.take(_SCREEN.size))

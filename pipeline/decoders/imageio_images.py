@@ -18,7 +18,7 @@ from importlib.metadata import version
 import imageio.v3 as iio
 from PIL import Image
 
-from gifdex.pipeline.decoders.base import Clock, FrameError, Structure, check_frames, format_of, on_white, shown_for
+from gifdex.pipeline.decoders.base import Budget, FrameError, Structure, check_frames, format_of, on_white, shown_for
 from gifdex.pipeline.decoders.gif import read_structure
 from gifdex.pipeline.settings import Limits
 from gifdex.schemas.errors import DecodeError
@@ -26,7 +26,7 @@ from gifdex.schemas.errors import DecodeError
 _CHUNK = struct.Struct(">I4s")
 _FRAME_CONTROL = struct.Struct(">IIIIIHHBB")
 _ANIMATED = 0x02  # in the flags of a VP8X chunk
-_STILL = "the {} is a still picture; expected an animation"
+_PNG_FACTS = (b"IHDR", b"acTL", b"fcTL")
 
 
 @dataclass(frozen=True)
@@ -44,55 +44,66 @@ def _little(piece: bytes) -> int:
     return int.from_bytes(piece, "little")
 
 
-def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes | None]]:
-    """Yield each chunk's name and bytes, None for the bytes of one that is cut short."""
-    position = 12
-    while position + 8 <= len(data):
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each chunk's name and bytes, up to the end that the file tells; raises DecodeError at one cut short."""
+    position, end = 12, 8 + _little(data[4:8])
+    while position + 8 <= min(end, len(data)):
         name, size = data[position : position + 4], _little(data[position + 4 : position + 8])
         body = data[position + 8 : position + 8 + size]
-        yield name, body if len(body) == size else None
+        if len(body) < size:
+            raise DecodeError(f"the WebP file ends within a chunk {name!r}")
+        yield name, body
         position += 8 + size + size % 2
 
 
-def read_webp(data: bytes, limits: Limits, clock: Clock) -> Structure:
+def read_webp(data: bytes, limits: Limits, budget: Budget) -> Structure:
     """Return the structure of a WebP; raises as `Decoder.structure` does."""
-    size: tuple[int, int] | None = None
+    chunks = _webp_chunks(data)
+    name, body = next(chunks, (b"", b""))
+    if name != b"VP8X" or len(body) < 10 or not body[0] & _ANIMATED:  # only the extended format is animated
+        raise DecodeError("the WebP is a still picture; expected an animation")
+    width, height = 1 + _little(body[4:7]), 1 + _little(body[7:10])
     delays: list[int] = []
-    animated = False
-    for name, body in _webp_chunks(data):
-        clock.check()
-        if body is None:
-            raise DecodeError(f"the WebP file ends within a chunk {name!r}")
-        if name == b"VP8X" and len(body) >= 10:
-            size, animated = (1 + _little(body[4:7]), 1 + _little(body[7:10])), bool(body[0] & _ANIMATED)
-        elif name == b"ANMF" and len(body) >= 16:
+    for name, body in chunks:
+        budget.check_time()
+        if name == b"VP8X":
+            raise DecodeError("the WebP tells its size twice")
+        if name == b"ANMF" and len(body) >= 16:
             delays.append(shown_for(_little(body[12:15])))
             check_frames(len(delays), limits)
-    if size is None or not animated:  # only the extended format is animated, and it tells the canvas' size
-        raise DecodeError(_STILL.format("WebP"))
-    return Structure("WebP", *size, tuple(delays))
+    return Structure("WebP", width, height, tuple(delays))
 
 
-def read_png(data: bytes, limits: Limits, clock: Clock) -> Structure:
-    """Return the structure of a PNG, of whose chunks the checksums are looked at where they matter here.
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each chunk's name and bytes; raises DecodeError where one that counts here is damaged (5.3, 5.4)."""
+    position = 8  # the signature
+    while position + 8 <= len(data):
+        length, name = _CHUNK.unpack_from(data, position)
+        end = position + 8 + length
+        body = data[position + 8 : end]
+        if name in _PNG_FACTS and zlib.crc32(name + body) != int.from_bytes(data[end : end + 4], "big"):
+            raise DecodeError(f"the PNG file's chunk {name.decode()} is damaged: its checksum differs")
+        yield name, body
+        position = end + 4
 
-    The default image is a frame only where no frame control comes after it. Raises as `Decoder.structure` does.
+
+def read_png(data: bytes, limits: Limits, budget: Budget) -> Structure:
+    """Return the structure of a PNG; raises as `Decoder.structure` does.
+
+    The default image is a frame only where a frame control comes before it.
     """
-    size: tuple[int, int] | None = None
+    chunks = _png_chunks(data)
+    name, header = next(chunks, (b"", b""))
+    if name != b"IHDR" or len(header) < 8:
+        raise DecodeError("the PNG file does not begin with its size")
+    width, height = struct.unpack_from(">II", header)
     delays: list[int] = []
     animated, ended, skipped = False, False, 0
-    position = 8  # the signature
-    while position + 8 <= len(data) and not ended:
-        clock.check()
-        length, name = _CHUNK.unpack_from(data, position)
-        body = data[position + 8 : position + 8 + length]
-        if name in (b"IHDR", b"acTL", b"fcTL"):
-            checksum = data[position + 8 + length : position + 12 + length]
-            if zlib.crc32(name + body) != int.from_bytes(checksum, "big"):
-                raise DecodeError(f"the PNG file's chunk {name.decode()} is damaged: its checksum differs")
-        if name == b"IHDR" and len(body) >= 8:
-            size = struct.unpack_from(">II", body)
-        elif name == b"acTL":
+    for name, body in chunks:
+        budget.check_time()
+        if name == b"IHDR":
+            raise DecodeError("the PNG tells its size twice")
+        if name == b"acTL":
             animated = True
         elif name == b"fcTL" and len(body) == _FRAME_CONTROL.size:
             numerator, denominator = _FRAME_CONTROL.unpack(body)[5:7]
@@ -100,14 +111,12 @@ def read_png(data: bytes, limits: Limits, clock: Clock) -> Structure:
             check_frames(len(delays), limits)
         elif name == b"IDAT" and not delays:
             skipped = 1
-        ended = name == b"IEND"
-        position += 12 + length
-    if size is None:
-        raise DecodeError("the PNG file ends before it tells its size")
+        elif name == b"IEND":
+            ended = True
+            break
     if not animated:
-        raise DecodeError(_STILL.format("PNG"))
-    damage = None if ended else "ends before its end mark"
-    return _Png("PNG", *size, tuple(delays), damage, None, skipped)
+        raise DecodeError("the PNG is a still picture; expected an animation")
+    return _Png("PNG", width, height, tuple(delays), None if ended else "ends before its end mark", None, skipped)
 
 
 class ImageioDecoder:
@@ -121,16 +130,16 @@ class ImageioDecoder:
         """The packages that decode, with their versions."""
         return f"imageio {version('imageio')}, pillow {version('pillow')}"
 
-    def structure(self, data: bytes, limits: Limits, clock: Clock) -> Structure:
+    def structure(self, data: bytes, limits: Limits, budget: Budget) -> Structure:
         """Return the structure of a GIF, WebP or PNG."""
         readers = {"GIF": read_structure, "WebP": read_webp, "PNG": read_png}
-        return readers[format_of(data)](data, limits, clock)
+        return readers[format_of(data)](data, limits, budget)
 
     def cost(self, structure: Structure, wanted: Sequence[int]) -> int:
         """Return the pixels of all frames up to the last one wanted: each is drawn on the one before."""
         return structure.width * structure.height * (structure.pictures(wanted)[-1] + 1)
 
-    def draw(self, data: bytes, structure: Structure, wanted: Sequence[int], clock: Clock) -> Iterator[Image.Image]:
+    def draw(self, data: bytes, structure: Structure, wanted: Sequence[int], budget: Budget) -> Iterator[Image.Image]:
         """Yield the frames `wanted`; see `Decoder.draw`."""
         frame = wanted[0]
         try:
@@ -138,7 +147,7 @@ class ImageioDecoder:
             with iio.imopen(io.BytesIO(data), "r", plugin="pillow", extension=suffix) as opened:
                 for frame, picture in zip(wanted, structure.pictures(wanted), strict=True):  # noqa: B007  # told below
                     pixels = opened.read(index=picture, mode="RGBA", writeable_output=False)  # type: ignore[call-arg]  # its own
-                    clock.check()
+                    budget.check_time()
                     yield on_white(Image.fromarray(pixels))
         except (DecodeError, MemoryError):
             raise

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gifdex.pipeline.decoders.base import Clock, Structure
+from gifdex.pipeline.decoders.base import Budget, Structure
 from gifdex.pipeline.decoders.canvas import Unpack, compose, pixels_drawn
 from gifdex.pipeline.decoders.gif import CODE_SIZES, GifImage, GifStructure, read_structure
 from gifdex.pipeline.settings import Limits
@@ -35,19 +35,19 @@ class GifDecoder:
         """The package that unpacks, with its version."""
         return f"{self._package} {version(self._package)}"
 
-    def structure(self, data: bytes, limits: Limits, clock: Clock) -> Structure:
+    def structure(self, data: bytes, limits: Limits, budget: Budget) -> Structure:
         """Return the structure of a GIF; see `gif.read_structure`."""
-        return read_structure(data, limits, clock)
+        return read_structure(data, limits, budget)
 
     def cost(self, structure: Structure, wanted: Sequence[int]) -> int:
         """Return how many pixels are unpacked and looked up for the frames `wanted`."""
         assert isinstance(structure, GifStructure)
         return pixels_drawn(structure, wanted)
 
-    def draw(self, data: bytes, structure: Structure, wanted: Sequence[int], clock: Clock) -> Iterator[Image.Image]:
+    def draw(self, data: bytes, structure: Structure, wanted: Sequence[int], budget: Budget) -> Iterator[Image.Image]:
         """Yield the frames `wanted`; see `canvas.compose`."""
         assert isinstance(structure, GifStructure)
-        return compose(data, structure, wanted, self._unpack(), clock)
+        return compose(data, structure, wanted, self._unpack(), budget)
 
 
 def check_code_size(image: GifImage) -> None:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import cast
 
 from gifdex.pipeline.decoders.base import Decoder, format_of
-from gifdex.schemas.errors import DecodeError, MissingExtraError
+from gifdex.schemas.errors import DecodeError, MissingExtraError, PipelineError
 
 AUTO = "auto"
 
@@ -47,7 +47,10 @@ def decoder_names() -> list[str]:
 
 
 def decoder(name: str) -> Decoder:
-    """Return the decoder of that name; raises MissingExtraError where what it needs is not installed."""
+    """Return the decoder of that name.
+
+    Raises MissingExtraError where what it needs is not installed, PipelineError where that cannot be loaded.
+    """
     with _loading:  # so that threads do not each load it
         return _load(name)
 
@@ -57,12 +60,28 @@ def _load(name: str) -> Decoder:
     known = _KNOWN[name]
     if find_spec(known.needs) is None:
         raise MissingExtraError(f"the decoder {name}", known.needs, known.extra)
-    module = importlib.import_module(f"gifdex.pipeline.decoders.{known.module}")
+    try:
+        module = importlib.import_module(f"gifdex.pipeline.decoders.{known.module}")
+    except ImportError as err:
+        raise PipelineError(
+            f"the decoder {name} cannot be loaded: {err}; mend the installation of {known.needs}, or choose another "
+            "decoder"
+        ) from err
     return cast(Decoder, module.decoder())
 
 
+@cache
+def _is_usable(name: str) -> bool:
+    """Tell whether an installed decoder can be loaded; one that cannot must not cost the others' GIFs."""
+    try:
+        decoder(name)
+    except PipelineError:
+        return False
+    return True
+
+
 def decoder_for(data: bytes, asked: str = AUTO) -> Decoder:
-    """Return the decoder for the bytes: the one asked for if it reads their format, else the fastest installed.
+    """Return the decoder for the bytes: the one asked for if it reads their format, else the fastest that works here.
 
     Raises DecodeError where the bytes are of no format that is read, or of one that needs an extra.
     """
@@ -71,7 +90,7 @@ def decoder_for(data: bytes, asked: str = AUTO) -> Decoder:
         return decoder(asked)
     able = [name for name, known in _KNOWN.items() if form in known.formats]
     for name in able:
-        if find_spec(_KNOWN[name].needs) is not None:
+        if find_spec(_KNOWN[name].needs) is not None and _is_usable(name):
             return decoder(name)
     extra = _KNOWN[able[-1]].extra
     raise DecodeError(f"the file is {form} video, which needs an extra: run pip install 'gifdex[{extra}]'")

@@ -211,6 +211,15 @@ def test_each_strategy_takes_its_frames(raw_gif: RawGif, strategy: str) -> None:
     np.testing.assert_allclose(sampled.weights, weights)
 
 
+def test_both_passes_of_scenes_are_paid_for_from_one_budget(make_gif: GifMaker) -> None:
+    data = make_gif("a.gif", frames=4, size=(48, 32)).read_bytes()
+    cost = 4 * 2 * 1536  # each frame's codes are unpacked, and it is looked up
+    assert len(decode(data, Sampling(strategy="scene"), (4, 4), Limits(total_pixels=2 * cost)).frames) == 4
+    expect = f"limit total_pixels of {2 * cost - 1:,}"
+    with pytest.raises(LimitError, match=expect):
+        decode(data, Sampling(strategy="scene"), (4, 4), Limits(total_pixels=2 * cost - 1))
+
+
 @pytest.mark.parametrize("asked", registry.decoder_names())
 def test_every_decoder_gives_the_same_frames_of_an_ordinary_gif(make_gif: GifMaker, asked: str) -> None:
     data = make_gif("a.gif", frames=6).read_bytes()

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gifdex.pipeline.decoders import registry
-from gifdex.pipeline.decoders.base import Clock, FrameError
+from gifdex.pipeline.decoders.base import Budget, FrameError
 from gifdex.pipeline.decoders.gif import GifStructure
 from gifdex.pipeline.settings import Limits
 
 # Of tests that are not about time.
-CLOCK = Clock(Limits(seconds=math.inf))
+PLENTY = Budget(Limits(seconds=math.inf))
 
 # Each file that is not as the suite has it, and why. Decoders that are not exact have Pillow's and FFmpeg's own
 # ways with the rest; they are listed so that a release that changes one is noticed.
@@ -80,7 +80,7 @@ def is_as_expected(folder: Path, name: str, decoder_name: str) -> bool:
     facts = conf["config"]
     data = (folder / facts["input"]).read_bytes()
     decoder = registry.decoder(decoder_name)
-    structure = decoder.structure(data, Limits(), CLOCK)
+    structure = decoder.structure(data, Limits(), PLENTY)
     assert isinstance(structure, GifStructure)
     if (structure.width, structure.height) != (int(facts["width"]), int(facts["height"])):
         return False
@@ -91,7 +91,7 @@ def is_as_expected(folder: Path, name: str, decoder_name: str) -> bool:
     try:
         if structure.delays_ms:
             wanted = tuple(range(len(structure.delays_ms)))
-            frames = [np.asarray(picture)[..., :3] for picture in decoder.draw(data, structure, wanted, CLOCK)]
+            frames = [np.asarray(picture)[..., :3] for picture in decoder.draw(data, structure, wanted, PLENTY)]
     except FrameError:
         pass
     expected = expected_frames(folder, conf)

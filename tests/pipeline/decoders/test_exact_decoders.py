@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from gifdex.pipeline.decoders import registry
-from gifdex.pipeline.decoders.base import Clock, FrameError
+from gifdex.pipeline.decoders import canvas, registry
+from gifdex.pipeline.decoders.base import Budget, FrameError
 from gifdex.pipeline.decoders.gif import GifStructure
 from gifdex.pipeline.settings import Limits
 from gifdex.schemas.errors import LimitError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.pipeline.conftest import Picture, RawGif
 
 # Of tests that are not about time.
-CLOCK = Clock(Limits(seconds=math.inf))
+PLENTY = Budget(Limits(seconds=math.inf))
 
 EXACT = ["pillow", "numba"]
 WHITE = (255, 255, 255)
@@ -32,9 +32,9 @@ WHITE = (255, 255, 255)
 def draw(name: str, data: bytes, wanted: tuple[int, ...] | None = None) -> list[NDArray[np.uint8]]:
     """Decode frames (all of them, if not told which) at the size of the canvas."""
     decoder = registry.decoder(name)
-    structure = decoder.structure(data, Limits(), CLOCK)
+    structure = decoder.structure(data, Limits(), PLENTY)
     wanted = tuple(range(len(structure.delays_ms))) if wanted is None else wanted
-    return [np.asarray(picture)[..., :3] for picture in decoder.draw(data, structure, wanted, CLOCK)]
+    return [np.asarray(picture)[..., :3] for picture in decoder.draw(data, structure, wanted, PLENTY)]
 
 
 def by_the_book(raw_gif: RawGif, size: tuple[int, int], pictures: list[Picture]) -> list[NDArray[np.uint8]]:
@@ -133,12 +133,12 @@ def test_the_cost_is_what_is_decoded_and_looked_up(raw_gif: RawGif, name: str) -
     decoder = registry.decoder(name)
     patch = raw_gif.picture(raw_gif.solid(2, 2, 3))
     data = raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1)), patch, patch, raw_gif.picture(raw_gif.solid(1))])
-    structure = decoder.structure(data, Limits(), CLOCK)
+    structure = decoder.structure(data, Limits(), PLENTY)
     assert decoder.cost(structure, (0,)) == 16 + 16
     assert decoder.cost(structure, (0, 2)) == 16 + 6 + 6 + 32
     assert decoder.cost(structure, (3,)) == 16 + 16
     images = [raw_gif.picture(raw_gif.solid(k, 3, 4), disposal=disposal) for k, disposal in enumerate((1, 2, 3, 2, 0))]
-    structure = decoder.structure(raw_gif((4, 4), images), Limits(), CLOCK)
+    structure = decoder.structure(raw_gif((4, 4), images), Limits(), PLENTY)
     assert decoder.cost(structure, (4,)) == 4 * 12 + 16  # what is cleared counts, what is restored is left out
 
 
@@ -147,9 +147,9 @@ def test_the_clock_is_looked_at_between_images_that_nobody_sees(raw_gif: RawGif,
     decoder = registry.decoder(name)
     images = [raw_gif.picture(raw_gif.solid(k, 2, 2), disposal=3) for k in range(5)]
     data = raw_gif((4, 4), images)
-    structure = decoder.structure(data, Limits(), CLOCK)
+    structure = decoder.structure(data, Limits(), PLENTY)
     with pytest.raises(LimitError, match="limit seconds of -1"):
-        next(decoder.draw(data, structure, (4,), Clock(Limits(seconds=-1))))
+        next(decoder.draw(data, structure, (4,), Budget(Limits(seconds=-1))))
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -163,6 +163,23 @@ def test_more_color_tables_than_sixteen_bits_can_number(raw_gif: RawGif, name: s
 
 
 @pytest.mark.parametrize("name", EXACT)
+def test_large_images_are_drawn_in_bands(raw_gif: RawGif, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canvas, "_DRAWN_AT_ONCE", 11)
+    monkeypatch.setattr(canvas, "_LOOKED_UP_AT_ONCE", 7)
+    random = np.random.default_rng(5)
+    images = [
+        raw_gif.picture(
+            random.integers(0, 6, (7, 5)).astype(np.uint8),
+            disposal=k % 4,
+            transparent=[None, 5][k % 2],
+            interlaced=k > 2,
+        )
+        for k in range(8)
+    ]
+    np.testing.assert_array_equal(draw(name, raw_gif((5, 7), images)), by_the_book(raw_gif, (5, 7), images))
+
+
+@pytest.mark.parametrize("name", EXACT)
 def test_pixels_that_are_missing_are_not_drawn(raw_gif: RawGif, name: str) -> None:
     red = raw_gif.picture(raw_gif.solid(1))
     codes = bytes([0x80, 5, 5, 5, 5, 6, 0x81])  # five of sixteen pixels, then the end
@@ -171,6 +188,19 @@ def test_pixels_that_are_missing_are_not_drawn(raw_gif: RawGif, name: str) -> No
     expected[0], expected[1, 0] = raw_gif.palette[5], raw_gif.palette[6]
     for wanted in ((1,), (0, 1)):
         np.testing.assert_array_equal(draw(name, raw_gif((4, 4), [red, short]), wanted)[-1], expected)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_drawing_once_more_is_paid_for(raw_gif: RawGif, name: str) -> None:
+    codes = bytes([0x80, 5, 0x81])
+    short = b"\x21\xf9\x04\x00\x0a\x00\x00\x00\x2c\0\0\0\0\x04\x00\x04\x00\x00\x07\x03" + codes + b"\x00"
+    data = raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1))] * 9 + [short])
+    decoder = registry.decoder(name)
+    structure = decoder.structure(data, Limits(), PLENTY)
+    assert decoder.cost(structure, (9,)) == 32  # it seems to hide all before it
+    with pytest.raises(LimitError, match="160 pixels to decode, above the limit total_pixels of 159"):
+        next(decoder.draw(data, structure, (9,), Budget(Limits(total_pixels=159))))
+    assert next(decoder.draw(data, structure, (9,), Budget(Limits(total_pixels=160))))
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -201,13 +231,14 @@ def test_ordinary_gifs_are_as_pillow_composites_them(data: Path, name: str, fold
 def outcome(name: str, data: bytes) -> object:
     """Frames as bytes, or the frame that is broken."""
     decoder = registry.decoder(name)
-    structure = decoder.structure(data, Limits(), CLOCK)
+    structure = decoder.structure(data, Limits(), PLENTY)
     assert isinstance(structure, GifStructure)
     if structure.width * structure.height > 10_000 or any(i.width * i.height > 10_000 for i in structure.images):
         return "large"
     frames: list[bytes] = []
+    wanted = tuple(range(len(structure.delays_ms)))
     try:
-        frames.extend(p.tobytes() for p in decoder.draw(data, structure, tuple(range(len(structure.delays_ms))), CLOCK))
+        frames.extend(p.tobytes() for p in decoder.draw(data, structure, wanted, PLENTY))
     except FrameError as err:
         return frames, err.frame, err.reason
     return frames

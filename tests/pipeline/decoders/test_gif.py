@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gifdex.pipeline.decoders.base import Clock
+from gifdex.pipeline.decoders.base import Budget
 from gifdex.pipeline.decoders.gif import CLEAR, KEEP, RESTORE, GifStructure, read_structure
 from gifdex.pipeline.settings import Limits
 from gifdex.schemas.errors import DecodeError, LimitError
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from tests.pipeline.conftest import RawGif
 
 # Of tests that are not about time.
-CLOCK = Clock(Limits(seconds=math.inf))
+PLENTY = Budget(Limits(seconds=math.inf))
 
 GifMaker = Callable[..., Path]
 
 
 def read(data: bytes) -> GifStructure:
-    return read_structure(data, Limits(), CLOCK)
+    return read_structure(data, Limits(), PLENTY)
 
 
 def pillow_delays(path: Path) -> tuple[int, ...]:
@@ -123,6 +123,13 @@ def test_other_extensions_local_palettes_and_stray_bytes_are_stepped_over(raw_gi
     assert structure.odd == "has 6 stray bytes between blocks"
 
 
+@pytest.mark.parametrize("empty", [b"\x21\xff\x00", b"\x21\xf9\x00", b"\x21\xfe\x00"])
+def test_an_empty_extension_swallows_nothing(raw_gif: RawGif, empty: bytes) -> None:
+    red = raw_gif.picture(raw_gif.solid(1))
+    structure = read(raw_gif((4, 4), [red, empty, red, red]))
+    assert (len(structure.delays_ms), structure.damage) == (3, None)
+
+
 def test_what_follows_the_trailer_is_not_looked_at(raw_gif: RawGif) -> None:
     red = raw_gif.picture(raw_gif.solid(1))
     structure = read(raw_gif((4, 4), [red], trailer=b";" + red.to_bytes()))
@@ -153,16 +160,16 @@ def test_code_sizes_that_the_specification_does_not_mean_are_odd(raw_gif: RawGif
 
 def test_counting_stops_at_the_limit_on_frames(raw_gif: RawGif) -> None:
     data = raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1))] * 5)
-    assert len(read_structure(data, Limits(frames=5), CLOCK).delays_ms) == 5
+    assert len(read_structure(data, Limits(frames=5), PLENTY).delays_ms) == 5
     with pytest.raises(LimitError, match="5 frames or more, above the limit frames of 4"):
-        read_structure(data, Limits(frames=4), CLOCK)
+        read_structure(data, Limits(frames=4), PLENTY)
 
 
 def test_millions_of_blocks_are_given_up_when_the_time_is_over(raw_gif: RawGif) -> None:
     data = raw_gif((4, 4), [b"\x21\xfe\x00" * 30_000, raw_gif.picture(raw_gif.solid(1))])
     assert len(read(data).delays_ms) == 1
     with pytest.raises(LimitError, match="limit seconds of -1"):
-        read_structure(data, Limits(), Clock(Limits(seconds=-1)))
+        read_structure(data, Limits(), Budget(Limits(seconds=-1)))
 
 
 def test_a_header_cut_short_says_how_many_bytes_there_are(raw_gif: RawGif) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gifdex.pipeline.decode import decode
-from gifdex.pipeline.decoders.base import Clock, Structure
+from gifdex.pipeline.decoders.base import Budget, Structure
 from gifdex.pipeline.decoders.imageio_images import read_png, read_webp
 from gifdex.pipeline.settings import Limits, Sampling
 from gifdex.schemas.errors import DecodeError, LimitError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.pipeline.decoders.conftest import Animate, Pictures
 
 # Of tests that are not about time.
-CLOCK = Clock(Limits(seconds=math.inf))
+PLENTY = Budget(Limits(seconds=math.inf))
 
 READ = {"WEBP": read_webp, "PNG": read_png}
 FORMATS = list(READ)
@@ -29,7 +29,7 @@ FORMATS = list(READ)
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_structure_is_what_the_chunks_say(animate: Animate, greys: Pictures, form: str) -> None:
     data = animate.image(form, greys[:3], [50, 5, 1230])
-    structure = READ[form](data, Limits(), CLOCK)
+    structure = READ[form](data, Limits(), PLENTY)
     assert (structure.width, structure.height, structure.delays_ms) == (48, 32, (50, 100, 1230))
     assert (structure.damage, structure.odd) == (None, None)
 
@@ -48,7 +48,7 @@ def test_frames_are_sampled_in_time_and_put_on_white(animate: Animate, greys: Pi
 
 def test_a_default_image_that_is_no_part_of_the_animation_is_not_a_frame(animate: Animate, greys: Pictures) -> None:
     data = animate.image("PNG", [greys[9], greys[1], greys[2]], 100, default_image=True)
-    assert read_png(data, Limits(), CLOCK).delays_ms == (100, 100)
+    assert read_png(data, Limits(), PLENTY).delays_ms == (100, 100)
     sampled = decode(data, Sampling(strategy="all"), (4, 4), Limits())
     assert [int(frame[0, 0, 0]) for frame in sampled.frames] == [8, 16]
 
@@ -104,9 +104,24 @@ def test_a_png_header_may_not_lie_about_its_size(animate: Animate, greys: Pictur
         decode(bytes(data), Sampling(), (4, 4), Limits())
 
 
+def test_a_size_may_be_told_only_once_and_first(animate: Animate, greys: Pictures) -> None:
+    png, webp = animate.image("PNG", greys[:2]), animate.image("WEBP", greys[:2])
+    header = png[8:33]
+    for data in (png[:33] + header + png[33:], png[:-12] + header + png[-12:]):
+        with pytest.raises(DecodeError, match="the PNG tells its size twice"):
+            decode(data, Sampling(), (4, 4), Limits())
+    with pytest.raises(DecodeError, match="the PNG file does not begin with its size"):
+        decode(png[:8] + png[33:], Sampling(), (4, 4), Limits())
+    extended = webp[12:30]
+    longer = b"RIFF" + (len(webp) - 8 + 18).to_bytes(4, "little") + webp[8:] + extended
+    with pytest.raises(DecodeError, match="the WebP tells its size twice"):
+        decode(longer, Sampling(), (4, 4), Limits())
+    assert decode(webp + extended, Sampling(), (4, 4), Limits()).damage is None  # beyond the end nobody looks
+
+
 def structure_or_error(form: str, data: bytes) -> Structure | None:
     try:
-        return READ[form](data, Limits(), CLOCK)
+        return READ[form](data, Limits(), PLENTY)
     except DecodeError:
         return None
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ from gifdex.jobs.build import DECODERS, SAMPLINGS
 from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.decoders.base import Decoder, format_of
 from gifdex.pipeline.settings import SAMPLING_STRATEGIES
-from gifdex.schemas.errors import DecodeError, MissingExtraError
+from gifdex.schemas.errors import DecodeError, MissingExtraError, PipelineError
 
 if TYPE_CHECKING:
     from tests.pipeline.decoders.conftest import Animate, Pictures
@@ -65,6 +66,16 @@ def test_the_fastest_installed_decoder_is_taken(monkeypatch: pytest.MonkeyPatch)
     assert registry.decoder_for(GIF).name == "pillow"
     assert registry.decoder_for(GIF, "imageio").name == "imageio"
     assert registry.decoder_for(MP4, "imageio").name == "pyav"
+
+
+def test_an_installed_decoder_that_cannot_be_loaded_costs_nothing_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gifdex.pipeline.decoders.numba_gif", None)  # as if its import failed
+    for cache in (registry._load, registry._is_usable):
+        cache.cache_clear()
+    assert registry.decoder_for(GIF).name == "pillow"
+    with pytest.raises(PipelineError, match=r"the decoder numba cannot be loaded: .*mend the installation of numba"):
+        registry.decoder_for(GIF, "numba")
+    registry._is_usable.cache_clear()
 
 
 def test_what_is_not_installed_is_said_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:

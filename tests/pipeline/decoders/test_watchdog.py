@@ -4,7 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,24 +24,27 @@ if TYPE_CHECKING:
     from tests.pipeline.conftest import RawGif
 
 
+LIMITS = Limits()
+
+
 def processes() -> set[int]:
     """The watchdog's processes, by their id."""
     return {child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())}
 
 
 def test_what_the_function_gives_and_raises_comes_back() -> None:
-    assert watchdog.run(5.0, divmod, 7, 2) == (3, 1)
+    assert watchdog.run(LIMITS, divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        watchdog.run(5.0, divmod, 7, 0)
-    assert watchdog.run(5.0, os.getpid) in processes()
-    assert watchdog.run(5.0, watchdog.is_watched)
+        watchdog.run(LIMITS, divmod, 7, 0)
+    assert watchdog.run(LIMITS, os.getpid) in processes()
+    assert watchdog.run(LIMITS, watchdog.is_watched)
     assert not watchdog.is_watched()
 
 
 def test_a_process_is_silent_and_leaves_ctrl_c_to_the_one_that_started_it(capfd: pytest.CaptureFixture[str]) -> None:
-    assert watchdog.run(5.0, os.write, 2, b"x" * 200_000) == 200_000
-    assert watchdog.run(5.0, os.write, 1, b"x") == 1
-    assert watchdog.run(5.0, signal.getsignal, signal.SIGINT) == signal.SIG_IGN
+    assert watchdog.run(LIMITS, os.write, 2, b"x" * 200_000) == 200_000
+    assert watchdog.run(LIMITS, os.write, 1, b"x") == 1
+    assert watchdog.run(LIMITS, signal.getsignal, signal.SIGINT) == signal.SIG_IGN
     assert capfd.readouterr() == ("", "")
 
 
@@ -53,29 +59,75 @@ def test_errors_keep_whether_they_last(raw_gif: RawGif) -> None:
 def test_a_process_that_hangs_costs_its_file_and_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "_GRACE_SECONDS", 0.5)
     started = time.monotonic()
-    with pytest.raises(LimitError, match=r"took more than 1 seconds, above the limit seconds of 0.5") as caught:
-        watchdog.run(0.5, time.sleep, 60)
+    with pytest.raises(LimitError, match=r"was not over after 1 seconds, above the limit seconds of 0.5") as caught:
+        watchdog.run(Limits(seconds=0.5), time.sleep, 60)
     assert time.monotonic() - started < 30
     assert not caught.value.lasting
-    assert watchdog.run(5.0, divmod, 7, 2) == (3, 1)
+    assert watchdog.run(LIMITS, divmod, 7, 2) == (3, 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_process_that_dies_costs_its_file_and_is_replaced(number: int) -> None:
     with pytest.raises(DecodeError, match=rf"the decoder died on it \(exit status -{number}\)") as caught:
-        watchdog.run(5.0, _die, number)
+        watchdog.run(LIMITS, _die, number)
     assert not caught.value.lasting
-    assert watchdog.run(5.0, divmod, 7, 2) == (3, 1)
+    assert watchdog.run(LIMITS, divmod, 7, 2) == (3, 1)
 
 
 def _die(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+def _die_soon(seconds: float) -> None:
+    """Answer, and die a little later: as a heap does that was damaged before."""
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
+def test_processes_that_die_between_two_calls_or_while_receiving_fail_no_other_call() -> None:
+    payload = bytes(3_000_000)
+
+    def call(number: int) -> str:
+        try:
+            if number % 10 == 3:
+                watchdog.run(LIMITS, _die_soon, 0.001 * (number % 7))
+            elif number % 10 == 7:
+                watchdog.run(LIMITS, _die, signal.SIGSEGV)
+            else:
+                assert watchdog.run(LIMITS, len, payload) == len(payload)
+        except DecodeError as err:
+            return str(err)
+        return "good"
+
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = Counter(pool.map(call, range(200), timeout=200))
+    # Each death costs the call that it meets, and no other: those that die at once, and at most one for each later.
+    assert set(outcomes) <= {"good", *(f"the decoder died on it (exit status -{n})" for n in (9, 11))}
+    assert outcomes["the decoder died on it (exit status -11)"] <= 20
+    assert outcomes["good"] >= 200 - 20 - 20
+    assert watchdog.run(LIMITS, divmod, 7, 2) == (3, 1)
+
+
+def test_a_hanging_process_ends_by_itself_where_nobody_is_left_to_kill_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = watchdog._Process()
+    process._calls.send((0.5, 2**30, time.sleep, (60,)))
+    process._process.join(20)
+    assert process._process.exitcode == -signal.SIGALRM
+
+
+def test_an_answer_that_cannot_be_sent_is_an_error() -> None:
+    with pytest.raises(DecodeError, match="the decoder's answer cannot be sent: "):
+        watchdog.run(LIMITS, _nothing_to_send)
+    assert watchdog.run(LIMITS, divmod, 7, 2) == (3, 1)
+
+
+def _nothing_to_send() -> object:
+    return lambda: None
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit what a process allocates")
 def test_a_process_that_fills_the_memory_is_stopped() -> None:
     with pytest.raises(MemoryError):
-        watchdog.run(20.0, np.zeros, 3 * 2**30, np.uint8)
+        watchdog.run(LIMITS, np.zeros, 3 * 2**30, np.uint8)
 
 
 def test_only_odd_gifs_go_through_a_process(raw_gif: RawGif, monkeypatch: pytest.MonkeyPatch) -> None:
