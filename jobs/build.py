@@ -54,8 +54,8 @@ _SETTINGS = {
 @click.option(
     "--sampling",
     type=click.Choice(SAMPLINGS),
-    help="Which frames stand for a GIF: evenly spaced in time, those that differ most, all, or the first.  "
-    "[default: uniform]",
+    help="Which frames stand for a GIF: evenly spaced in time, those that differ most, all up to --frames, or the "
+    "first.  [default: uniform]",
 )
 @click.option(
     "--frames",
@@ -86,11 +86,11 @@ def command(
 ) -> None:
     """Bring the index of a workspace up to date with CORPUS and publish it.
 
-    CORPUS is a folder (its .gif, .webp, .png, .apng, .mp4, .m4v, .mov and .webm files, however deep), a glob, or a
-    catalog file (.parquet, .csv or .jsonl) with a column `uri` and optionally `id` and `caption`; other columns
-    are kept as metadata. Only GIFs whose bytes were not encoded before are encoded. A GIF that cannot be read
-    or decoded becomes a reject; it never fails the build. Every limit (--max-...) is for one GIF; but for
-    --max-bytes they hold for GIFs that are decoded now: features that are there already are used.
+    CORPUS is a folder (its .gif, .webp, .png, .apng, .mp4, .m4v, .mov, .webm and .mkv files, however deep), a glob,
+    or a catalog file (.parquet, .csv or .jsonl) with a column `uri` and optionally `id` and `caption`; other
+    columns are kept as metadata. Only GIFs whose bytes were not encoded before are encoded. A GIF that cannot be read
+    or decoded becomes a reject; it never fails the build. Every limit (--max-...) is for one GIF. Items that are
+    encoded already stay whatever the limits; only --max-bytes is looked at again. --strict decodes nothing again.
     """
     if not corpus:
         raise click.UsageError("CORPUS is empty; expected a folder, a glob or a catalog file")
@@ -153,6 +153,8 @@ def summary_table(summary: BuildSummary) -> Table:
     }
     if summary.ignored:
         facts["ignored"] = f"{summary.ignored:,} other file{'s' if summary.ignored != 1 else ''}, no animation by name"
+    if summary.partial:
+        facts["such as partial"] = summary.example_partial
     if summary.rejects:
         facts |= {f"such as {error}": reason for error, reason in summary.example_rejects.items()}
         facts["rejects in"] = str(Path(summary.store).parent / "builds" / summary.build_id / "rejects")

@@ -47,7 +47,9 @@ def print_json(value: Mapping[str, Any]) -> None:
 def print_table(table: Table) -> None:
     """Write a table on stdout, as wide as it needs where that is no terminal."""
     console = Console()
-    Console(width=console.width if console.is_terminal else 200).print(table)
+    width = console.width if console.is_terminal else 200
+    # Names of files and what is said of them are text, whatever brackets and colons they have.
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
 
 
 def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:

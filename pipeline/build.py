@@ -43,7 +43,8 @@ from gifdex.schemas.manifest import FORMAT_VERSION, EncoderFacts
 class BuildSummary:
     """What a build did; counts are of items but for `tried`, `encoded` and `reused`, which are of distinct GIFs.
 
-    `partial` items are those of which only the frames before some damage were indexed. `example_rejects` has, of
+    `partial` items are those of which only the frames before some damage were indexed; `example_partial` has the URI of
+    the first one, and what was found. `example_rejects` has, of
     each class of error, the first reject's URI and reason. `tried` GIFs were not in the cache, and `encoded` of them
     have features now; `gifs_per_second` counts the tried.
     """
@@ -52,6 +53,7 @@ class BuildSummary:
     store: str = ""
     items: int = 0
     partial: int = 0
+    example_partial: str = ""
     rejects: int = 0
     rejects_by_error: dict[str, int] = field(default_factory=dict)
     example_rejects: dict[str, str] = field(default_factory=dict)
@@ -192,10 +194,12 @@ def _split(scanned: Scan, encoded: Encoded) -> tuple[pa.Table, pa.Table]:
     ]
     rejects = pa.concat_tables([scanned.rejects, pa.Table.from_pylist(rows, schema=tables.REJECTS)])
     if not len(items):
-        first = rejects.slice(0, 1).to_pylist()[0]
+        examples = {row["error"]: f"{row['uri']}: {row['reason']}" for row in reversed(rejects.to_pylist())}
+        counts = Counter(rejects["error"].to_pylist())
+        reasons = "; ".join(f"{error} ({counts[error]:,}), such as {example}" for error, example in examples.items())
         raise CorpusError(
-            f"none of the {len(rejects):,} files could be indexed, so nothing was published (the first: "
-            f"{first['uri']}: {first['reason']}); check the corpus"
+            f"none of the {len(rejects):,} files could be indexed, so nothing was published: {reasons}; check the "
+            "corpus and the options"
         )
     return items, rejects.sort_by("id")
 
@@ -270,7 +274,10 @@ def _fill(
 ) -> None:
     summary.build_id = build_id
     summary.items, summary.rejects = len(items), len(rejects)
-    summary.partial = len(scanned.catalog) - scanned.catalog["damage"].null_count
+    partial = scanned.catalog.filter(pc.is_valid(scanned.catalog["damage"]))
+    summary.partial = len(partial)
+    for row in partial.slice(0, 1).to_pylist():
+        summary.example_partial = f"{row['uri']}: {row['damage']}"
     summary.rejects_by_error = dict(sorted(Counter(rejects["error"].to_pylist()).items()))
     for row in reversed(rejects.to_pylist()):
         summary.example_rejects[row["error"]] = f"{row['uri']}: {row['reason']}"

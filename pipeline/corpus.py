@@ -27,7 +27,7 @@ from gifdex.schemas.files import TEMPORARY_PREFIX, json_lines
 
 _CATALOG_SUFFIXES = (".parquet", ".csv", ".jsonl")
 # What a folder's files are taken for; what they are, their first bytes say.
-SUFFIXES = (".gif", ".webp", ".png", ".apng", ".mp4", ".m4v", ".mov", ".webm")
+SUFFIXES = (".gif", ".webp", ".png", ".apng", ".mp4", ".m4v", ".mov", ".webm", ".mkv")
 _WILDCARD = re.compile(r"[*?\[]")
 
 

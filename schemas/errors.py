@@ -6,7 +6,9 @@
     ├── CorpusError                 the corpus cannot be listed or read, is empty, or repeats an id
     ├── CaptionsError               a captions file for `evaluate` cannot be used
     ├── DecodeError                 the bytes of one GIF cannot become frames (ends as a reject)
-    │   └── LimitError              ... because it is larger than a limit allows
+    │   ├── LimitError              ... because it is larger than a limit allows
+    │   ├── UnsupportedFormatError  ... because they are no animation of a format that gifdex reads
+    │   └── MissingDecoderError     ... because that format needs an extra
     ├── EncoderError                an encoder is unknown, or cannot do what was asked
     │   └── WeightsError            its weights are absent or unreadable
     ├── ProjectionError             a projection is unreadable, or does not fit its encoders
@@ -55,6 +57,14 @@ class DecodeError(GifdexError):
 
 class LimitError(DecodeError):
     """One GIF is larger than a limit allows; the message names the limit and both values."""
+
+
+class UnsupportedFormatError(DecodeError):
+    """A file is no animation of a format that gifdex reads."""
+
+
+class MissingDecoderError(DecodeError):
+    """A file's format needs an extra that is not installed; the message has the command that installs it."""
 
 
 class EncoderError(GifdexError):

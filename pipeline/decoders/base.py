@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 
 from gifdex.pipeline.settings import Limits
-from gifdex.schemas.errors import DecodeError, LimitError
+from gifdex.schemas.errors import LimitError, UnsupportedFormatError
 
 # Browsers show a frame that asks for 10 ms or less for 100 ms; authors rely on it.
 _SHORTEST_MS, _DEFAULT_MS = 10, 100
@@ -52,8 +52,9 @@ class Budget:
 
     def check_time(self) -> None:
         """Raise LimitError where the time is over; to be looked at between steps."""
-        seconds = round(time.monotonic() - self._started, 1)
-        check("seconds", seconds, self.limits.seconds, "seconds of decoding behind it", lasting=False)
+        seconds = time.monotonic() - self._started
+        if seconds > self.limits.seconds:
+            check("seconds", round(seconds, 3), self.limits.seconds, "seconds of decoding behind it", lasting=False)
 
     def spend(self, pixels: int) -> None:
         """Raise LimitError where so many more pixels are more than may be decoded and drawn."""
@@ -107,8 +108,8 @@ class Decoder(Protocol):
 def format_of(data: bytes) -> str:
     """Return what the bytes are by how they begin, whatever the file is called: GIF, WebP, PNG, MP4 (or MOV) or WebM.
 
-    Raises DecodeError where they are none of these. See GIF89a 17, RFC 9649, PNG (third edition) 5.2, ISO/IEC
-    14496-12 4.3 and RFC 8794.
+    Raises UnsupportedFormatError where they are none of these. See GIF89a 17, RFC 9649, PNG (third edition) 5.2,
+    ISO/IEC 14496-12 4.3 and RFC 8794.
     """
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
@@ -121,13 +122,17 @@ def format_of(data: bytes) -> str:
     if data[:4] == b"\x1a\x45\xdf\xa3":
         return "WebM"
     found = f"begins with {data[:8]!r}" if data else "is empty"
-    raise DecodeError(f"the file {found}; expected a GIF (GIF87a or GIF89a), or a WebP, PNG, MP4 or WebM")
+    raise UnsupportedFormatError(f"the file {found}; expected a GIF (GIF87a or GIF89a), or a WebP, PNG, MP4 or WebM")
 
 
 def check(limit: str, found: float, allowed: float, unit: str, *, lasting: bool = True) -> None:
     """Raise LimitError where `found` is above `allowed`."""
     if found > allowed:
-        raise LimitError(f"the GIF has {found:,} {unit}, above the limit {limit} of {allowed:,}", lasting=lasting)
+        option = f"--max-{limit.replace('_', '-')}"
+        message = (
+            f"the GIF has {found:,} {unit}, above the limit {limit} of {allowed:,}: leave it out, or raise {option}"
+        )
+        raise LimitError(message, lasting=lasting)
 
 
 def check_frames(found: int, limits: Limits) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 from gifdex.pipeline.decoders.base import Budget, FrameError, Structure, check_frames, format_of, on_white, shown_for
 from gifdex.pipeline.decoders.gif import read_structure
 from gifdex.pipeline.settings import Limits
-from gifdex.schemas.errors import DecodeError
+from gifdex.schemas.errors import DecodeError, UnsupportedFormatError
 
 _CHUNK = struct.Struct(">I4s")
 _FRAME_CONTROL = struct.Struct(">IIIIIHHBB")
@@ -44,34 +44,42 @@ def _little(piece: bytes) -> int:
     return int.from_bytes(piece, "little")
 
 
-def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each chunk's name and bytes, up to the end that the file tells; raises DecodeError at one cut short."""
-    position, end = 12, 8 + _little(data[4:8])
-    while position + 8 <= min(end, len(data)):
+@dataclass(frozen=True)
+class _Webp(Structure):
+    """A WebP's structure; `end` is where the last whole chunk ends."""
+
+    end: int = 0
+
+
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield each whole chunk's name, bytes and end, up to the end that the file tells."""
+    position, end = 12, min(8 + _little(data[4:8]), len(data))
+    while position + 8 <= end:
         name, size = data[position : position + 4], _little(data[position + 4 : position + 8])
         body = data[position + 8 : position + 8 + size]
-        if len(body) < size:
-            raise DecodeError(f"the WebP file ends within a chunk {name!r}")
-        yield name, body
         position += 8 + size + size % 2
+        if position > end:
+            return
+        yield name, body, position
 
 
 def read_webp(data: bytes, limits: Limits, budget: Budget) -> Structure:
     """Return the structure of a WebP; raises as `Decoder.structure` does."""
     chunks = _webp_chunks(data)
-    name, body = next(chunks, (b"", b""))
+    name, body, end = next(chunks, (b"", b"", 0))
     if name != b"VP8X" or len(body) < 10 or not body[0] & _ANIMATED:  # only the extended format is animated
-        raise DecodeError("the WebP is a still picture; expected an animation")
+        raise UnsupportedFormatError("the WebP is a still picture; expected an animation")
     width, height = 1 + _little(body[4:7]), 1 + _little(body[7:10])
     delays: list[int] = []
-    for name, body in chunks:
+    for name, body, end in chunks:  # noqa: B007  # the last end counts
         budget.check_time()
         if name == b"VP8X":
             raise DecodeError("the WebP tells its size twice")
         if name == b"ANMF" and len(body) >= 16:
             delays.append(shown_for(_little(body[12:15])))
             check_frames(len(delays), limits)
-    return Structure("WebP", width, height, tuple(delays))
+    cut = end < 8 + _little(data[4:8]) - 1
+    return _Webp("WebP", width, height, tuple(delays), f"ends after frame {len(delays):,}" if cut else None, None, end)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -115,7 +123,7 @@ def read_png(data: bytes, limits: Limits, budget: Budget) -> Structure:
             ended = True
             break
     if not animated:
-        raise DecodeError("the PNG is a still picture; expected an animation")
+        raise UnsupportedFormatError("the PNG is a still picture; expected an animation")
     return _Png("PNG", width, height, tuple(delays), None if ended else "ends before its end mark", None, skipped)
 
 
@@ -144,6 +152,8 @@ class ImageioDecoder:
         frame = wanted[0]
         try:
             suffix = f".{structure.format.lower()}"
+            if isinstance(structure, _Webp) and structure.damage:  # libwebp wants the size in the header to be true
+                data = b"RIFF" + (structure.end - 8).to_bytes(4, "little") + data[8 : structure.end]
             with iio.imopen(io.BytesIO(data), "r", plugin="pillow", extension=suffix) as opened:
                 for frame, picture in zip(wanted, structure.pictures(wanted), strict=True):  # noqa: B007  # told below
                     pixels = opened.read(index=picture, mode="RGBA", writeable_output=False)  # type: ignore[call-arg]  # its own

@@ -88,7 +88,8 @@ def read_video(data: bytes, limits: Limits, budget: Budget) -> Structure:
             size, unit = (stream.codec_context.width, stream.codec_context.height), float(stream.time_base or 0) * 1000
             rate = float(stream.average_rate or 10)
     except av.FFmpegError as err:
-        raise DecodeError(f"PyAV cannot read the video: {' '.join(str(err).split())[:200]}") from err
+        reason = err.strerror or type(err).__name__
+        raise DecodeError(f"PyAV cannot read the video, which may be cut short: {reason}") from err
     if times and not size[0] * size[1]:
         raise DecodeError(f"the video tells no size, or one far above the limit pixels of {limits.pixels:,}")
     times.sort()

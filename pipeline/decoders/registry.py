@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import cast
 
 from gifdex.pipeline.decoders.base import Decoder, format_of
-from gifdex.schemas.errors import DecodeError, MissingExtraError, PipelineError
+from gifdex.schemas.errors import MissingDecoderError, MissingExtraError, PipelineError
 
 AUTO = "auto"
 
@@ -83,7 +83,8 @@ def _is_usable(name: str) -> bool:
 def decoder_for(data: bytes, asked: str = AUTO) -> Decoder:
     """Return the decoder for the bytes: the one asked for if it reads their format, else the fastest that works here.
 
-    Raises DecodeError where the bytes are of no format that is read, or of one that needs an extra.
+    Raises UnsupportedFormatError where the bytes are of no format that is read, MissingDecoderError where they are of
+    one that needs an extra.
     """
     form = format_of(data)
     if asked != AUTO and form in _KNOWN[asked].formats:
@@ -93,7 +94,7 @@ def decoder_for(data: bytes, asked: str = AUTO) -> Decoder:
         if find_spec(_KNOWN[name].needs) is not None and _is_usable(name):
             return decoder(name)
     extra = _KNOWN[able[-1]].extra
-    raise DecodeError(f"the file is {form} video, which needs an extra: run pip install 'gifdex[{extra}]'")
+    raise MissingDecoderError(f"the file is {form} video, which needs an extra: run pip install 'gifdex[{extra}]'")
 
 
 def pixels_of(asked: str) -> str | None:

@@ -104,6 +104,19 @@ def test_a_folder_of_all_formats_gives_an_item_each_and_a_reject_for_what_is_non
     assert all(hit["score"] > 0.15 for hit in hits)
 
 
+def test_what_looks_like_markup_is_printed_as_it_is(built: Built, tmp_path: Path) -> None:
+    gifs = tmp_path / "[gifs]"
+    (gifs / "[red]cat[").mkdir(parents=True)
+    shutil.copy(built.corpus / "cat-pan.gif", gifs / "[red]cat[" / "bad] :smile:.gif")
+    (gifs / "broken.gif").write_text("[/code] hi")
+    done = run("build", gifs, "--workspace", tmp_path / "ws")
+    assert done.returncode == 0, done.stderr
+    assert f"{gifs}/broken.gif: the file begins with b'[/code] '" in " ".join(done.stdout.split())
+    found = run("search", tmp_path / "ws" / "index", "a cat")
+    assert found.returncode == 0, found.stderr
+    assert "[red]cat[/bad] :smile:" in found.stdout
+
+
 def test_search_json_has_id_score_uri_and_rank(built: Built) -> None:
     found = run("search", built.store, "a cat", "-k", "3", "--json")
     assert found.returncode == 0, found.stderr

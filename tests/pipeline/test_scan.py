@@ -141,7 +141,10 @@ def test_what_cannot_be_read_is_a_reject_with_its_reason(make_gif: GifMaker, tmp
     scanned = run_scan(tmp_path / "corpus", tmp_path / "ws", encode=encode)
     assert list(sha256s(scanned)) == ["a"]
     found = reasons(scanned)
-    assert found["large"] == ("LimitError", "the GIF has 5,006 bytes, above the limit bytes of 5,000")
+    assert found["large"] == (
+        "LimitError",
+        "the GIF has 5,006 bytes, above the limit bytes of 5,000: leave it out, or raise --max-bytes",
+    )
     assert found["gone"][0] == "FileNotFoundError"
     assert found["gone"][1].startswith("cannot read the file: ")
     assert "gone.gif" in found["gone"][1]

@@ -131,6 +131,7 @@ def main() -> None:
     else:
         for data in files:
             watcher.decode(data, "uniform")
+    watcher.look_at_memory()
     sys.stdout.write(json.dumps({**vars(watcher), "files": watcher.outcomes.total()}))
 
 

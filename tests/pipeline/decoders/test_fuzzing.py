@@ -67,6 +67,16 @@ def test_the_malformed_suite_ends_as_items_or_rejects(data: Path) -> None:
     assert all(outcomes[kind] > 3 for kind in ("item", "partial", "DecodeError", "LimitError"))
 
 
+def test_the_largest_canvas_that_limits_allow_stays_within_memory(raw_gif: RawGif, tmp_path: Path) -> None:
+    """Everything at once that needs a copy: interlaced, transparent, restored, and pixels missing at the end."""
+    pixels = np.random.default_rng(1).integers(0, 100, (4096, 4096)).astype(np.uint8)
+    pixels[-1, -5:] = 0x81  # in the codes of the tests' encoder, the end
+    large = raw_gif.picture(pixels, disposal=3, transparent=7, interlaced=True)
+    path = tmp_path / "large.gif"
+    path.write_bytes(raw_gif((4096, 4096), [large, large, large]))
+    assert fuzz(0, [path])["outcomes"] == {"item": 1}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_ten_thousand_mutants_of_real_gifs_end_as_items_or_rejects(data: Path) -> None:

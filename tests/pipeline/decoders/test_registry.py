@@ -10,7 +10,11 @@ from gifdex.jobs.build import DECODERS, SAMPLINGS
 from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.decoders.base import Decoder, format_of
 from gifdex.pipeline.settings import SAMPLING_STRATEGIES
-from gifdex.schemas.errors import DecodeError, MissingExtraError, PipelineError
+from gifdex.schemas.errors import (
+    MissingExtraError,
+    PipelineError,
+    UnsupportedFormatError,
+)
 
 if TYPE_CHECKING:
     from tests.pipeline.decoders.conftest import Animate, Pictures
@@ -45,13 +49,13 @@ def test_the_format_is_what_the_bytes_say(animate: Animate, greys: Pictures) -> 
     "data", [b"\xff\xd8\xff\xe0" + bytes(50), b"GIF88a" + bytes(50), b"<html>", b"gif89a;", b"RIFF"]
 )
 def test_any_other_format_is_refused_with_its_first_bytes(data: bytes) -> None:
-    with pytest.raises(DecodeError, match="expected a GIF") as caught:
+    with pytest.raises(UnsupportedFormatError, match="expected a GIF") as caught:
         format_of(data)
     assert repr(data[:8]) in str(caught.value)
 
 
 def test_an_empty_file_is_refused_as_empty() -> None:
-    with pytest.raises(DecodeError, match="the file is empty"):
+    with pytest.raises(UnsupportedFormatError, match="the file is empty"):
         format_of(b"")
 
 
@@ -84,7 +88,7 @@ def test_what_is_not_installed_is_said_with_the_extra_that_brings_it(monkeypatch
     with pytest.raises(MissingExtraError, match=r"the decoder numba needs .* pip install 'gifdex\[fast\]'"):
         registry.decoder("numba")
     with pytest.raises(
-        DecodeError, match=r"the file is MP4 video, which needs an extra: run pip install 'gifdex\[video"
+        MissingDecoderError, match=r"the file is MP4 video, which needs an extra: run pip install 'gifdex\[video"
     ):
         registry.decoder_for(MP4)
 
