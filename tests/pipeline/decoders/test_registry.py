@@ -10,11 +10,7 @@ from gifdex.jobs.build import DECODERS, SAMPLINGS
 from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.decoders.base import Decoder, format_of
 from gifdex.pipeline.settings import SAMPLING_STRATEGIES
-from gifdex.schemas.errors import (
-    MissingExtraError,
-    PipelineError,
-    UnsupportedFormatError,
-)
+from gifdex.schemas.errors import MissingDecoderError, MissingExtraError, PipelineError, UnsupportedFormatError
 
 if TYPE_CHECKING:
     from tests.pipeline.decoders.conftest import Animate, Pictures
