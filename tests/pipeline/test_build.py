@@ -90,8 +90,8 @@ def test_every_file_is_an_item_or_a_reject_with_a_reason(built: Built) -> None:
         "the file is empty; expected a GIF (GIF87a or GIF89a), or a WebP, PNG, MP4 or WebM"
     )
     assert (rejects["broken/gone"]["stage"], rejects["broken/gone"]["sha256"]) == ("scan", None)
-    assert (rejects["broken/text"]["stage"], rejects["broken/text"]["error"]) == ("encode", "DecodeError")
-    assert summary.rejects_by_error == {"DecodeError": 3, "FileNotFoundError": 1}
+    assert (rejects["broken/text"]["stage"], rejects["broken/text"]["error"]) == ("encode", "UnsupportedFormatError")
+    assert summary.rejects_by_error == {"DecodeError": 1, "FileNotFoundError": 1, "UnsupportedFormatError": 2}
 
 
 def test_the_published_version_is_whole_and_finds_each_item_by_its_own_vector(built: Built) -> None:

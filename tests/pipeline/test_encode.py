@@ -86,7 +86,7 @@ def test_a_file_that_is_gone_or_changed_is_a_reject_that_does_not_last(make_gif:
 
 def test_bytes_that_are_no_gif_are_a_reject_that_lasts(tmp_path: Path) -> None:
     (tmp_path / "text.gif").write_text("hello")
-    expect_reject(source_of(tmp_path / "text.gif"), "DecodeError", "expected a GIF", lasting=True)
+    expect_reject(source_of(tmp_path / "text.gif"), "UnsupportedFormatError", "expected a GIF", lasting=True)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_features_are_the_weighted_mean_over_sampled_frames_whatever_the_batch(
     sources = [source_of(path) for path in [*paths[:2], tmp_path / "text.gif", *paths[2:]]]
     whole = encode(encoder, sources, EncodeSettings(batch_frames=32))
     assert [outcome.sha256 for outcome in whole] == [source.sha256 for source in sources]
-    assert whole[2].error == "DecodeError"
+    assert whole[2].error == "UnsupportedFormatError"
     for path, outcome in zip(paths, [*whole[:2], *whole[3:]], strict=True):
         sampled = decode(path.read_bytes(), Sampling(), encoder.frame_size, Limits())
         expected = sampled.weights.astype(np.float64) @ encoder(sampled.frames).astype(np.float64)

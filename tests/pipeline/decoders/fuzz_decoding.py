@@ -7,7 +7,6 @@ files are decoded as they are.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections import Counter
@@ -61,7 +60,7 @@ def mutant(whole: bytes, other: bytes, changes: list[tuple[str, int, int, int]])
 
 
 def _highest_mib(process: int) -> float:
-    """Return the most memory a process ever had, as Linux tells it."""
+    """Return the most memory a process ever had, as Linux tells it; getrusage counts what forked it too."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
@@ -98,9 +97,9 @@ class Watcher:
 
     def look_at_memory(self) -> None:
         """Take the highest that this process and each of the watchdog's have ever had as if it were at one time."""
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        children = psutil.Process().children(recursive=True)
-        self.peak_mib = max(self.peak_mib, own + sum(_highest_mib(child.pid) for child in children))
+        this = psutil.Process()
+        family = [this, *this.children(recursive=True)]
+        self.peak_mib = max(self.peak_mib, sum(_highest_mib(process.pid) for process in family))
 
 
 def fuzz(watcher: Watcher, count: int, files: list[bytes]) -> None:
