@@ -155,7 +155,8 @@ class _Walk:
         """Take an Application Extension (26); of the two that say how often to play, the number."""
         start = self.position
         name = self.take_first_block()
-        loop = self.data[start + 1 + len(name) :][:4] if name in _LOOP_EXTENSIONS else b""
+        after = start + 1 + len(name)
+        loop = self.data[after : after + 4] if name in _LOOP_EXTENSIONS else b""
         if loop[:2] == b"\x03\x01" and len(loop) == 4:
             self.loops = int.from_bytes(loop[2:], "little")
 

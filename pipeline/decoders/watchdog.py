@@ -31,13 +31,6 @@ _START_SECONDS = 120.0
 # What a process may allocate: the libraries' own, and for each pixel of the largest canvas a few RGBA copies.
 _MEMORY_BYTES, _MEMORY_BYTES_A_PIXEL = 256 * 1024**2, 32
 
-_watched = False
-
-
-def is_watched() -> bool:
-    """Tell whether this is one of the watchdog's processes."""
-    return _watched
-
 
 def _limit_memory(allowed: int) -> None:
     """Make the allocation beyond `allowed` bytes fail."""
@@ -51,8 +44,6 @@ def _limit_memory(allowed: int) -> None:
 
 def _serve(calls: Connection) -> None:
     """Answer calls until the other end of the pipe is closed; what a process does."""
-    global _watched
-    _watched = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     warnings.simplefilter("ignore")

@@ -172,6 +172,13 @@ def test_millions_of_blocks_are_given_up_when_the_time_is_over(raw_gif: RawGif) 
         read_structure(data, Limits(), Budget(Limits(seconds=-1)))
 
 
+def test_many_loop_extensions_cost_no_more_than_their_bytes(raw_gif: RawGif) -> None:
+    loop = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x05\x00\x00"
+    data = raw_gif((4, 4), [loop * 400_000, raw_gif.picture(raw_gif.solid(1))])
+    structure = read_structure(data, Limits(), Budget(Limits()))  # within the limit on seconds
+    assert (structure.loops, len(structure.delays_ms)) == (5, 1)
+
+
 def test_a_header_cut_short_says_how_many_bytes_there_are(raw_gif: RawGif) -> None:
     with pytest.raises(DecodeError, match="ends after 10 bytes"):
         read(raw_gif((4, 4), [])[:10])

@@ -37,8 +37,6 @@ def test_what_the_function_gives_and_raises_comes_back() -> None:
     with pytest.raises(ZeroDivisionError):
         watchdog.run(LIMITS, divmod, 7, 0)
     assert watchdog.run(LIMITS, os.getpid) in processes()
-    assert watchdog.run(LIMITS, watchdog.is_watched)
-    assert not watchdog.is_watched()
 
 
 def test_a_process_is_silent_and_leaves_ctrl_c_to_the_one_that_started_it(capfd: pytest.CaptureFixture[str]) -> None:
