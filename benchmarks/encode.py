@@ -32,10 +32,10 @@ Features = dict[str, Any]  # SHA-256 of a GIF -> its pooled features
 def run_build(corpus: str, folder: Path) -> Callable[[], Features]:
     import numpy as np
     import pyarrow as pa
+    from apache_beam.utils.shared import Shared
 
-    from gifdex.encoders.registry import image_encoder
     from gifdex.pipeline.corpus import list_corpus
-    from gifdex.pipeline.encode import encode_missing, features_facts, open_cache
+    from gifdex.pipeline.encode import acquire_encoder, encode_missing, open_cache
     from gifdex.pipeline.scan import look_at
     from gifdex.pipeline.settings import BuildSettings
     from gifdex.pipeline.tasks import silent
@@ -48,10 +48,10 @@ def run_build(corpus: str, folder: Path) -> Callable[[], Features]:
     catalog = pa.Table.from_pylist([row for row in rows if "error" not in row], schema=tables.CATALOG)
 
     def measured() -> Features:
-        encoder = image_encoder(settings.encode.image_encoder)
+        shared = Shared()
+        encoder = acquire_encoder(settings.encode, shared)
         cache = open_cache(Workspace(folder), encoder, settings.encode)
-        facts = features_facts(encoder, settings.encode)
-        encoded = encode_missing(catalog, settings, cache, facts, silent)
+        encoded = encode_missing(catalog, settings, cache, encoder, shared, silent)
         keys = sorted(set(catalog["sha256"].to_pylist()) - set(encoded.rejects))
         return dict(zip(keys, cache.features(keys).astype(np.float32), strict=True))
 
@@ -94,8 +94,8 @@ def run_loop(corpus: str, folder: Path) -> Callable[[], Features]:
             pooled[key] = np.zeros(encoder.dimensions, np.float32)
             frames.extend(sampled.frames)
             owners.extend((key, float(weight)) for weight in sampled.weights)
-            while len(frames) >= settings.batch_frames:
-                run_model(settings.batch_frames)
+            while len(frames) >= encoder.batch_frames:
+                run_model(encoder.batch_frames)
         if frames:
             run_model(len(frames))
         table = pa.table({"sha256": list(pooled), "features": [vector.tobytes() for vector in pooled.values()]})

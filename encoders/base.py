@@ -7,13 +7,19 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 FloatArray = NDArray[np.float32]
 Frames = NDArray[np.uint8]
+
+# One key, because safetensors keeps several in no fixed order and a file must have the same bytes each time.
+FACTS_KEY = "gifdex"
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,38 @@ class Classifier:
     bias: FloatArray
     labels: tuple[str, ...]
     feature_mean: FloatArray
+
+    @property
+    def data(self) -> bytes:
+        """The classifier as a safetensors file's bytes: the arrays by their names here, and the labels as facts."""
+        tensors = {"weight": self.weight, "bias": self.bias, "feature_mean": self.feature_mean}
+        return safetensors_bytes(tensors, {"labels": self.labels})
+
+
+@dataclass(frozen=True)
+class ImageEncoderOptions:
+    """How an image encoder is made.
+
+    `weights` is a file to load instead of what the encoder comes with. `precision` is one of PRECISIONS; `auto` takes a
+    lower one where the device is built for it and the encoder's features stay the same. `batch_frames` run at a time,
+    by default what suits the device.
+    """
+
+    weights: Path | None = None
+    precision: str = "auto"
+    batch_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"the precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+        if self.batch_frames is not None and self.batch_frames < 1:
+            raise ValueError(f"batch_frames is {self.batch_frames}; expected at least 1")
+
+
+def safetensors_bytes(tensors: Mapping[str, FloatArray], facts: Mapping[str, Any]) -> bytes:
+    """Return tensors, as float32, and JSON facts as a safetensors file; equal ones give equal bytes."""
+    contiguous = {name: np.ascontiguousarray(tensors[name], np.float32) for name in sorted(tensors)}
+    return save(contiguous, metadata={FACTS_KEY: json.dumps(facts, sort_keys=True)})
 
 
 class ImageEncoder(Protocol):
@@ -48,6 +86,14 @@ class ImageEncoder(Protocol):
     @property
     def frame_size(self) -> tuple[int, int]:
         """Height and width in pixels that frames must have."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: float32, bfloat16 or float16. Features of two precisions have a cosine near one."""
+
+    @property
+    def batch_frames(self) -> int:
+        """How many frames it runs at a time."""
 
     def __call__(self, frames: Frames) -> FloatArray:
         """Encode uint8 RGB (n, height, width, 3) into float32 (n, dimensions); n may be anything."""

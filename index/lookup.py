@@ -16,9 +16,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gifdex.encoders import projection as projections
+from gifdex.encoders import registry
 from gifdex.encoders.base import FloatArray, TextEncoder, unit
 from gifdex.encoders.projection import Projection
-from gifdex.encoders.registry import text_encoder
 from gifdex.index.artifact import check_hashes, check_sizes, read_manifest
 from gifdex.index.search import Shard, engine_recall, open_shards, ranks, scan, search_candidates
 from gifdex.index.store import resolve
@@ -46,13 +46,20 @@ class Index:
     """One opened version of an index; several threads may ask it at once."""
 
     def __init__(
-        self, path: Path, manifest: Manifest, shards: Sequence[Shard], items: pa.Table, projection: Projection
+        self,
+        path: Path,
+        manifest: Manifest,
+        shards: Sequence[Shard],
+        items: pa.Table,
+        projection: Projection,
+        text_encoder: str | None = None,
     ) -> None:
         self.path = path
         self.manifest = manifest
         self._shards = tuple(shards)
         self._items = items
         self._projection = projection
+        self._text_encoder_name = manifest.text_encoder.name if text_encoder is None else text_encoder
         self._text_encoder: TextEncoder | None = None
         self._lock = threading.Lock()  # one thread loads the text encoder, the others wait for it
 
@@ -137,12 +144,12 @@ class Index:
         with self._lock:
             if self._text_encoder is None:
                 facts = self.manifest.text_encoder
-                encoder = text_encoder(facts.name)
+                encoder = registry.text_encoder(self._text_encoder_name)
                 if encoder.fingerprint != facts.fingerprint:
                     raise EncoderError(
-                        f"the index {self.path} was built with {facts.name} of fingerprint {facts.fingerprint}, but "
-                        f"the one installed has {encoder.fingerprint}: install the package version it was built "
-                        "with, or rebuild"
+                        f"the index {self.path} was built with the text encoder {facts.name} ({facts.fingerprint}), "
+                        f"but the query would be encoded by {encoder.name} ({encoder.fingerprint}): ask with the "
+                        "encoder and the weights that it was built with, or rebuild"
                     )
                 self._text_encoder = encoder
             return self._text_encoder
@@ -198,8 +205,11 @@ def _sentences(query: object) -> list[str]:
     return given
 
 
-def open_index(path: str | os.PathLike[str], *, verify: bool = True) -> Index:
+def open_index(path: str | os.PathLike[str], *, verify: bool = True, text_encoder: str | None = None) -> Index:
     """Open a store's published version, or one version's folder.
+
+    `text_encoder` names the encoder of sentences where the one that the manifest names lies elsewhere here, such as
+    glove:<file>; another one than the index was built with is refused when the first sentence comes.
 
     Format version, sizes, counts and dimensions are checked before a byte is mapped, and every file is hashed (a
     second for a gigabyte or so). Without `verify` nothing is hashed: opening then takes milliseconds at any size, but
@@ -222,7 +232,7 @@ def open_index(path: str | os.PathLike[str], *, verify: bool = True) -> Index:
             f"{manifest.dimensions}: restore the file or rebuild"
         )
     shards = open_shards(version, manifest.shards, manifest.dimensions, manifest.engine.trees)
-    return Index(version, manifest, shards, items, projection)
+    return Index(version, manifest, shards, items, projection, text_encoder)
 
 
 def _read_items(version: Path, manifest: Manifest) -> pa.Table:

@@ -147,6 +147,8 @@ def _ending_at_once(descriptor: int) -> Iterator[None]:
 def stage_progress(verbose: bool) -> Iterator[StageProgress]:
     """Yield a progress reporter; unless `verbose`, libraries keep their warnings and notes to themselves."""
     logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
+    # It logs what a task raised, with its traceback; the run ends with the same as one sentence.
+    logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
     if verbose:
         with _ending_at_once(2), StageProgress(Console(stderr=True)).shown() as progress:
             yield progress

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from gifdex.jobs.build import require_pipeline, run_build, summary_table
 from gifdex.jobs.console import PathOption, print_json, print_table, table
+from gifdex.jobs.runs import build_table, require_pipeline, run_build
 
 SENTENCES = (
     "a cat looking at the camera",
@@ -54,7 +54,7 @@ def command(folder: Path, as_json: bool) -> None:
         for sentence, hits in answers:
             print_json({"sentence": sentence, "hits": [{"id": hit.id, "score": round(hit.score, 6)} for hit in hits]})
         return
-    print_table(summary_table(summary))
+    print_table(build_table(summary))
     click.echo()
     shown = table("sentence", "first", "score", "then", numbers=("score",))
     for sentence, (first, *rest) in answers:

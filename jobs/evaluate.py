@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from gifdex.jobs.console import PathOption, facts_table, print_json, print_table
+from gifdex.jobs.native_logs import filtered_stderr
 from gifdex.schemas.errors import CaptionsError
 from gifdex.schemas.files import json_lines
 
@@ -25,8 +26,9 @@ Example:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="JSON Lines with `id` and `caption`.",
 )
+@click.option("--text-encoder", help="What encodes the captions, where it lies elsewhere than at build.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as one JSON object.")
-def command(store: Path, captions: Path, as_json: bool) -> None:
+def command(store: Path, captions: Path, text_encoder: str | None, as_json: bool) -> None:
     """Ask STORE every caption of a file and print where the item it belongs to ranks.
 
     recall@k is the share of captions whose item is among the first k, median_rank the middle one of their
@@ -36,7 +38,8 @@ def command(store: Path, captions: Path, as_json: bool) -> None:
     from gifdex.index.evaluation import evaluate
     from gifdex.index.lookup import open_index
 
-    result = evaluate(open_index(store), read_captions(captions))
+    with filtered_stderr():  # some text encoders run in TensorFlow
+        result = evaluate(open_index(store, text_encoder=text_encoder), read_captions(captions))
     measures = result.measures()
     absent = list(result.absent)
     if as_json:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from gifdex.jobs.console import PathOption, print_json, print_table, table
+from gifdex.jobs.native_logs import filtered_stderr
 
 _EPILOG = """\b
 Examples:
@@ -20,8 +21,11 @@ Examples:
 @click.argument("sentence", nargs=-1, required=True)
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many items to return.")
 @click.option("--exact", is_flag=True, help="Score every item instead of the engine's candidates.")
+@click.option("--text-encoder", help="What encodes the sentence, where it lies elsewhere than at build.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line: rank, id, score, uri, metadata.")
-def command(store: Path, sentence: tuple[str, ...], k: int, exact: bool, as_json: bool) -> None:
+def command(
+    store: Path, sentence: tuple[str, ...], k: int, exact: bool, text_encoder: str | None, as_json: bool
+) -> None:
     """Print the items of STORE that are nearest to SENTENCE, best first.
 
     STORE is an index store (its published version answers) or the folder of one version. Scores are exact
@@ -29,7 +33,9 @@ def command(store: Path, sentence: tuple[str, ...], k: int, exact: bool, as_json
     """
     from gifdex.index.lookup import open_index
 
-    hits = open_index(store).search(" ".join(sentence), k, exact=True if exact else None)
+    with filtered_stderr():  # some text encoders run in TensorFlow
+        index = open_index(store, text_encoder=text_encoder)
+        hits = index.search(" ".join(sentence), k, exact=True if exact else None)
     if as_json:
         for rank, hit in enumerate(hits, start=1):
             print_json(

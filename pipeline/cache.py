@@ -8,7 +8,7 @@ the partition of none.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gifdex.encoders.base import FloatArray
+from gifdex.encoders.base import Classifier, FloatArray
 from gifdex.schemas import tables
 from gifdex.schemas.errors import WorkspaceError
 from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, commit_table, read_table
 
+CLASSIFIER_NAME = "classifier.safetensors"
 _ALL = "all"
 
 
@@ -72,11 +73,13 @@ class FeatureCache:
         """Return the part file that a task commits."""
         return self.folder / (partition or _ALL) / f"{task_id}.parquet"
 
-    def describe(self, facts: Mapping[str, Any]) -> None:
-        """Leave a note for people: what the fingerprint stands for."""
-        path = self.folder / "fingerprint.json"
-        if not path.exists():
-            commit_bytes(path, (json.dumps(facts, indent=2) + "\n").encode())
+    def describe(self, facts: Mapping[str, Any], classifier: Callable[[], Classifier | None]) -> None:
+        """Leave beside the features what their fingerprint stands for, and the classifier over them if there is one."""
+        weights, note = self.folder / CLASSIFIER_NAME, self.folder / "fingerprint.json"
+        if not weights.exists() and (found := classifier()) is not None:
+            commit_bytes(weights, found.data)
+        if not note.exists():
+            commit_bytes(note, (json.dumps(facts, indent=2) + "\n").encode())
 
     def commit(self, path: Path, outcomes: list[Outcome]) -> None:
         """Write one part file, rows in the order given."""

@@ -1,146 +1,207 @@
-"""Third stage: features become embeddings, and embeddings become the shards of an index version.
-
-A shard holds the items of one partition of SHA-256s, sorted by id, so joining the catalog with the cached
-features shuffles no vectors.
-"""
+"""Scan and encode: what `embed` does alone, and what a build begins with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.utils.shared import Shared
 
-from gifdex.encoders import projection as projections
-from gifdex.encoders.base import FloatArray
-from gifdex.encoders.registry import text_encoder
-from gifdex.index.artifact import shard_names
-from gifdex.index.build import write_shard
-from gifdex.pipeline.cache import FeatureCache
-from gifdex.pipeline.settings import IndexSettings
+from gifdex.pipeline.decoders import registry
+from gifdex.pipeline.encode import Encoded, acquire_encoder, encode_missing, open_cache
+from gifdex.pipeline.scan import Scan, scan
+from gifdex.pipeline.settings import BuildSettings
+from gifdex.pipeline.tasks import Progress, pipeline_options, silent
+from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
-from gifdex.schemas.files import commit_table, read_table
-
-# Rows that go through the projection at a time: bounds memory, and keeps the products' shapes the same.
-_BLOCK = 4096
+from gifdex.schemas.errors import CorpusError, WorkspaceError
+from gifdex.schemas.files import commit_bytes, commit_table, remove_unfinished
 
 
 @dataclass(frozen=True)
-class IndexTask:
-    """One shard: which slice of the indexed items it holds, and where its files go.
+class Lists:
+    """The catalog (schema CATALOG), the items that have features (ITEMS) and the rejects (REJECTS), each by id."""
 
-    `indexed` is the Parquet table (schema ITEMS) of the items in row order; `embeddings` and the shard's
-    files in `version` are written, `output` (its Annoy file) last.
+    catalog: pa.Table
+    items: pa.Table
+    rejects: pa.Table
+
+
+@dataclass
+class RunSummary:
+    """What a run did; counts are of items but for `tried`, `encoded` and `reused`, which are of distinct GIFs.
+
+    `partial` items are those of which only the frames before some damage count; `example_partial` has the URI of
+    the first one, and what was found. `example_rejects` has, of each class of error, the first reject's URI and reason.
+    `tried` GIFs were not in the cache, and `encoded` of them have features now; `gifs_per_second` counts the tried.
     """
 
-    number: int
-    partition: str
-    first: int
-    items: int
-    indexed: Path
-    projection: Path
-    embeddings: Path
-    version: Path
+    build_id: str = ""
+    items: int = 0
+    partial: int = 0
+    example_partial: str = ""
+    rejects: int = 0
+    rejects_by_error: dict[str, int] = field(default_factory=dict)
+    example_rejects: dict[str, str] = field(default_factory=dict)
+    unchanged: int = 0
+    ignored: int = 0
+    tried: int = 0
+    encoded: int = 0
+    reused: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    gifs_per_second: float | None = None
 
-    @property
-    def output(self) -> Path:
-        """The file whose presence says that the task is done."""
-        return self.version / shard_names(self.number)[0]
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the seconds of a stage."""
+        started = time.monotonic()
+        yield
+        self.seconds[stage] = round(time.monotonic() - started, 3)
+
+    def fill(self, build_id: str, scanned: Scan, encoded: Encoded, lists: Lists) -> None:
+        """Take down what the stages did."""
+        self.build_id = build_id
+        self.items, self.rejects = len(lists.items), len(lists.rejects)
+        partial = lists.catalog.filter(pc.is_valid(lists.catalog["damage"]))
+        self.partial = len(partial)
+        for row in partial.slice(0, 1).to_pylist():
+            self.example_partial = f"{row['uri']}: {row['damage']}"
+        self.rejects_by_error = dict(sorted(Counter(lists.rejects["error"].to_pylist()).items()))
+        for row in reversed(lists.rejects.to_pylist()):
+            self.example_rejects[row["error"]] = f"{row['uri']}: {row['reason']}"
+        self.unchanged, self.ignored = scanned.unchanged, scanned.ignored
+        self.tried, self.encoded, self.reused = encoded.tried, encoded.encoded, encoded.reused
+        if encoded.tried:
+            self.gifs_per_second = round(encoded.tried / self.seconds["encode"], 2)
 
 
-def embeddings_name(number: int) -> str:
-    """Return the name of a shard's embeddings."""
-    return f"shard-{number:05d}.parquet"
+@dataclass
+class EmbedSummary(RunSummary):
+    """What `embed` did; `features` is the folder of the cache that holds the features."""
+
+    features: str = ""
 
 
-def partition_digits(items: int, shard_items: int) -> int:
-    """Return how many hexadecimal digits cut `items` into shards of about `shard_items` or fewer."""
-    digits = 0
-    while items > shard_items * 16**digits:
-        digits += 1
-    return digits
+@contextmanager
+def held_workspace(settings: BuildSettings) -> Iterator[Workspace]:
+    """Hold the workspace for writing while the block runs, cleared of what a killed run left unfinished.
+
+    Raises what is wrong with the settings before it, and WorkspaceError for any OSError within.
+    """
+    pipeline_options(settings.beam_options)  # a mistake in them should not wait for the first task
+    if settings.encode.decoder != registry.AUTO:
+        registry.decoder(settings.encode.decoder)
+    workspace = Workspace(Path(os.path.abspath(settings.workspace.expanduser())))
+    with workspace.locked():
+        try:
+            for folder in workspace.folders:  # not the root, which may hold files of others
+                remove_unfinished(folder)
+            yield workspace
+        except OSError as err:
+            where = err.filename or workspace.root
+            raise WorkspaceError(
+                f"cannot read or write {where}: {err.strerror or err}; free space or mend the permissions, then run "
+                "again: what was committed is kept"
+            ) from err
 
 
-def row_order(items: pa.Table, digits: int) -> pa.Table:
-    """Sort items (schema ITEMS) as the index has them: by partition, and by id within it."""
-    partition = pc.utf8_slice_codeunits(items["sha256"], 0, digits) if digits else pa.nulls(len(items), pa.string())
-    ordered = items.append_column("partition", partition).sort_by([("partition", "ascending"), ("id", "ascending")])
-    return ordered.drop_columns(["partition"])
+def embed(settings: BuildSettings, progress: Progress = silent) -> EmbedSummary:
+    """Bring the workspace's features up to date with the corpus; no index is built, and nothing published.
+
+    Leaves the catalog and the rejects as a build does, under an id of their own. Raises a GifdexError.
+    """
+    with held_workspace(settings) as workspace:
+        shared = Shared()
+        encoder = acquire_encoder(settings.encode, shared)
+        cache = open_cache(workspace, encoder, settings.encode)
+        summary = EmbedSummary(features=str(cache.folder))
+        with summary.timed("scan"):
+            scanned = scan(settings, workspace, progress)
+        with summary.timed("encode"):
+            encoded = encode_missing(scanned.catalog, settings, cache, encoder, shared, progress)
+        lists = split(scanned, encoded, settings.strict)
+        build_id = recipe_id({"features": cache.fingerprint}, lists.items)
+        commit_lists(workspace, build_id, lists)
+        summary.fill(build_id, scanned, encoded, lists)
+        commit_statistics(workspace, settings, summary)
+        return summary
 
 
-def plan(
-    items: pa.Table, digits: int, indexed: Path, projection: Path, embeddings: Path, version: Path
-) -> list[IndexTask]:
-    """Return one task for each partition that has items (schema ITEMS, in row order)."""
-    partitions = [sha256[:digits] for sha256 in items["sha256"].to_pylist()]
-    firsts = [row for row, name in enumerate(partitions) if row == 0 or name != partitions[row - 1]]
-    ends = [*firsts[1:], len(partitions)]
-    return [
-        IndexTask(
-            number,
-            partitions[first],
-            first,
-            end - first,
-            indexed,
-            projection,
-            embeddings / embeddings_name(number),
-            version,
-        )
-        for number, (first, end) in enumerate(zip(firsts, ends, strict=True))
+def split(scanned: Scan, encoded: Encoded, strict: bool) -> Lists:
+    """Tell the items that have features from the rejects of both stages; with `strict`, partial items are rejects.
+
+    Raises CorpusError where there is no item.
+    """
+    found, damaged = encoded.rejects, encoded.damaged
+    if strict:
+        because = "only the beginning of the file is good, and --strict was asked for: it"
+        found = found | {sha256: ("DecodeError", f"{because} {damage}") for sha256, damage in damaged.items()}
+        damaged = {}
+    catalog = _with_damage(scanned.catalog, damaged)
+    failed = pc.is_in(catalog["sha256"], pa.array(found, pa.string()))
+    items = catalog.filter(pc.invert(failed)).select(tables.ITEMS.names)
+    rows = [
+        {**row, "stage": "encode", "error": error, "reason": reason}
+        for row in catalog.filter(failed).select(["id", "uri", "sha256"]).to_pylist()
+        for error, reason in [found[row["sha256"]]]
     ]
+    rejects = pa.concat_tables([scanned.rejects, pa.Table.from_pylist(rows, schema=tables.REJECTS)])
+    if not len(items):
+        raise _nothing(rejects)
+    return Lists(catalog, items, rejects.sort_by("id"))
 
 
-class RunIndexTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
-    """Build one shard."""
-
-    def __init__(self, settings: IndexSettings, cache: FeatureCache) -> None:
-        self._settings = settings
-        self._cache = cache
-
-    def process(self, task: IndexTask) -> Iterator[tuple[str, int]]:
-        """Yield the shard's Annoy file and its count of items."""
-        items = read_table(task.indexed, ["id", "sha256", "caption"]).slice(task.first, task.items)
-        projection = projections.load(task.projection)
-        vectors = self._embed_images(items["sha256"].to_pylist(), task.partition, projection)
-        captions = self._embed_captions(items["caption"].to_pylist(), projection)
-        table = _embeddings_table(items, vectors, captions, projection.dimensions)
-        commit_table(task.embeddings, table)
-        write_shard(task.version, task.number, vectors, self._settings.annoy)
-        yield str(task.output), task.items
-
-    def _embed_images(self, keys: Sequence[str], partition: str, projection: projections.Projection) -> FloatArray:
-        distinct, places = np.unique(np.asarray(keys, dtype=np.str_), return_inverse=True)
-        features = self._cache.features([str(key) for key in distinct], partition)
-        blocks = [projection.embed_images(features[at : at + _BLOCK]) for at in range(0, len(features), _BLOCK)]
-        return np.concatenate(blocks)[places]
-
-    def _embed_captions(
-        self, captions: Sequence[str | None], projection: projections.Projection
-    ) -> list[FloatArray | None]:
-        given = [caption for caption in captions if caption]
-        if not given:
-            return [None] * len(captions)
-        encoder = text_encoder(self._settings.text_encoder)
-        blocks = (given[at : at + _BLOCK] for at in range(0, len(given), _BLOCK))
-        vectors = (vector for block in blocks for vector in projection.embed_texts(encoder(block)))
-        return [next(vectors) if caption else None for caption in captions]
+def _with_damage(catalog: pa.Table, damaged: Mapping[str, str]) -> pa.Table:
+    """Return the catalog with what is wrong with its partial items."""
+    damage = [damaged.get(sha256) for sha256 in catalog["sha256"].to_pylist()]
+    place = tables.CATALOG.get_field_index("damage")
+    return catalog.set_column(place, tables.CATALOG.field(place), pa.array(damage, pa.string()))
 
 
-def _embeddings_table(
-    items: pa.Table, vectors: FloatArray, captions: Sequence[FloatArray | None], dimensions: int
-) -> pa.Table:
-    schema = tables.embeddings(dimensions)
-    flat = pa.array(vectors.reshape(-1), pa.float32())
-    return pa.table(
-        {
-            "id": items["id"],
-            "sha256": items["sha256"],
-            "embedding": pa.FixedSizeListArray.from_arrays(flat, type=schema.field("embedding").type),
-            "caption_embedding": pa.array(captions, schema.field("caption_embedding").type),
-        },
-        schema=schema,
+def _nothing(rejects: pa.Table) -> CorpusError:
+    examples = {row["error"]: f"{row['uri']}: {row['reason']}" for row in reversed(rejects.to_pylist())}
+    counts = Counter(rejects["error"].to_pylist())
+    reasons = "; ".join(f"{error} ({counts[error]:,}), such as {example}" for error, example in examples.items())
+    return CorpusError(
+        f"none of the {len(rejects):,} files could be indexed, so nothing was published: {reasons}; check the "
+        "corpus and the options"
     )
+
+
+def recipe_id(recipe: Mapping[str, Any], items: pa.Table) -> str:
+    """Hash a recipe (JSON values) and the items (schema ITEMS) that it is applied to; 16 hexadecimal digits."""
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+    for batch in items.to_batches(max_chunksize=65_536):
+        for row in batch.to_pylist():
+            digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def commit_lists(workspace: Workspace, build_id: str, lists: Lists) -> None:
+    """Write the catalog and the rejects of the run; then the scan's own results are no longer needed."""
+    commit_table(workspace.catalog(build_id), lists.catalog)
+    commit_table(workspace.rejects(build_id), lists.rejects)
+    for path in workspace.scan.glob("*.parquet"):
+        path.unlink()
+
+
+def commit_statistics(workspace: Workspace, settings: BuildSettings, summary: RunSummary) -> None:
+    """Write what the run did, for people and dashboards."""
+    facts: dict[str, Any] = {
+        "finished": datetime.now(UTC).isoformat("T", "seconds"),
+        "corpus": settings.corpus,
+        **asdict(summary),
+    }
+    path = workspace.build(summary.build_id) / "stats.json"
+    commit_bytes(path, (json.dumps(facts, indent=2) + "\n").encode())

@@ -81,6 +81,12 @@ class Encoded:
     reused: int
 
 
+def acquire_encoder(settings: EncodeSettings, shared: Shared) -> ImageEncoder:
+    """Return the image encoder that the settings ask for: one a process and a `shared`, so no model is there twice."""
+    made: ImageEncoder = shared.acquire(lambda: image_encoder(settings.image_encoder, settings.encoder_options))
+    return made
+
+
 def features_facts(encoder: ImageEncoder, settings: EncodeSettings) -> dict[str, Any]:
     """Return everything that shapes features; its fingerprint names their cache."""
     facts = {
@@ -90,6 +96,8 @@ def features_facts(encoder: ImageEncoder, settings: EncodeSettings) -> dict[str,
         "pooling": "mean over moments",
         "revision": _REVISION,
     }
+    if encoder.precision != "float32":
+        facts["precision"] = encoder.precision
     if (different := registry.pixels_of(settings.decoder)) is not None:
         facts["decoder"] = different
     return facts
@@ -155,15 +163,16 @@ def load(source: Source, settings: EncodeSettings, frame_size: tuple[int, int]) 
 
 
 def _ahead(
-    sources: Iterable[Source], settings: EncodeSettings, frame_size: tuple[int, int]
+    sources: Iterable[Source], settings: EncodeSettings, encoder: ImageEncoder
 ) -> Iterator[tuple[Source, SampledFrames | Outcome]]:
     """Yield what `load` gives for each source, in order, with a few more under way in threads."""
+    # As many as fill a batch, so that the threads have work while the model runs.
+    most = settings.threads + encoder.batch_frames // settings.sampling.count
     waiting: deque[tuple[Source, Future[SampledFrames | Outcome]]] = deque()
     with ThreadPoolExecutor(settings.threads, "gifdex-decode") as pool:
         for source in sources:
-            waiting.append((source, pool.submit(load, source, settings, frame_size)))
-            # As many as fill a batch, so that the threads have work while the model runs.
-            if len(waiting) > settings.threads + settings.batch_frames // settings.sampling.count:
+            waiting.append((source, pool.submit(load, source, settings, encoder.frame_size)))
+            if len(waiting) > most:
                 first, future = waiting.popleft()
                 yield first, future.result()
         while waiting:
@@ -174,9 +183,9 @@ def _ahead(
 class _Batcher:
     """Fills batches of frames across GIFs, runs the encoder on each, and pools by GIF."""
 
-    def __init__(self, encoder: ImageEncoder, batch_frames: int) -> None:
+    def __init__(self, encoder: ImageEncoder) -> None:
         self._encoder = encoder
-        self._frames = np.empty((batch_frames, *encoder.frame_size, 3), np.uint8)
+        self._frames = np.empty((encoder.batch_frames, *encoder.frame_size, 3), np.uint8)
         self._owners: list[tuple[str, float]] = []
         self.pooled: dict[str, NDArray[np.float64]] = {}
 
@@ -199,10 +208,10 @@ class _Batcher:
 
 def encode(encoder: ImageEncoder, sources: Sequence[Source], settings: EncodeSettings) -> list[Outcome]:
     """Return the outcome of every source, in order: features pooled over its sampled frames, or a reject."""
-    batcher = _Batcher(encoder, settings.batch_frames)
+    batcher = _Batcher(encoder)
     frames: dict[str, tuple[int, str | None]] = {}
     rejected: dict[str, Outcome] = {}
-    for source, loaded in _ahead(sources, settings, encoder.frame_size):
+    for source, loaded in _ahead(sources, settings, encoder):
         if isinstance(loaded, Outcome):
             rejected[source.sha256] = loaded
         else:
@@ -225,14 +234,14 @@ def _outcome(sha256: str, frames: int, damage: str | None, pooled: NDArray[np.fl
 class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
     """Encode one task's GIFs and commit them; one encoder a process, however many threads Beam runs."""
 
-    def __init__(self, settings: EncodeSettings, cache: FeatureCache) -> None:
+    def __init__(self, settings: EncodeSettings, cache: FeatureCache, shared: Shared) -> None:
         self._settings = settings
         self._cache = cache
-        self._shared = Shared()
+        self._shared = shared
 
     def setup(self) -> None:
-        """Load the encoder, or take the process's."""
-        self._encoder = self._shared.acquire(lambda: image_encoder(self._settings.image_encoder))
+        """Make the encoder, or take the process's."""
+        self._encoder = acquire_encoder(self._settings, self._shared)
 
     def process(self, task: EncodeTask) -> Iterator[tuple[str, int]]:
         """Yield the part file and its count of rows."""
@@ -242,11 +251,17 @@ class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
 
 
 def encode_missing(
-    catalog: pa.Table, settings: BuildSettings, cache: FeatureCache, facts: dict[str, Any], progress: Progress
+    catalog: pa.Table,
+    settings: BuildSettings,
+    cache: FeatureCache,
+    encoder: ImageEncoder,
+    shared: Shared,
+    progress: Progress,
 ) -> Encoded:
     """Encode what the catalog (schema CATALOG) has and the cache has not.
 
-    Raises PipelineError where the runner fails or part files do not hold what was planned.
+    `encoder` is what `acquire_encoder` returned for `shared`. Raises PipelineError where the runner fails or part files
+    do not hold what was planned.
     """
     first_uri: dict[str, str] = {}
     for sha256, uri in zip(catalog["sha256"].to_pylist(), catalog["uri"].to_pylist(), strict=True):
@@ -257,8 +272,8 @@ def encode_missing(
     have = set(standing["sha256"].to_pylist())
     missing = [Source(sha256, uri) for sha256, uri in first_uri.items() if sha256 not in have]
     tasks = plan(missing, settings.encode.task_items, cache)
-    cache.describe(facts)
-    run_tasks("encode", tasks, lambda: RunEncodeTask(settings.encode, cache), settings.beam_options, progress)
+    cache.describe(features_facts(encoder, settings.encode), encoder.classifier)
+    run_tasks("encode", tasks, lambda: RunEncodeTask(settings.encode, cache, shared), settings.beam_options, progress)
     results = [standing, *(_check(task) for task in tasks)]
     outcomes = pa.concat_tables(results)
     good = pc.is_null(outcomes["error"])

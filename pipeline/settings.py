@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gifdex.encoders.base import available_cpus
+from gifdex.encoders.base import ImageEncoderOptions, available_cpus
 from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER, DEFAULT_TEXT_ENCODER
 from gifdex.index.engine import AnnoySettings
 
@@ -64,22 +64,33 @@ class Sampling:
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How the encode stage runs. Nothing here changes the features but the encoder, the sampling and the decoder.
+    """How the encode stage runs.
 
-    `decoder` is the one for GIFs, `auto` for the fastest that is installed. `batch_frames` frames go to the encoder
-    at a time, `threads` decode ahead of it, and a task has at most `task_items` GIFs: what is lost when a task dies.
+    Features depend on the encoder, its `weights` (a file, for encoders that take one) and its `precision`, on the
+    sampling and the decoder, and on nothing else here but in their last digits. `decoder` is the one for GIFs, `auto`
+    for the fastest that is installed. `batch_frames` frames go to the encoder at a time (None: what suits the device),
+    `threads` decode ahead of it, and a task has at most `task_items` GIFs: what is lost when a task dies.
     """
 
     image_encoder: str = DEFAULT_IMAGE_ENCODER
+    weights: Path | None = None
+    precision: str = "auto"
+    batch_frames: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
     limits: Limits = field(default_factory=Limits)
     decoder: str = "auto"
-    batch_frames: int = 32
     threads: int = field(default_factory=lambda: min(available_cpus(), _MOST_THREADS))
     task_items: int = 64
 
     def __post_init__(self) -> None:
-        _at_least(1, batch_frames=self.batch_frames, threads=self.threads, task_items=self.task_items)
+        _at_least(1, threads=self.threads, task_items=self.task_items)
+        _ = self.encoder_options  # which checks the others
+
+    @property
+    def encoder_options(self) -> ImageEncoderOptions:
+        """What the image encoder is made with."""
+        weights = None if self.weights is None else self.weights.expanduser().absolute()
+        return ImageEncoderOptions(weights, self.precision, self.batch_frames)
 
 
 @dataclass(frozen=True)

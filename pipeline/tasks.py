@@ -23,6 +23,8 @@ from gifdex.schemas.errors import BeamOptionsError, GifdexError, PipelineError
 # Named explicitly: Beam's default runner first looks for a program to download.
 _LOCAL_RUNNER = "--runner=FnApiRunner"
 _POLL_SECONDS = 0.2
+# Beam makes another exception of what a task raises, with this at the end of its message.
+_WHERE = " [while running '"
 
 
 class Task(Protocol):
@@ -95,13 +97,13 @@ def run_tasks(
                     | f"{stage}: spread" >> beam.Reshuffle()
                     | f"{stage}: run" >> beam.ParDo(worker())
                 )
-        except GifdexError:
-            raise
         except Exception as err:  # runners raise what they like
+            if (raised := _raised(err)) is not None:
+                raise raised from None
             lines = str(err).strip().splitlines() or ["no reason given"]
             raise PipelineError(
                 f"the {stage} pipeline failed with {type(err).__name__}: {lines[0][:300]}; what was committed is kept: "
-                "mend the cause and run again"
+                "mend the cause and run again, with --verbose to see what Beam logs"
             ) from err
     missing = [task for task in tasks if not task.output.is_file()]
     if missing:
@@ -110,6 +112,16 @@ def run_tasks(
             f"{missing[0].output}): run again, what was committed is kept"
         )
     progress(stage, total, total)
+
+
+def _raised(err: BaseException) -> GifdexError | None:
+    """Return the GifdexError that a task raised, as it was before a runner in this process appended where."""
+    at: BaseException | None = err
+    while at is not None:
+        if isinstance(at, GifdexError) and _WHERE not in str(at):
+            return at
+        at = at.__cause__ or at.__context__
+    return None
 
 
 @contextmanager

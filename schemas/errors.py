@@ -10,7 +10,8 @@
     │   ├── UnsupportedFormatError  ... because they are no animation of a format that gifdex reads
     │   └── MissingDecoderError     ... because that format needs an extra
     ├── EncoderError                an encoder is unknown, or cannot do what was asked
-    │   └── WeightsError            its weights are absent or unreadable
+    │   ├── WeightsError            its weights are absent or unreadable
+    │   └── UnknownWordsError       it knows no word of a sentence
     ├── ProjectionError             a projection is unreadable, or does not fit its encoders
     ├── PipelineError               what came back from a pipeline does not match its plan
     ├── BeamOptionsError            Beam does not understand the options it was given
@@ -28,6 +29,8 @@ Every message is one sentence that says what was found, what was expected, where
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class GifdexError(Exception):
@@ -73,6 +76,14 @@ class EncoderError(GifdexError):
 
 class WeightsError(EncoderError):
     """An encoder's weights are absent or unreadable."""
+
+
+class UnknownWordsError(EncoderError):
+    """A text encoder knows no word of a sentence; `positions` are such sentences' places in the batch, from 0."""
+
+    def __init__(self, message: str, *, positions: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.positions = tuple(positions)
 
 
 class ProjectionError(GifdexError):

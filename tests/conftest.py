@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from gifdex.encoders.tensorflow_runtime import import_tensorflow
 
 # Corpora for development: GIFDEX_TEST_DATA, or a folder beside the clone.
 DATA = Path(os.environ.get("GIFDEX_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -45,3 +48,24 @@ def make_gif(tmp_path: Path) -> GifMaker:
         return target
 
     return make
+
+
+@pytest.fixture(scope="session")
+def keras_vgg16() -> Any:
+    """Keras' own VGG16 with random weights; biases too, which Keras begins with zeros."""
+    keras = import_tensorflow("a test").keras
+    keras.utils.set_random_seed(16)
+    model = keras.applications.VGG16(weights=None)
+    for variable in model.variables:
+        if len(variable.shape) == 1:
+            variable.assign(keras.random.normal(variable.shape, stddev=0.1))
+    return model
+
+
+@pytest.fixture(scope="session")
+def vgg16_file(keras_vgg16: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That model's weights as Keras saves them, 553 MB."""
+    path = tmp_path_factory.mktemp("vgg16") / "random.weights.h5"
+    with pytest.warns(DeprecationWarning, match="__array__ implementation"):  # Keras 3.15 with numpy 2
+        keras_vgg16.save_weights(path)
+    return path

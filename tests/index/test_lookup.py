@@ -307,7 +307,10 @@ def test_opened_index_outlives_its_version(
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"fingerprint": "f" * 16}, "was built with use-multilingual of fingerprint ffffffffffffffff"),
+        (
+            {"fingerprint": "f" * 16},
+            r"with the text encoder use-multilingual \(f{16}\), but the query would be encoded by use-multilingual \(",
+        ),
         ({"name": "word-salad"}, "no text encoder 'word-salad'"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from gifdex.encoders import projection as projections
+from gifdex.encoders.frame_model import FrameModel
 from gifdex.encoders.projection import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import store
@@ -140,10 +142,29 @@ def test_a_build_from_scratch_elsewhere_gives_the_same_bytes(built: Built, tmp_p
     (projection,) = (built.workspace / "projections").iterdir()
     (workspace / "projections").mkdir(parents=True)
     (workspace / "projections" / projection.name).write_bytes(projection.read_bytes()[:100])  # fitted again
-    other = run(built.corpus, workspace, encode=EncodeSettings(task_items=5, threads=1, batch_frames=7))
+    other = run(built.corpus, workspace, encode=EncodeSettings(task_items=5, threads=1))
     assert other.tried == GIFS + 3
     assert contents(workspace / "index") == contents(built.workspace / "index")
     assert contents(workspace / "projections") == contents(built.workspace / "projections")
+
+
+def test_a_process_has_one_model_however_many_threads_run_tasks(built: Built, tmp_path: Path) -> None:
+    before = {id(thing) for thing in gc.get_objects() if isinstance(thing, FrameModel)}
+    seen: set[int] = set()
+    at = 0
+
+    def look(stage: str, done: int, total: int) -> None:
+        nonlocal at
+        if stage != "encode" or done == at:
+            return
+        at = done
+        loaded = [o for o in gc.get_objects() if isinstance(o, FrameModel) and o._compiled is not None]
+        seen.update(id(model) for model in loaded if id(model) not in before)
+
+    threads = ("--direct_running_mode=multi_threading", "--direct_num_workers=3")
+    settings = BuildSettings(str(built.corpus), tmp_path, encode=EncodeSettings(task_items=3), beam_options=threads)
+    assert build(settings, look).tried == GIFS + 3
+    assert len(seen) == 1
 
 
 def test_moved_and_duplicated_files_cost_no_encoding(built: Built, tmp_path: Path) -> None:

@@ -120,8 +120,8 @@ def test_unfinished_parts_and_other_fingerprints_are_not_read(tmp_path: Path) ->
 
 def test_the_note_for_people_is_written_once(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
-    cache.describe({"encoder": "one"})
-    cache.describe({"encoder": "two"})
+    cache.describe({"encoder": "one"}, lambda: None)
+    cache.describe({"encoder": "two"}, lambda: None)
     assert '"encoder": "one"' in (cache.folder / "fingerprint.json").read_text()
     assert cache.outcomes().num_rows == 0
 

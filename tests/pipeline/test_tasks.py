@@ -9,7 +9,7 @@ import pytest
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
 from gifdex.pipeline.tasks import pipeline_options, run_tasks
-from gifdex.schemas.errors import EncoderError, GifdexError, PipelineError
+from gifdex.schemas.errors import EncoderError, GifdexError, MissingExtraError, PipelineError
 from gifdex.schemas.files import commit_bytes
 
 
@@ -40,6 +40,11 @@ class Fail(beam.DoFn):  # type: ignore[misc]  # Beam has no types
 class FailOnPurpose(beam.DoFn):  # type: ignore[misc]  # Beam has no types
     def process(self, task: Write) -> Iterator[str]:
         raise EncoderError("the encoder cannot do this: choose another")
+
+
+class FailForAnExtra(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+    def process(self, task: Write) -> Iterator[str]:
+        raise MissingExtraError("it", "nothing", "more")
 
 
 def tasks(folder: Path, count: int = 3) -> list[Write]:
@@ -75,9 +80,14 @@ def test_a_failing_task_is_an_error_of_one_line_that_says_why(tmp_path: Path) ->
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_an_error_of_ours_comes_through_as_itself(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match="the encoder cannot do this: choose another"):
+def test_an_error_of_ours_comes_through_as_itself_word_for_word(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match=r"^the encoder cannot do this: choose another$"):
         run_tasks("st", tasks(tmp_path), FailOnPurpose, ())
+
+
+def test_an_error_of_ours_that_beam_cannot_make_again_comes_through_too(tmp_path: Path) -> None:
+    with pytest.raises(MissingExtraError, match=r"^it needs the module nothing, .*'gifdex\[more\]'$"):
+        run_tasks("st", tasks(tmp_path), FailForAnExtra, ())
 
 
 def test_an_unknown_runner_is_a_pipeline_error(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gifdex.jobs.build import DECODERS, SAMPLINGS
+from gifdex.jobs.runs import DECODERS, SAMPLINGS
 from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.decoders.base import Decoder, format_of
 from gifdex.pipeline.settings import SAMPLING_STRATEGIES

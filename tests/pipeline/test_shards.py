@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gifdex.pipeline.embed import IndexTask, partition_digits, plan, row_order
+from gifdex.pipeline.shards import IndexTask, partition_digits, plan, row_order
 from gifdex.schemas import tables
 
 # Numbers repeat, so that some items have the same bytes.

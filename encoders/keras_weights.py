@@ -1,0 +1,88 @@
+"""Read the layers of a Keras weights file, HDF5 of either layout, without building a model.
+
+The legacy layout (`.h5`, also below `model_weights` of a whole saved model) names its layers in the attribute
+`layer_names` and each layer's arrays in `weight_names`. Keras 3 (`.weights.h5`) has `layers/<class>/vars/<number>`,
+with the layer's name as an attribute of `vars`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gifdex.encoders.base import FloatArray
+from gifdex.schemas.errors import MissingExtraError, WeightsError
+
+_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+Shape = tuple[int, ...]
+
+
+def shapes(path: Path) -> dict[str, list[Shape]]:
+    """Return the shapes of every layer's arrays, by the layer's name; layers without arrays are left out.
+
+    Raises WeightsError where the file cannot be read, is no HDF5, is cut short, or holds no Keras weights.
+    """
+    with _opened(path) as layers:
+        return {name: [array.shape for array in arrays] for name, arrays in layers.items() if arrays}
+
+
+def read(path: Path, layer: str) -> list[FloatArray]:
+    """Return a layer's arrays, as float32 and in its own order; raises as `shapes` does."""
+    with _opened(path) as layers:
+        return [np.asarray(array[()], np.float32) for array in layers[layer]]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, Sequence[Any]]]:
+    """Yield the arrays, unread, by layer."""
+    try:
+        import h5py
+    except ImportError as err:
+        raise MissingExtraError(f"the weights file {path}", "h5py", "pipeline") from err
+    try:
+        with path.open("rb") as stream:
+            magic = stream.read(len(_MAGIC))
+    except OSError as err:
+        raise WeightsError(f"cannot read the weights file {path}: {err.strerror}; expected a file: check it") from err
+    if magic != _MAGIC:
+        raise WeightsError(
+            f"{path} is no HDF5 file (it begins with {magic!r}); expected weights that Keras saved as .h5 or "
+            ".weights.h5: choose another file"
+        )
+    try:
+        with h5py.File(path, "r") as file:
+            yield _layers(file, path)
+    # What h5py raises for a file that is cut short or damaged, at opening or later.
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as err:
+        if "truncated" in str(err):
+            size = path.stat().st_size
+            raise WeightsError(
+                f"{path} is cut short: it ends after {size:,} bytes, earlier than its own header says; download or "
+                "copy it again"
+            ) from err
+        raise WeightsError(
+            f"{path} is damaged ({' '.join(str(err).split())[:200]}): download or copy it again"
+        ) from err
+
+
+def _layers(file: Any, path: Path) -> dict[str, list[Any]]:
+    root = file.get("model_weights", file)
+    if "layer_names" in root.attrs:
+        names = [_text(name) for name in root.attrs["layer_names"]]
+        return {name: [root[name][_text(array)] for array in root[name].attrs["weight_names"]] for name in names}
+    if "layers" in file:
+        variables = [group["vars"] for group in file["layers"].values() if "vars" in group]
+        return {_text(v.attrs.get("name", v.name)): [v[number] for number in sorted(v, key=int)] for v in variables}
+    raise WeightsError(
+        f"{path} is an HDF5 file without weights of Keras (it has {', '.join(sorted(file)) or 'nothing in it'}); "
+        "expected what model.save_weights wrote: choose another file"
+    )
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)

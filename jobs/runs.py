@@ -1,0 +1,172 @@
+"""What the jobs that read a corpus share: their options, progress on stderr, and the closing summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from gifdex.jobs.console import PathOption, facts_table, stage_progress
+from gifdex.schemas.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from gifdex.pipeline.build import BuildSummary
+    from gifdex.pipeline.embed import EmbedSummary, RunSummary
+    from gifdex.pipeline.settings import BuildSettings
+
+SAMPLINGS = ("uniform", "scene", "all", "first")
+DECODERS = ("auto", "numba", "pillow", "imageio", "pyav")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+# Which option is which setting: its record, and its name there.
+_SETTINGS = {
+    "image_encoder": ("encode", "image_encoder"),
+    "weights": ("encode", "weights"),
+    "precision": ("encode", "precision"),
+    "batch_frames": ("encode", "batch_frames"),
+    "decoder": ("encode", "decoder"),
+    "threads": ("encode", "threads"),
+    "sampling": ("sampling", "strategy"),
+    "frames": ("sampling", "frames"),
+    "max_bytes": ("limits", "bytes"),
+    "max_pixels": ("limits", "pixels"),
+    "max_frames": ("limits", "frames"),
+    "max_total_pixels": ("limits", "total_pixels"),
+    "max_seconds": ("limits", "seconds"),
+    "text_encoder": ("index", "text_encoder"),
+    "projection": ("index", "projection"),
+    "trees": ("annoy", "trees"),
+}
+_OPTIONS = (
+    click.argument("corpus"),
+    click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]"),
+    click.option("--workspace", required=True, type=PathOption(file_okay=False), help="Where everything is written."),
+    click.option("--image-encoder", help="See `gifdex encoders`.  [default: efficientnet-lite0]"),
+    click.option("--weights", type=PathOption(), help="Weights file, for the image encoder vgg16."),
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        help="What the image encoder computes in.  [default: auto, less than float32 where the device is built for it "
+        "and features stay the same]",
+    ),
+    click.option(
+        "--batch-frames",
+        type=click.IntRange(1, 4096),
+        help="Frames the image encoder takes at a time.  [default: 32; on a GPU 128]",
+    ),
+    click.option(
+        "--sampling",
+        type=click.Choice(SAMPLINGS),
+        help="Which frames stand for a GIF: evenly spaced in time, those that differ most, all up to --frames, or the "
+        "first.  [default: uniform]",
+    ),
+    click.option(
+        "--frames",
+        type=click.IntRange(1, 1024),
+        help="Most frames of each GIF.  [default: 8; with --sampling all 256, with first 1]",
+    ),
+    click.option("--decoder", type=click.Choice(DECODERS), help="What decodes GIFs.  [default: the fastest installed]"),
+    click.option("--strict", is_flag=True, help="Reject a GIF that is cut short or broken after some good frames."),
+    click.option("--threads", type=click.IntRange(1), help="Decoding threads.  [default: one a processor, up to 8]"),
+    click.option("--checksum", is_flag=True, help="Hash every file again instead of trusting size and time."),
+    click.option("--max-bytes", type=click.IntRange(1), help="Largest GIF in bytes.  [default: 64 MiB]"),
+    click.option("--max-pixels", type=click.IntRange(1), help="Largest canvas in pixels.  [default: 16 Mi]"),
+    click.option("--max-frames", type=click.IntRange(1), help="Most frames in a GIF.  [default: 10,000]"),
+    click.option("--max-total-pixels", type=click.IntRange(1), help="Most pixels to decode.  [default: 800,000,000]"),
+    click.option(
+        "--max-seconds", type=click.FloatRange(0, min_open=True), help="Most seconds of decoding.  [default: 8]"
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object."),
+    click.option("-v", "--verbose", is_flag=True, help="Show what Beam and TensorFlow log."),
+)
+
+
+def corpus_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the arguments and options of a job that scans and encodes a corpus."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def build_settings(
+    corpus: str,
+    workspace: Path,
+    beam_options: tuple[str, ...],
+    strict: bool,
+    checksum: bool,
+    options: Mapping[str, object],
+) -> BuildSettings:
+    """Put what was given into the records of settings, and leave the rest at its default."""
+    if not corpus:
+        raise click.UsageError("CORPUS is empty; expected a folder, a glob or a catalog file")
+    require_pipeline()
+    from gifdex.index.engine import AnnoySettings
+    from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings, Limits, Sampling
+
+    given: dict[str, dict[str, Any]] = {record: {} for record, _ in _SETTINGS.values()}
+    for option, value in options.items():
+        if value is not None:
+            record, name = _SETTINGS[option]
+            given[record][name] = value
+    encode = EncodeSettings(sampling=Sampling(**given["sampling"]), limits=Limits(**given["limits"]), **given["encode"])
+    index = IndexSettings(annoy=AnnoySettings(**given["annoy"]), **given["index"])
+    return BuildSettings(corpus, workspace, checksum, strict, encode, index, beam_options=beam_options)
+
+
+def require_pipeline() -> None:
+    """Raise MissingExtraError where the modules that reading a corpus needs are not installed."""
+    from importlib.util import find_spec
+
+    for module in ("apache_beam", "imageio", "PIL", "tensorflow"):
+        if find_spec(module) is None:
+            raise MissingExtraError("reading a corpus", module, "pipeline")
+
+
+def run_build(settings: BuildSettings, verbose: bool) -> BuildSummary:
+    """Build with progress on stderr."""
+    with stage_progress(verbose) as progress:
+        from gifdex.pipeline.build import build
+
+        return build(settings, progress)
+
+
+def run_embed(settings: BuildSettings, verbose: bool) -> EmbedSummary:
+    """Scan and encode with progress on stderr."""
+    with stage_progress(verbose) as progress:
+        from gifdex.pipeline.embed import embed
+
+        return embed(settings, progress)
+
+
+def summary_table(summary: RunSummary, workspace: Path, results: Mapping[str, str]) -> Table:
+    """Return the closing summary for people; `results` says what there is now, and where."""
+    seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary.seconds.items())
+    speed = f", {summary.gifs_per_second:,.1f} GIFs/s" if summary.gifs_per_second else ""
+    facts = {
+        "items": f"{summary.items:,}" + (f" (partial: {summary.partial:,})" if summary.partial else ""),
+        "rejects": f"{summary.rejects:,}" + _reasons(summary.rejects_by_error),
+        "encoded": f"{summary.encoded:,} of {summary.tried:,} new GIFs (reused: {summary.reused:,}; "
+        f"unchanged files: {summary.unchanged:,})",
+        "time": seconds + speed,
+        **results,
+    }
+    if summary.ignored:
+        facts["ignored"] = f"{summary.ignored:,} other file{'s' if summary.ignored != 1 else ''}, no animation by name"
+    if summary.partial:
+        facts["such as partial"] = summary.example_partial
+    if summary.rejects:
+        facts |= {f"such as {error}": reason for error, reason in summary.example_rejects.items()}
+        facts["rejects in"] = str(workspace / "builds" / summary.build_id / "rejects")
+    return facts_table(facts)
+
+
+def build_table(summary: BuildSummary) -> Table:
+    """Return the closing summary of a build."""
+    version = f"{summary.build_id}{' (was there already)' if summary.index_reused else ''}"
+    return summary_table(summary, Path(summary.store).parent, {"version": version, "index": summary.store})
+
+
+def _reasons(counts: dict[str, int]) -> str:
+    return f" ({', '.join(f'{error}: {count:,}' for error, count in counts.items())})" if counts else ""

