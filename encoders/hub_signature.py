@@ -155,15 +155,12 @@ def _of_signatures(tf: Any, module: Any, wanted: Wanted) -> list[_Candidate]:
         key, spec = next(iter(inputs.items()))
         if (shape := wanted.shape(spec)) is not None:
             more = {} if training is None else {_TRAINING: tf.zeros((), training.dtype)}
-            found.append(_Candidate(name, spec, shape, _by_name(module, function, key, more)))
+            found.append(_Candidate(name, spec, shape, _by_name(function, key, more)))
     return found
 
 
-def _by_name(module: Any, function: Any, key: str, more: Mapping[str, Any]) -> Callable[[Any], Any]:
-    def call(tensor: Any, keep: Any = module) -> Any:  # a signature does not keep its module's variables alive
-        return function(**{key: tensor}, **more)
-
-    return call
+def _by_name(function: Any, key: str, more: Mapping[str, Any]) -> Callable[[Any], Any]:
+    return lambda tensor: function(**{key: tensor}, **more)
 
 
 def _endpoint(tf: Any, candidate: _Candidate, name: str) -> Endpoint | None:

@@ -98,16 +98,6 @@ def test_a_function_that_does_not_suit_is_passed_over(tf: Any, loaded: Loaded) -
     assert find_endpoint(tf, module, TEXTS, "the module").signature == "serving_default"
 
 
-def test_a_signature_keeps_its_module_alive(tf: Any, loaded: Loaded, tmp_path: Path) -> None:
-    module = tf.Module()
-    module.weight = tf.Variable(7.0)
-    function = tf.function(
-        lambda x: {"x": module.weight * tf.reduce_sum(x, axis=[1, 2])}, input_signature=[tf.TensorSpec(OPEN)]
-    )
-    tf.saved_model.save(module, str(tmp_path), signatures=function)
-    assert factor(tf, images(tf, tf.saved_model.load(str(tmp_path)))) == 7
-
-
 def with_arguments(tf: Any, traces: list[tuple[Any, ...]]) -> Any:
     """`call(inputs, training=True, endpoints=False)`, saved for the arguments given; training changes the result."""
 
