@@ -4,7 +4,8 @@
 
 For each encoder and precision, in one process, alternating, after a warm-up of each; medians are compared:
 
-- `peak`: GFLOP/s of TensorFlow's matrix product in that precision, the best of some square sizes;
+- `peak`: GFLOP/s of the matrix product in that precision, the best of TensorFlow's `matmul`, of the same product
+  written as a convolution of 1 x 1, and in float32 of numpy's BLAS, of some sizes each;
 - `bare`: Keras' `model(x)` in a loop on ready, preprocessed arrays;
 - `compiled`: the same in a tf.function;
 - `encoder`: our encoder on ready uint8 frames;
@@ -31,18 +32,18 @@ from pathlib import Path
 from typing import Any
 
 KINDS = ("peak", "bare", "compiled", "encoder", "step")
-SIZES = (1024, 2048, 4096)
+SIZES = ((2048, 2048, 2048), (4096, 4096, 4096), (25088, 4608, 512))  # m, k, n; the last is a layer of VGG16
 SECONDS = 2.0  # each measurement but the step's lasts about this long
 Measurement = Callable[[], float]
 
 
-def repeated(run: Callable[[], Any], worth: float) -> Measurement:
+def repeated(run: Callable[[], Any], worth: float, seconds: float = SECONDS) -> Measurement:
     """Return a measurement of how much a second `run` does, if it does `worth` each time."""
 
     def measure() -> float:
         times = 0
         started = time.perf_counter()
-        while (elapsed := time.perf_counter() - started) < SECONDS or not times:
+        while (elapsed := time.perf_counter() - started) < seconds or not times:
             run()
             times += 1
         return times * worth / elapsed
@@ -61,16 +62,23 @@ def flops(model: Any) -> float:
 
 
 def peak(tf: Any, precision: str) -> Measurement:
-    matmul = tf.function(lambda a, b: tf.matmul(a, b))
-    pairs = [[tf.cast(tf.random.normal((n, n)), precision) for _ in range(2)] for n in SIZES]
+    import numpy as np
 
-    def measure() -> float:
-        best = 0.0
-        for n, (a, b) in zip(SIZES, pairs, strict=True):
-            best = max(best, repeated(lambda a=a, b=b: matmul(a, b).numpy(), 2.0 * n**3 / 1e9)())
-        return best
+    def products(m: int, k: int, n: int) -> list[Callable[[], Any]]:
+        a, b = (tf.cast(tf.random.normal(shape), precision) for shape in ((m, k), (k, n)))
+        image, kernel = tf.reshape(a, (1, m // 32, 32, k)), tf.reshape(b, (1, 1, k, n))
+        matmul = tf.function(lambda x: tf.matmul(x, b), autograph=False)
+        convolution = tf.function(lambda x: tf.nn.conv2d(x, kernel, 1, "VALID"), autograph=False)
+        found: list[Callable[[], Any]] = [lambda: matmul(a), lambda: convolution(image)]
+        if precision == "float32":
+            one, other = a.numpy(), b.numpy()
+            found.append(lambda: np.matmul(one, other))
+        return found
 
-    return measure
+    runs = [(2.0 * m * k * n / 1e9, run) for m, k, n in SIZES for run in products(m, k, n)]
+    for _, run in runs:
+        run()
+    return lambda: max(repeated(run, worth, SECONDS / 4)() for worth, run in runs)
 
 
 def encode_step(corpus: str, gifs: int, settings: Any, folder: Path) -> Measurement:
