@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from gifdex.schemas.errors import UnknownWordsError
+
 FloatArray = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 
@@ -119,6 +121,19 @@ class TextEncoder(Protocol):
 
     def __call__(self, sentences: Sequence[str]) -> FloatArray:
         """Encode n sentences into float32 (n, dimensions)."""
+
+
+def encode_known(encoder: TextEncoder, sentences: Sequence[str]) -> tuple[list[int], FloatArray]:
+    """Encode the sentences that the encoder knows a word of; return their places (k,) and vectors (k, d)."""
+    places = list(range(len(sentences)))
+    try:
+        return places, encoder(sentences)
+    except UnknownWordsError as err:
+        unknown = set(err.positions)
+        known = [place for place in places if place not in unknown]
+        if len(known) == len(places):
+            raise
+        return known, encoder([sentences[place] for place in known])
 
 
 def available_cpus() -> int:

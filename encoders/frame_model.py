@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 
 from gifdex.encoders.base import Classifier, FloatArray, Frames, ImageEncoderOptions
-from gifdex.encoders.tensorflow_runtime import default_batch_frames, fastest_precision, import_tensorflow
+from gifdex.encoders.tensorflow_runtime import (
+    default_batch_frames,
+    fastest_precision,
+    import_keras,
+    import_tensorflow,
+)
 from gifdex.schemas.errors import EncoderError
 
 # A lower precision is refused where a probe frame's features have a smaller cosine to those of float32.
@@ -161,6 +166,11 @@ class KerasFrameModel(FrameModel):
     # The lower precisions that are known to keep its features, the better one first.
     keeps_features: tuple[str, ...] = ()
 
+    def __init__(self, options: ImageEncoderOptions | None = None) -> None:
+        super().__init__(options)
+        self._lower: Any = None
+        self._least_cosine = float("nan")
+
     @abstractmethod
     def _build(self, keras: Any) -> Any:
         """Return the Keras model, with its weights, from preprocessed pixels to features."""
@@ -171,33 +181,57 @@ class KerasFrameModel(FrameModel):
 
     @cached_property
     def precision(self) -> str:
-        """The precision that the model runs in; `auto` is resolved for this machine's device."""
+        """The precision that the model runs in.
+
+        `auto` is what this machine's device is built for, if it keeps the features: the model itself is asked.
+        """
         asked = self._options.precision
-        return fastest_precision(self.keeps_features) if asked == "auto" else asked
+        if asked != "auto":
+            return asked
+        fastest = fastest_precision(self.keeps_features)
+        if fastest == "float32" or self._cosine(fastest) >= LEAST_COSINE:
+            return fastest
+        _log.warning("%s: %s would change the features; using float32", self.name, fastest)
+        return "float32"
 
     def _load(self, tf: Any) -> Callable[[Any], Any]:
-        whole = self._build(tf.keras)
-        model = whole if self.precision == "float32" else in_precision(tf.keras, whole, self.precision)
-
-        def forward(frames: Any, model: Any = model) -> Any:
-            # Cast at the end: in float32, features are what the model gives.
-            return tf.cast(model(self._preprocess(tf, tf.cast(frames, tf.float32)), training=False), tf.float32)
-
-        if model is not whole:
-            probes = tf.constant(probe_frames(_PROBES, self.frame_size))
-            self._check(forward(probes, whole).numpy(), forward(probes).numpy())
-        return forward
-
-    def _check(self, reference: FloatArray, lower: FloatArray) -> None:
-        """Raise EncoderError where the cosine of two sets of features (n, d) is too small."""
-        norms = np.linalg.norm(reference, axis=1) * np.linalg.norm(lower, axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            cosine = float(((reference * lower).sum(axis=1) / norms).min())
+        if self.precision == "float32":
+            return self._pass(tf, self._build(self._keras))
+        cosine = self._cosine(self.precision)
         if not cosine >= LEAST_COSINE:  # nan too
             raise EncoderError(
                 f"{self.name} in {self.precision} gives other features than float32: on a test frame their "
                 f"cosine is {cosine:.5f}, expected at least {LEAST_COSINE}; use --precision float32"
             )
+        return self._pass(tf, self._lower)
+
+    @property
+    def _keras(self) -> Any:
+        return import_keras(f"the image encoder {self.name}")
+
+    def _pass(self, tf: Any, model: Any) -> Callable[[Any], Any]:
+        def forward(frames: Any) -> Any:
+            # Cast at the end: in float32, features are what the model gives.
+            return tf.cast(model(self._preprocess(tf, tf.cast(frames, tf.float32)), training=False), tf.float32)
+
+        return forward
+
+    def _cosine(self, precision: str) -> float:
+        """Make the model in a lower precision, and return the least cosine of its features to those of float32."""
+        if self._lower is None:
+            tf, whole = import_tensorflow(f"the image encoder {self.name}"), self._build(self._keras)
+            self._lower = in_precision(self._keras, whole, precision)
+            probes = tf.constant(probe_frames(_PROBES, self.frame_size))
+            reference, lower = (self._pass(tf, model)(probes).numpy() for model in (whole, self._lower))
+            self._least_cosine = least_cosine(reference, lower)
+        return self._least_cosine
+
+
+def least_cosine(one: FloatArray, other: FloatArray) -> float:
+    """Return the smallest cosine between rows of the same place, NaN where a row is zero or not finite."""
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return float(((one * other).sum(axis=1) / norms).min())
 
 
 def in_precision(keras: Any, model: Any, precision: str) -> Any:

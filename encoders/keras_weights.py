@@ -2,7 +2,8 @@
 
 The legacy layout (`.h5`, also below `model_weights` of a whole saved model) names its layers in the attribute
 `layer_names` and each layer's arrays in `weight_names`. Keras 3 (`.weights.h5`) has `layers/<class>/vars/<number>`,
-with the layer's name as an attribute of `vars`.
+with the layer's name as an attribute of `vars`; its first versions left the name away, and only the order of
+layers of one class is told.
 """
 
 from __future__ import annotations
@@ -20,25 +21,27 @@ from gifdex.schemas.errors import MissingExtraError, WeightsError
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 
 Shape = tuple[int, ...]
+Order = Mapping[str, Sequence[str]]
 
 
-def shapes(path: Path) -> dict[str, list[Shape]]:
+def shapes(path: Path, order: Order) -> dict[str, list[Shape]]:
     """Return the shapes of every layer's arrays, by the layer's name; layers without arrays are left out.
 
-    Raises WeightsError where the file cannot be read, is no HDF5, is cut short, or holds no Keras weights.
+    `order` names the model's layers of each class, such as conv2d, for files that do not. Raises WeightsError where the
+    file cannot be read, is no HDF5, is cut short, or holds no Keras weights.
     """
-    with _opened(path) as layers:
+    with _opened(path, order) as layers:
         return {name: [array.shape for array in arrays] for name, arrays in layers.items() if arrays}
 
 
-def read(path: Path, layer: str) -> list[FloatArray]:
+def read(path: Path, layer: str, order: Order) -> list[FloatArray]:
     """Return a layer's arrays, as float32 and in its own order; raises as `shapes` does."""
-    with _opened(path) as layers:
+    with _opened(path, order) as layers:
         return [np.asarray(array[()], np.float32) for array in layers[layer]]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Mapping[str, Sequence[Any]]]:
+def _opened(path: Path, order: Order) -> Iterator[Mapping[str, Sequence[Any]]]:
     """Yield the arrays, unread, by layer."""
     try:
         import h5py
@@ -56,9 +59,9 @@ def _opened(path: Path) -> Iterator[Mapping[str, Sequence[Any]]]:
         )
     try:
         with h5py.File(path, "r") as file:
-            yield _layers(file, path)
+            yield _layers(file, path, order)
     # What h5py raises for a file that is cut short or damaged, at opening or later.
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as err:
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as err:
         if "truncated" in str(err):
             size = path.stat().st_size
             raise WeightsError(
@@ -70,18 +73,30 @@ def _opened(path: Path) -> Iterator[Mapping[str, Sequence[Any]]]:
         ) from err
 
 
-def _layers(file: Any, path: Path) -> dict[str, list[Any]]:
+def _layers(file: Any, path: Path, order: Order) -> dict[str, list[Any]]:
     root = file.get("model_weights", file)
     if "layer_names" in root.attrs:
         names = [_text(name) for name in root.attrs["layer_names"]]
         return {name: [root[name][_text(array)] for array in root[name].attrs["weight_names"]] for name in names}
     if "layers" in file:
-        variables = [group["vars"] for group in file["layers"].values() if "vars" in group]
-        return {_text(v.attrs.get("name", v.name)): [v[number] for number in sorted(v, key=int)] for v in variables}
+        groups = {key: group["vars"] for key, group in file["layers"].items() if "vars" in group}
+        return {
+            _text(group.attrs["name"]) if "name" in group.attrs else _by_order(key, order): [
+                group[number] for number in sorted(group, key=int)
+            ]
+            for key, group in groups.items()
+        }
     raise WeightsError(
-        f"{path} is an HDF5 file without weights of Keras (it has {', '.join(sorted(file)) or 'nothing in it'}); "
+        f"{path} is an HDF5 file without weights of Keras (it has {', '.join(map(repr, sorted(file))) or 'nothing'}); "
         "expected what model.save_weights wrote: choose another file"
     )
+
+
+def _by_order(key: str, order: Order) -> str:
+    """Return the name of the layer that a file calls conv2d or conv2d_3: the first or the fourth of its class."""
+    kind, _, number = key.rpartition("_") if key.rpartition("_")[2].isdigit() else (key, "", "0")
+    names = order.get(kind, ())
+    return names[int(number)] if int(number) < len(names) else key
 
 
 def _text(name: Any) -> str:

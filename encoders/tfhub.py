@@ -23,7 +23,7 @@ from gifdex.encoders.frame_model import FrameModel
 from gifdex.encoders.hub_signature import IMAGES, TEXTS, Endpoint, Wanted, brief, find_endpoint
 from gifdex.encoders.tensorflow_runtime import default_batch_frames, import_tensorflow
 from gifdex.schemas.errors import EncoderError, MissingExtraError, WeightsError
-from gifdex.schemas.files import sha256_file
+from gifdex.schemas.files import absolute, sha256_file
 
 SENTENCES_AT_A_TIME = 256
 
@@ -40,7 +40,7 @@ class _Module:
         self._wanted = wanted
         self._lock = threading.RLock()
         self._url = handle if "://" in handle else None
-        self._path = Path() if self._url else _absolute(handle)
+        self._path = Path() if self._url else absolute(handle)
         self.name = f"tfhub:{self._url or self._path}"
         if not self._url:
             _check_folder(self._path)
@@ -69,10 +69,16 @@ class _Module:
     def _files(self) -> dict[str, str]:
         try:
             # Links to folders are followed: a cache may keep a file's bytes elsewhere.
-            paths = [Path(at, name) for at, _, names in os.walk(self._folder, followlinks=True) for name in names]
+            walk = ((Path(at), names) for at, _, names in os.walk(self._folder, followlinks=True))
+            paths = [at / name for at, names in walk for name in names if self._is_part(at / name)]
             return {path.relative_to(self._folder).as_posix(): sha256_file(path) for path in paths}
         except OSError as err:
             raise WeightsError(f"{self.name}: cannot read {err.filename}: {err.strerror}; make it readable") from err
+
+    def _is_part(self, path: Path) -> bool:
+        """Tell whether a file is one that a SavedModel's results depend on; others may come and go."""
+        parts = path.relative_to(self._folder).parts
+        return parts[0] in (("variables", "assets") if len(parts) > 1 else _GRAPHS)
 
     @cached_property
     def _endpoint(self) -> Endpoint:
@@ -265,13 +271,6 @@ def _failures(tf: Any, name: str) -> Iterator[None]:
         raise EncoderError(
             f"{name} failed while it ran ({brief(err)}): expected vectors: choose another module, or mend this one"
         ) from err
-
-
-def _absolute(folder: str) -> Path:
-    path = Path(folder)
-    with contextlib.suppress(RuntimeError):  # ~ of a user whom nobody knows
-        path = path.expanduser()
-    return Path(os.path.abspath(path))
 
 
 def _check_folder(folder: Path) -> None:

@@ -20,9 +20,9 @@ from gifdex.encoders import keras_weights
 from gifdex.encoders.base import Classifier, fingerprint
 from gifdex.encoders.frame_model import KerasFrameModel
 from gifdex.encoders.imagenet import imagenet_labels
-from gifdex.encoders.tensorflow_runtime import import_tensorflow
+from gifdex.encoders.tensorflow_runtime import import_keras
 from gifdex.schemas.errors import WeightsError
-from gifdex.schemas.files import sha256_file
+from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, sha256_file
 
 WEIGHTS_FOLDER = "GIFDEX_WEIGHTS"
 WEIGHTS_NAME = "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
@@ -47,34 +47,44 @@ def _convolutions() -> dict[str, tuple[int, ...]]:
 
 
 _KERNELS = {**_convolutions(), **_TOP}
+_ORDER = {"conv2d": list(_convolutions()), "dense": list(_TOP)}
 
 
 def find_weights() -> Path | None:
     """Return the official file in the folder GIFDEX_WEIGHTS or where Keras keeps its downloads, or None."""
-    folders = [Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"]
     if given := os.environ.get(WEIGHTS_FOLDER):
-        folders.insert(0, Path(given).expanduser())
-    return next((folder / WEIGHTS_NAME for folder in folders if (folder / WEIGHTS_NAME).is_file()), None)
+        folder = absolute(given)
+        if not folder.is_dir():
+            raise WeightsError(
+                f"{WEIGHTS_FOLDER} is {given}, which is no folder; expected the one {WEIGHTS_NAME} lies in"
+            )
+        if (folder / WEIGHTS_NAME).is_file():
+            return folder / WEIGHTS_NAME
+    downloaded = absolute(os.environ.get("KERAS_HOME") or "~/.keras") / "models" / WEIGHTS_NAME
+    # Of another size, Keras is about to download it, or was ended while it did.
+    return downloaded if downloaded.is_file() and downloaded.stat().st_size == _BYTES else None
 
 
 def _download() -> Path:
-    keras = import_tensorflow("the image encoder vgg16").keras
+    keras = import_keras("the image encoder vgg16")
+    temporary = f"{TEMPORARY_PREFIX}{os.getpid()}-{WEIGHTS_NAME}"  # Keras itself writes in place
     try:
         with contextlib.redirect_stdout(sys.stderr):  # its progress bar; stdout is for results
-            return Path(keras.utils.get_file(WEIGHTS_NAME, _URL, cache_subdir="models", file_hash=_MD5))
+            path = Path(keras.utils.get_file(temporary, _URL, cache_subdir="models", file_hash=_MD5))
+        return path.replace(path.with_name(WEIGHTS_NAME))
     except Exception as err:  # Keras raises what the transfer raised, and plain Exceptions
         folder = os.environ.get(WEIGHTS_FOLDER)
-        where = f"it is not in {folder} ({WEIGHTS_FOLDER})" if folder else f"{WEIGHTS_FOLDER} names no folder"
+        where = f"it is not in {folder} ({WEIGHTS_FOLDER})" if folder else f"{WEIGHTS_FOLDER} is not set"
         raise WeightsError(
             f"vgg16 has no weights: --weights was not given, {where}, and the download failed "
-            f"({' '.join(str(err).split())[:200]}): put {WEIGHTS_NAME} ({_BYTES:,} bytes) into a folder "
-            f"and name that in {WEIGHTS_FOLDER}, or name the file with --weights"
+            f"({' '.join(str(err).split())[:200]}): fetch {WEIGHTS_NAME} ({_BYTES:,} bytes) from {_URL}, put it into a "
+            f"folder and name that in {WEIGHTS_FOLDER}, or name the file with --weights"
         ) from err
 
 
 def check_weights(path: Path) -> None:
     """Raise WeightsError where a file is not the whole VGG16: each sort of mistake has its own sentence."""
-    found = keras_weights.shapes(path)
+    found = keras_weights.shapes(path, _ORDER)
     if _convolutions().keys() <= found.keys() and not _TOP.keys() & found.keys():
         raise WeightsError(
             f"{path} is VGG16 without its top (no layer {', '.join(_TOP)}), and the features are fc2's; expected the "
@@ -88,6 +98,11 @@ def check_weights(path: Path) -> None:
                 f"{path} holds another model than VGG16: expected the layer {layer} with arrays of {expected[0]}, "
                 f"{expected[1]}, found {what}: choose another file"
             )
+    if more := sorted(found.keys() - _KERNELS.keys()):
+        raise WeightsError(
+            f"{path} holds another model than VGG16: it also has the layer {more[0]!r}, as VGG19 has "
+            "block3_conv4; choose another file"
+        )
     if path.stat().st_size == _BYTES:
         with path.open("rb") as stream:
             md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -129,7 +144,7 @@ class VGG16(KerasFrameModel):
     def _build(self, keras: Any) -> Any:
         model = keras.applications.VGG16(weights=None)
         for layer in _KERNELS:  # one at a time: they are half a gigabyte
-            model.get_layer(layer).set_weights(keras_weights.read(self._path, layer))
+            model.get_layer(layer).set_weights(keras_weights.read(self._path, layer, _ORDER))
         return keras.Model(model.input, model.get_layer("fc2").output)
 
     def _preprocess(self, tf: Any, pixels: Any) -> Any:
@@ -142,6 +157,10 @@ class VGG16(KerasFrameModel):
         Nothing in the model tells the features' mean over the training photographs, so `feature_mean` is zero:
         efficientnet-lite0, which does tell, finds 36 of 64 clips first without its mean, and 37 with it.
         """
-        kernel, bias = keras_weights.read(self._path, "predictions")
+        kernel, bias = keras_weights.read(self._path, "predictions", _ORDER)
+        if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+            raise WeightsError(
+                f"{self._path} has numbers that are not finite in its layer predictions: choose another file"
+            )
         mean = np.zeros(self.dimensions, np.float32)
         return Classifier(np.ascontiguousarray(kernel.T), bias, imagenet_labels(self.name), mean)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gifdex.encoders.base import Classifier, FloatArray, ImageEncoder, TextEncoder, fingerprint, unit
 from gifdex.encoders.projection import Projection
-from gifdex.schemas.errors import ProjectionError
+from gifdex.schemas.errors import ProjectionError, UnknownWordsError
 
 PROMPT = "a photo of a {}"
 # Ridge strengths to choose from, as multiples of the mean eigenvalue of the classes' Gram matrix, so that
@@ -63,7 +63,7 @@ def fit(image: ImageEncoder, text: TextEncoder) -> Projection:
     """
     classifier = _classifier(image)
     weights = classifier.weight.astype(np.float64)
-    labels = text([PROMPT.format(label) for label in classifier.labels]).astype(np.float64)
+    labels = _sentences(text, [PROMPT.format(label) for label in classifier.labels])
     sources, targets = weights - weights.mean(axis=0), labels - labels.mean(axis=0)
     strength, image_map, reciprocal_rank = _ridge(sources, targets)
     tensors = {
@@ -72,7 +72,7 @@ def fit(image: ImageEncoder, text: TextEncoder) -> Projection:
         "classifier_weight": classifier.weight,
         "classifier_bias": classifier.bias,
         "label_embeddings": targets.astype(np.float32),
-        "text_center": text(scene_descriptions()).astype(np.float64).mean(axis=0).astype(np.float32),
+        "text_center": _sentences(text, scene_descriptions()).mean(axis=0).astype(np.float32),
     }
     facts = {
         **_METHOD,
@@ -84,6 +84,18 @@ def fit(image: ImageEncoder, text: TextEncoder) -> Projection:
         "leave_one_out_reciprocal_rank": round(reciprocal_rank, 4),
     }
     return Projection("zero-shot", tensors, facts)
+
+
+def _sentences(text: TextEncoder, sentences: list[str]) -> _Wide:
+    """Encode sentences of ours, which any encoder of everyday English knows a word of."""
+    try:
+        return text(sentences).astype(np.float64)
+    except UnknownWordsError as err:
+        raise ProjectionError(
+            f"{text.name} knows no word of {len(err.positions):,} of the {len(sentences):,} English sentences that a "
+            f"zero-shot projection is fitted with, such as {sentences[err.positions[0]]!r}: choose one with a larger "
+            "vocabulary, or give a trained projection with --projection FILE"
+        ) from err
 
 
 def _ridge(sources: _Wide, targets: _Wide) -> tuple[float, _Wide, float]:

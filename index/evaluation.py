@@ -16,22 +16,27 @@ _ENGINE_K = 10
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`ranks` int64 (queries,) of the right answers, 1 is best; ids that the index has not; engine recall@10."""
+    """`ranks` int64 (n,) of the right answers, 1 is best; ids that the index has not; engine recall@10.
+
+    `unknown` more queries, of which the text encoder knows no word, have no rank, and count as not found.
+    """
 
     ranks: NDArray[np.int64]
     absent: tuple[str, ...]
     engine_recall: float
     searches_exactly: bool
+    unknown: int = 0
 
     def recall(self, k: int) -> float:
         """Return the share of queries whose answer is among the first k."""
-        return float((self.ranks <= k).mean())
+        return float((self.ranks <= k).sum() / (len(self.ranks) + self.unknown))
 
     def measures(self) -> dict[str, float | int | str]:
         """Return everything under the names that `gifdex evaluate` prints."""
         recalls = {f"recall@{k}": round(self.recall(k), 4) for k in (1, 5, 10)}
         return {
-            "queries": len(self.ranks),
+            "queries": len(self.ranks) + self.unknown,
+            "unknown": self.unknown,
             **recalls,
             "median_rank": float(np.median(self.ranks)),
             "engine_recall@10": round(self.engine_recall, 4),
@@ -53,6 +58,12 @@ def evaluate(index: Index, captions: Sequence[tuple[str, str]]) -> Evaluation:
             f"none of the {len(absent):,} ids of the captions is in the index {index.path} (the first: {absent[0]}): "
             "give captions of its items"
         )
-    queries = index.embed([caption for _, caption in known])
-    ranks = index.ranks(queries, np.array([rows[key] for key, _ in known]))
-    return Evaluation(ranks, absent, index.engine_recall(queries, _ENGINE_K), index.searches_exactly)
+    places, queries = index.embed_known([caption for _, caption in known])
+    if not places:
+        raise CaptionsError(
+            f"the text encoder of the index {index.path} knows no word of the {len(known):,} captions (the first: "
+            f"{known[0][1]!r:.80}): give captions in its language"
+        )
+    ranks = index.ranks(queries, np.array([rows[known[place][0]] for place in places]))
+    recall = index.engine_recall(queries, _ENGINE_K)
+    return Evaluation(ranks, absent, recall, index.searches_exactly, len(known) - len(places))

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from gifdex.encoders import projection as projections
 from gifdex.encoders import registry
-from gifdex.encoders.base import FloatArray, TextEncoder, unit
+from gifdex.encoders.base import FloatArray, TextEncoder, encode_known, unit
 from gifdex.encoders.projection import Projection
 from gifdex.index.artifact import check_hashes, check_sizes, read_manifest
 from gifdex.index.search import Shard, engine_recall, open_shards, ranks, scan, search_candidates
 from gifdex.index.store import resolve
 from gifdex.schemas import tables
-from gifdex.schemas.errors import CorruptIndexError, EncoderError, ProjectionError, QueryError
+from gifdex.schemas.errors import CorruptIndexError, EncoderError, ProjectionError, QueryError, WeightsError
 from gifdex.schemas.files import read_table
 from gifdex.schemas.manifest import Manifest
 
@@ -59,7 +59,7 @@ class Index:
         self._shards = tuple(shards)
         self._items = items
         self._projection = projection
-        self._text_encoder_name = manifest.text_encoder.name if text_encoder is None else text_encoder
+        self._text_encoder_name = text_encoder
         self._text_encoder: TextEncoder | None = None
         self._lock = threading.Lock()  # one thread loads the text encoder, the others wait for it
 
@@ -116,6 +116,11 @@ class Index:
         checked = _sentences(sentences)
         return self._projection.embed_texts(self._encoder()(checked))
 
+    def embed_known(self, sentences: Sequence[str]) -> tuple[list[int], FloatArray]:
+        """Return the places (k,) of sentences that the text encoder knows a word of, and their embeddings (k, d)."""
+        places, vectors = encode_known(self._encoder(), _sentences(sentences))
+        return places, self._projection.embed_texts(vectors)
+
     def search_vectors(self, queries: NDArray[Any], k: int = 10, *, exact: bool | None = None) -> list[list[Hit]]:
         """Answer vectors (n, d), which need not be of unit length, with n lists of hits; see `search`."""
         try:
@@ -144,7 +149,7 @@ class Index:
         with self._lock:
             if self._text_encoder is None:
                 facts = self.manifest.text_encoder
-                encoder = registry.text_encoder(self._text_encoder_name)
+                encoder = self._construct_encoder()
                 if encoder.fingerprint != facts.fingerprint:
                     raise EncoderError(
                         f"the index {self.path} was built with the text encoder {facts.name} ({facts.fingerprint}), "
@@ -153,6 +158,25 @@ class Index:
                     )
                 self._text_encoder = encoder
             return self._text_encoder
+
+    def _construct_encoder(self) -> TextEncoder:
+        """Return the text encoder that the caller named, or else the manifest."""
+        facts, given = self.manifest.text_encoder, self._text_encoder_name
+        if given is not None:
+            return registry.text_encoder(given)
+        here = "name where it lies now with --text-encoder, or text_encoder= in gifdex.open"
+        if "://" in facts.name:  # a module is a program, and an index may come from anyone
+            raise EncoderError(
+                f"the index {self.path} was built with the text encoder {facts.name} ({facts.fingerprint}), which "
+                f"would be downloaded and run: if you trust it, {here}"
+            )
+        try:
+            return registry.text_encoder(facts.name)
+        except WeightsError as err:
+            raise WeightsError(
+                f"the index {self.path} was built with the text encoder {facts.name} ({facts.fingerprint}), which "
+                f"is not to be had: {here} ({err})"
+            ) from err
 
     def _check(self, queries: NDArray[Any]) -> FloatArray:
         if queries.dtype.kind not in "fiub":
@@ -209,7 +233,7 @@ def open_index(path: str | os.PathLike[str], *, verify: bool = True, text_encode
     """Open a store's published version, or one version's folder.
 
     `text_encoder` names the encoder of sentences where the one that the manifest names lies elsewhere here, such as
-    glove:<file>; another one than the index was built with is refused when the first sentence comes.
+    glove:<file>, or is behind a URL; another one than the index was built with is refused when a sentence comes.
 
     Format version, sizes, counts and dimensions are checked before a byte is mapped, and every file is hashed (a
     second for a gigabyte or so). Without `verify` nothing is hashed: opening then takes milliseconds at any size, but

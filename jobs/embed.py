@@ -39,5 +39,5 @@ def command(
     if as_json:
         print_json(asdict(summary))
         return
-    catalog = workspace / "builds" / summary.build_id / "catalog"
-    print_table(summary_table(summary, workspace, {"features": summary.features, "catalog": str(catalog)}))
+    root = Path(summary.catalog).parents[3]
+    print_table(summary_table(summary, root, {"features": summary.features, "catalog": summary.catalog}))

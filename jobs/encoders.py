@@ -33,7 +33,10 @@ def command(as_json: bool) -> None:
             print_json({**asdict(offer), "default": default, "available": offer.missing is None})
             continue
         here = "yes" if offer.missing is None else f"no; {offer.missing}"
+        if offer.note and offer.missing is None:
+            here = f"{here}; {offer.note}"
+        dimensions = "its own" if offer.dimensions is None else str(offer.dimensions)
         name = f"{offer.name} (default)" if default else offer.name
-        shown.add_row(offer.kind, name, offer.dimensions, offer.weights, here)
+        shown.add_row(offer.kind, name, dimensions, offer.weights, here)
     if not as_json:
         print_table(shown)

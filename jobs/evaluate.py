@@ -33,7 +33,8 @@ def command(store: Path, captions: Path, text_encoder: str | None, as_json: bool
 
     recall@k is the share of captions whose item is among the first k, median_rank the middle one of their
     ranks (1 is best). engine_recall@10 is the share of the exact first ten that the engine's candidates
-    hold. Captions whose id is not in the index are counted and named, and left out of the measures.
+    hold. Captions whose id is not in the index are counted and named, and left out of the measures; those of
+    which the text encoder knows no word are counted as unknown, and as not found.
     """
     from gifdex.index.evaluation import evaluate
     from gifdex.index.lookup import open_index

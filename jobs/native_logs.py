@@ -17,6 +17,7 @@ from contextlib import contextmanager
 # the error of a machine that has no GPU, which is none.
 _NOISE = re.compile(
     rb"WARNING: All log messages before absl::|[IW]\d{4} \d\d:\d\d:\d+|E\d{4} \S+ +\d+ cuda_\w+\.cc.*cuInit"
+    rb"|To enable the following instructions: "
 )
 
 

@@ -148,7 +148,8 @@ def summary_table(summary: RunSummary, workspace: Path, results: Mapping[str, st
         "items": f"{summary.items:,}" + (f" (partial: {summary.partial:,})" if summary.partial else ""),
         "rejects": f"{summary.rejects:,}" + _reasons(summary.rejects_by_error),
         "encoded": f"{summary.encoded:,} of {summary.tried:,} new GIFs (reused: {summary.reused:,}; "
-        f"unchanged files: {summary.unchanged:,})",
+        f"unchanged files: {summary.unchanged:,})"
+        + (f", in {summary.precision}" if summary.precision != "float32" else ""),
         "time": seconds + speed,
         **results,
     }

@@ -13,6 +13,7 @@ _EPILOG = """\b
 Examples:
   gifdex search ws/index "a cat playing the piano"
   gifdex search ws/index "un chat qui joue du piano" -k 3 --json
+  gifdex search ws/index "a cat" --text-encoder glove:/models/glove.txt
 """
 
 

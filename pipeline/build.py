@@ -49,10 +49,10 @@ def build(settings: BuildSettings, progress: Progress = silent) -> BuildSummary:
 
 
 def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) -> BuildSummary:
-    summary = BuildSummary(store=str(workspace.store))
     shared = Shared()
     images, texts = acquire_encoder(settings.encode, shared), text_encoder(settings.index.text_encoder)
     cache = open_cache(workspace, images, settings.encode)
+    summary = BuildSummary(store=str(workspace.store), precision=images.precision)
     with summary.timed("scan"):
         scanned = scan(settings, workspace, progress)
     with summary.timed("projection"):  # before the long stage, which a projection that does not fit would waste
@@ -64,7 +64,10 @@ def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) ->
     with summary.timed("index"):
         lists = split(scanned, encoded, settings.strict)
         facts = VersionFacts(
-            _build_id(lists.items, settings, cache, projection, texts), _facts(images), cache.fingerprint, _facts(texts)
+            _build_id(lists.items, settings, cache, projection, images, texts),
+            _facts(images),
+            cache.fingerprint,
+            _facts(texts),
         )
         commit_lists(workspace, facts.build_id, lists)
         summary.index_reused = _is_whole(workspace, facts.build_id)
@@ -95,7 +98,12 @@ def _projection(
         given = settings.projection.expanduser().absolute()
         projection = projections.load(given)
         for kind, encoder in (("image", images), ("text", texts)):
-            made_for = projection.facts.get(f"{kind}_encoder", {})
+            made_for = projection.facts.get(f"{kind}_encoder")
+            if not isinstance(made_for, dict) or not made_for.get("fingerprint"):
+                raise ProjectionError(
+                    f"the projection {settings.projection} does not say which {kind} encoder it was made for: expected "
+                    f'"{kind}_encoder": {{"name": ..., "fingerprint": ...}} in its facts, see docs/formats.md'
+                )
             if made_for.get("fingerprint") != encoder.fingerprint:
                 raise ProjectionError(
                     f"the projection {settings.projection} was made for the {kind} encoder {made_for.get('name')} "
@@ -115,12 +123,18 @@ def _projection(
 
 
 def _build_id(
-    items: pa.Table, settings: BuildSettings, cache: FeatureCache, projection: Projection, texts: TextEncoder
+    items: pa.Table,
+    settings: BuildSettings,
+    cache: FeatureCache,
+    projection: Projection,
+    images: ImageEncoder,
+    texts: TextEncoder,
 ) -> str:
     """Hash everything that the version's bytes follow from."""
     recipe = {
         "format_version": FORMAT_VERSION,
         "features": cache.fingerprint,
+        "encoders": [images.name, texts.name],
         "projection": projection.fingerprint,
         "text_encoder": texts.fingerprint,
         "annoy": asdict(settings.index.annoy),

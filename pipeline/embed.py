@@ -42,12 +42,14 @@ class Lists:
 class RunSummary:
     """What a run did; counts are of items but for `tried`, `encoded` and `reused`, which are of distinct GIFs.
 
+    `precision` is what the image encoder computes in.
     `partial` items are those of which only the frames before some damage count; `example_partial` has the URI of
     the first one, and what was found. `example_rejects` has, of each class of error, the first reject's URI and reason.
     `tried` GIFs were not in the cache, and `encoded` of them have features now; `gifs_per_second` counts the tried.
     """
 
     build_id: str = ""
+    precision: str = ""
     items: int = 0
     partial: int = 0
     example_partial: str = ""
@@ -88,9 +90,10 @@ class RunSummary:
 
 @dataclass
 class EmbedSummary(RunSummary):
-    """What `embed` did; `features` is the folder of the cache that holds the features."""
+    """What `embed` did; `features` is the folder of the cache that holds the features, `catalog` the file of items."""
 
     features: str = ""
+    catalog: str = ""
 
 
 @contextmanager
@@ -125,7 +128,7 @@ def embed(settings: BuildSettings, progress: Progress = silent) -> EmbedSummary:
         shared = Shared()
         encoder = acquire_encoder(settings.encode, shared)
         cache = open_cache(workspace, encoder, settings.encode)
-        summary = EmbedSummary(features=str(cache.folder))
+        summary = EmbedSummary(features=str(cache.folder), precision=encoder.precision)
         with summary.timed("scan"):
             scanned = scan(settings, workspace, progress)
         with summary.timed("encode"):
@@ -133,6 +136,7 @@ def embed(settings: BuildSettings, progress: Progress = silent) -> EmbedSummary:
         lists = split(scanned, encoded, settings.strict)
         build_id = recipe_id({"features": cache.fingerprint}, lists.items)
         commit_lists(workspace, build_id, lists)
+        summary.catalog = str(workspace.catalog(build_id))
         summary.fill(build_id, scanned, encoded, lists)
         commit_statistics(workspace, settings, summary)
         return summary

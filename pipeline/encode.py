@@ -10,7 +10,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -32,7 +32,7 @@ from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.settings import BuildSettings, EncodeSettings
 from gifdex.pipeline.tasks import Progress, run_tasks
 from gifdex.pipeline.workspace import Workspace
-from gifdex.schemas.errors import DecodeError, GifdexError, PipelineError
+from gifdex.schemas.errors import DecodeError, EncoderError, GifdexError, PipelineError
 from gifdex.schemas.files import read_table
 
 # Raised when our own decoding, sampling or pooling gives other features than before.
@@ -103,11 +103,18 @@ def features_facts(encoder: ImageEncoder, settings: EncodeSettings) -> dict[str,
     return facts
 
 
+def features_fingerprint(encoder: ImageEncoder, settings: EncodeSettings) -> str:
+    """Return what names the cache of features: a hash of the facts, but for the path in the encoder's name."""
+    facts = features_facts(encoder, settings)
+    kind = encoder.name.partition(":")[0]
+    return fingerprint({**facts, "image_encoder": {**facts["image_encoder"], "name": kind}})
+
+
 def open_cache(workspace: Workspace, encoder: ImageEncoder, settings: EncodeSettings) -> FeatureCache:
     """Return the cache that features of this encoder and sampling live in."""
     attempt = f"gifdex {version('gifdex')}, {registry.installed()}, limits {fingerprint(asdict(settings.limits))}"
-    facts = features_facts(encoder, settings)
-    return FeatureCache(workspace.features, fingerprint(facts), encoder.dimensions, attempt)
+    name = features_fingerprint(encoder, settings)
+    return FeatureCache(workspace.features, name, encoder.dimensions, attempt)
 
 
 def plan(missing: Sequence[Source], task_items: int, cache: FeatureCache) -> list[EncodeTask]:
@@ -240,8 +247,14 @@ class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         self._shared = shared
 
     def setup(self) -> None:
-        """Make the encoder, or take the process's."""
+        """Make the encoder, or take the process's; raises EncoderError where it is not the run's."""
         self._encoder = acquire_encoder(self._settings, self._shared)
+        found = features_fingerprint(self._encoder, self._settings)
+        if found != self._cache.fingerprint:
+            raise EncoderError(
+                f"a worker's {self._encoder.name} ({self._encoder.fingerprint}) would give features {found}, but the "
+                f"run was planned for {self._cache.fingerprint}: give workers the same weights and packages"
+            )
 
     def process(self, task: EncodeTask) -> Iterator[tuple[str, int]]:
         """Yield the part file and its count of rows."""
@@ -272,8 +285,10 @@ def encode_missing(
     have = set(standing["sha256"].to_pylist())
     missing = [Source(sha256, uri) for sha256, uri in first_uri.items() if sha256 not in have]
     tasks = plan(missing, settings.encode.task_items, cache)
+    # Resolved once: a worker of another kind must not choose for itself.
+    pinned = replace(settings.encode, precision=encoder.precision)
+    run_tasks("encode", tasks, lambda: RunEncodeTask(pinned, cache, shared), settings.beam_options, progress)
     cache.describe(features_facts(encoder, settings.encode), encoder.classifier)
-    run_tasks("encode", tasks, lambda: RunEncodeTask(settings.encode, cache, shared), settings.beam_options, progress)
     results = [standing, *(_check(task) for task in tasks)]
     outcomes = pa.concat_tables(results)
     good = pc.is_null(outcomes["error"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from gifdex.encoders.base import ImageEncoderOptions, available_cpus
 from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER, DEFAULT_TEXT_ENCODER
 from gifdex.index.engine import AnnoySettings
+from gifdex.schemas.files import absolute
 
 
 def _at_least(least: float, **values: float) -> None:
@@ -89,7 +90,7 @@ class EncodeSettings:
     @property
     def encoder_options(self) -> ImageEncoderOptions:
         """What the image encoder is made with."""
-        weights = None if self.weights is None else self.weights.expanduser().absolute()
+        weights = None if self.weights is None else absolute(self.weights)
         return ImageEncoderOptions(weights, self.precision, self.batch_frames)
 
 

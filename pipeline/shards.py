@@ -17,14 +17,13 @@ import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
 
 from gifdex.encoders import projection as projections
-from gifdex.encoders.base import FloatArray, TextEncoder
+from gifdex.encoders.base import FloatArray, encode_known
 from gifdex.encoders.registry import text_encoder
 from gifdex.index.artifact import shard_names
 from gifdex.index.build import write_shard
 from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.settings import IndexSettings
 from gifdex.schemas import tables
-from gifdex.schemas.errors import UnknownWordsError
 from gifdex.schemas.files import commit_table, read_table
 
 # Rows that go through the projection at a time: bounds memory, and keeps the products' shapes the same.
@@ -135,18 +134,6 @@ class RunIndexTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
             for place, vector in zip(known, projection.embed_texts(encoded), strict=True):
                 vectors[block[place]] = vector
         return vectors
-
-
-def encode_known(encoder: TextEncoder, sentences: Sequence[str]) -> tuple[list[int], FloatArray]:
-    """Encode the sentences that the encoder knows a word of; return their places (k,) and vectors (k, d)."""
-    places = list(range(len(sentences)))
-    try:
-        return places, encoder(sentences)
-    except UnknownWordsError as err:
-        known = [place for place in places if place not in set(err.positions)]
-        if len(known) == len(places):
-            raise
-        return known, encoder([sentences[place] for place in known])
 
 
 def _embeddings_table(

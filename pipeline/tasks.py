@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ _LOCAL_RUNNER = "--runner=FnApiRunner"
 _POLL_SECONDS = 0.2
 # Beam makes another exception of what a task raises, with this at the end of its message.
 _WHERE = " [while running '"
+# "gifdex.schemas.errors.EncoderError: ..."
+_REMOTE = re.compile(r"[A-Za-z_][\w.]*: ")
 
 
 class Task(Protocol):
@@ -100,10 +103,9 @@ def run_tasks(
         except Exception as err:  # runners raise what they like
             if (raised := _raised(err)) is not None:
                 raise raised from None
-            lines = str(err).strip().splitlines() or ["no reason given"]
             raise PipelineError(
-                f"the {stage} pipeline failed with {type(err).__name__}: {lines[0][:300]}; what was committed is kept: "
-                "mend the cause and run again, with --verbose to see what Beam logs"
+                f"the {stage} pipeline failed with {type(err).__name__}: {_reason(err)[:300]}; what was committed is "
+                "kept: mend the cause and run again, with --verbose to see what Beam logs"
             ) from err
     missing = [task for task in tasks if not task.output.is_file()]
     if missing:
@@ -112,6 +114,14 @@ def run_tasks(
             f"{missing[0].output}): run again, what was committed is kept"
         )
     progress(stage, total, total)
+
+
+def _reason(err: Exception) -> str:
+    """Return the line that says why: the first, or, of another process's traceback, the one after the stack."""
+    lines = str(err).strip().splitlines() or ["no reason given"]
+    if lines[0].startswith("Traceback"):
+        lines = [line for line in lines[1:] if _REMOTE.match(line)][-1:] or lines
+    return lines[0].partition(_WHERE)[0]
 
 
 def _raised(err: BaseException) -> GifdexError | None:

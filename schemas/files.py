@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,14 @@ from gifdex.schemas.errors import GifdexError
 
 # A name with this prefix is unfinished: no reader looks at it, and a later run may delete it.
 TEMPORARY_PREFIX = ".tmp-"
+
+
+def absolute(path: str | Path) -> Path:
+    """Return a path in full, links unfollowed; the ~ of a user whom nobody knows stays as it is."""
+    given = Path(path)
+    with suppress(RuntimeError):
+        given = given.expanduser()
+    return Path(os.path.abspath(given))
 
 
 def _sync(path: Path) -> None:

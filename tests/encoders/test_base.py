@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gifdex.encoders.base import fingerprint, unit
+from gifdex.encoders.base import FloatArray, encode_known, fingerprint, unit
+from gifdex.schemas.errors import UnknownWordsError
 
 _values = st.none() | st.booleans() | st.integers() | st.text(max_size=8)
 _facts = st.dictionaries(st.text(max_size=8), _values, max_size=6)
@@ -52,6 +54,27 @@ def test_unit_rows_have_length_one_and_keep_their_direction_and_zero_stays_zero(
     lengths = np.linalg.norm(result[~zero].astype(np.float64), axis=1)
     np.testing.assert_allclose(lengths, 1.0, atol=1e-6)
     np.testing.assert_allclose(result[~zero], wide / np.linalg.norm(wide, axis=1)[:, None], rtol=1e-6, atol=1e-40)
+
+
+class Lengths:
+    """Knows sentences of more than two letters, and gives their lengths."""
+
+    name, dimensions, fingerprint = "lengths", 1, "f" * 16
+
+    def __call__(self, sentences: Sequence[str]) -> FloatArray:
+        if short := [place for place, sentence in enumerate(sentences) if len(sentence) < 3]:
+            raise UnknownWordsError("too short", positions=short)
+        return np.array([[len(sentence)] for sentence in sentences], np.float32).reshape(-1, 1)
+
+
+def test_sentences_of_no_known_word_are_left_out_wherever_they_stand() -> None:
+    places, vectors = encode_known(Lengths(), ["a", "four", "b", "c", "seventy", ""])
+    assert places == [1, 4]
+    assert vectors.tolist() == [[4], [7]]
+    assert encode_known(Lengths(), ["four"])[0] == [0]
+    nothing, empty = encode_known(Lengths(), ["a", "b"])
+    assert nothing == []
+    assert empty.shape == (0, 1)
 
 
 def test_unit_takes_one_vector_and_stacks_of_them() -> None:

@@ -58,17 +58,17 @@ Save = Callable[[Any, Path], Path]
 @pytest.mark.parametrize("save", [save_keras3, save_whole_model, save_legacy])
 def test_every_layout_gives_the_models_own_arrays_by_layer(model: Any, save: Save, tmp_path: Path) -> None:
     path = save(model, tmp_path)
-    found = keras_weights.shapes(path)
+    found = keras_weights.shapes(path, {})
     assert found == {"late": [(3, 3, 3, 4), (4,)], "early": [(3, 3, 4, 2)], "top": [(32, 12), (12,)]}
     for layer in found:
-        for read, right in zip(keras_weights.read(path, layer), model.get_layer(layer).get_weights(), strict=True):
+        for read, right in zip(keras_weights.read(path, layer, {}), model.get_layer(layer).get_weights(), strict=True):
             assert read.dtype == np.float32
             np.testing.assert_array_equal(read, right)
 
 
 def complaint(path: Path) -> str:
     with pytest.raises(WeightsError) as caught:
-        keras_weights.shapes(path)
+        keras_weights.shapes(path, {})
     return str(caught.value)
 
 
@@ -105,8 +105,8 @@ def test_a_file_that_is_altered_anywhere_is_refused_or_read(model: Any, tmp_path
             data[place] ^= 0xFF
         path.write_bytes(data)
         try:  # HDF5 has no checksums here: what is read may be wrong, but nothing else may happen
-            for layer in keras_weights.shapes(path):
-                keras_weights.read(path, layer)
+            for layer in keras_weights.shapes(path, {}):
+                keras_weights.read(path, layer, {})
         except WeightsError:
             refused += 1
     assert refused > 10
@@ -115,4 +115,32 @@ def test_a_file_that_is_altered_anywhere_is_refused_or_read(model: Any, tmp_path
 def test_hdf5_without_weights_says_what_it_has(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["temperature"] = np.zeros(3)
-    assert "without weights of Keras (it has temperature)" in complaint(tmp_path / "x.h5")
+    assert "without weights of Keras (it has 'temperature')" in complaint(tmp_path / "x.h5")
+
+
+def test_a_file_without_names_tells_the_order_of_layers_of_one_class(model: Any, tmp_path: Path) -> None:
+    """As the first versions of Keras 3 wrote it."""
+    path = save_keras3(model, tmp_path)
+    with h5py.File(path, "r+") as file:
+        for group in file["layers"].values():
+            del group["vars"].attrs["name"]
+    order = {"conv2d": ["late", "early"], "dense": ["top"]}
+    assert keras_weights.shapes(path, order) == {
+        "late": [(3, 3, 3, 4), (4,)],
+        "early": [(3, 3, 4, 2)],
+        "top": [(32, 12), (12,)],
+    }
+    np.testing.assert_array_equal(keras_weights.read(path, "early", order)[0], model.get_layer("early").kernel.numpy())
+    assert set(keras_weights.shapes(path, {"conv2d": ["late"]})) == {"late", "conv2d_1", "dense"}
+
+
+def test_things_that_are_not_what_their_names_say_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "layers.h5", "w") as file:
+        file["layers"] = np.zeros(3)
+    assert "is damaged" in complaint(tmp_path / "layers.h5")
+    with h5py.File(tmp_path / "group.h5", "w") as file:
+        file.create_group("layers/conv2d/vars/0")
+    assert "is damaged" in complaint(tmp_path / "group.h5")
+    with h5py.File(tmp_path / "name.h5", "w") as file:
+        file["two\nlines"] = np.zeros(3)
+    assert "\n" not in complaint(tmp_path / "name.h5")

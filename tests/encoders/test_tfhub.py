@@ -536,6 +536,8 @@ def test_the_fingerprint_stands_for_the_files_and_not_their_place(
         (folder / "assets" / "words.txt").write_text("a")
         assert encoder(str(folder)).fingerprint != here, "another file is another module"
         (folder / "assets" / "words.txt").unlink()
+        (folder / "README.md").write_text("about the module")
+        assert encoder(str(folder)).fingerprint == here, "a file that the module does not read"
         shutil.move(folder / "variables", tmp_path / "elsewhere")
         (folder / "variables").symlink_to(tmp_path / "elsewhere")
         assert encoder(str(folder)).fingerprint == here, "files behind a link count"

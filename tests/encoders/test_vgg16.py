@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from gifdex.encoders.frame_model import probe_frames
 from gifdex.encoders.registry import image_encoder
 from gifdex.encoders.tensorflow_runtime import cpu_has_amx, gpu_capabilities, import_tensorflow
 from gifdex.encoders.vgg16 import VGG16, WEIGHTS_NAME, check_weights, find_weights
-from gifdex.schemas.errors import WeightsError
+from gifdex.schemas.errors import EncoderError, WeightsError
 
 # As Keras' saving does, see test_keras_weights.py
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -83,6 +84,17 @@ def test_the_fingerprint_is_of_the_weights_bytes(encoder: VGG16, vgg16_file: Pat
     assert vgg16(copy).fingerprint != encoder.fingerprint
 
 
+def link_to(vgg16_file: Path, path: Path) -> None:
+    """Make a small file of the same layers, whose arrays are links into the other file."""
+    with h5py.File(vgg16_file) as source, h5py.File(path, "w") as file:
+        groups = [group["vars"] for group in source["layers"].values() if len(group.get("vars", ()))]
+        for place, group in enumerate(groups):
+            target = file.create_group(f"layers/{place}/vars")
+            target.attrs["name"] = group.attrs["name"]
+            for number in group:
+                target[number] = h5py.ExternalLink(str(vgg16_file), f"{group.name}/{number}")
+
+
 def complaint(path: Path) -> str:
     with pytest.raises(WeightsError) as caught:
         _ = vgg16(path).fingerprint
@@ -106,6 +118,45 @@ def test_a_wrong_a_truncated_and_a_no_top_file_have_errors_of_their_own(vgg16_fi
     assert "is VGG16 without its top (no layer fc1, fc2, predictions)" in complaint(top)
 
 
+def test_vgg19_is_another_model(keras_vgg16: Any, vgg16_file: Path, tmp_path: Path) -> None:
+    """Which has every layer of VGG16, and three more."""
+    path = tmp_path / "vgg19.h5"
+    link_to(vgg16_file, path)
+    with h5py.File(path, "r+") as file:
+        group = file.create_group("layers/more/vars")
+        group.attrs["name"] = "block3_conv4"
+        group["0"], group["1"] = np.zeros((3, 3, 256, 256), np.float32), np.zeros(256, np.float32)
+    assert "it also has the layer 'block3_conv4'" in complaint(path)
+
+
+def test_a_classifier_that_is_not_finite_names_the_file(vgg16_file: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(vgg16_file, tmp_path / "nan.h5"))
+    with h5py.File(copy, "r+") as file:
+        vars_ = [group["vars"] for group in file["layers"].values() if len(group["vars"])]
+        next(v for v in vars_ if v["1"].shape == (1000,))["1"][3] = np.nan
+    with pytest.raises(WeightsError, match=r"nan.h5 has numbers that are not finite in its layer predictions"):
+        vgg16(copy).classifier()
+
+
+def test_auto_falls_back_to_float32_where_these_weights_do_not_keep_the_features(
+    vgg16_file: Path, frames: Frames, tmp_path: Path
+) -> None:
+    if not (cpu_has_amx() or gpu_capabilities()):
+        pytest.skip("nothing here is faster than float32")
+    copy = Path(shutil.copy(vgg16_file, tmp_path / "odd.h5"))
+    with h5py.File(copy, "r+") as file:
+        biases = [group["vars"]["1"] for group in file["layers"].values() if len(group["vars"])]
+        fc2 = [bias for bias in biases if bias.shape == (4096,)][1]
+        whole = vgg16(vgg16_file)(frames)
+        fc2[...] = fc2[...] - 3 * whole.max()  # few activations are left, and they are small differences
+        fc2[:8] = fc2[:8] + 3 * whole.max() - whole[:, :8].min(axis=0) * 0.999
+    encoder = vgg16(copy, "auto")
+    assert encoder.precision == "float32"
+    assert encoder(frames).dtype == np.float32
+    with pytest.raises(EncoderError, match="in bfloat16 gives other features than float32"):
+        vgg16(copy, "bfloat16")(frames)
+
+
 def test_another_number_of_classes_is_another_model(tmp_path: Path) -> None:
     keras = import_tensorflow("a test").keras
     pixels = keras.Input((8, 8, 3))
@@ -116,15 +167,8 @@ def test_another_number_of_classes_is_another_model(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_official_size_must_have_the_official_md5(vgg16_file: Path, tmp_path: Path) -> None:
-    """Kernels are links to the other file, so that this one can be given any size."""
     path = tmp_path / "resized.h5"
-    with h5py.File(vgg16_file) as source, h5py.File(path, "w") as file:
-        groups = [group["vars"] for group in source["layers"].values() if len(group.get("vars", ()))]
-        for place, group in enumerate(groups):
-            target = file.create_group(f"layers/{place}/vars")
-            target.attrs["name"] = group.attrs["name"]
-            for number in group:
-                target[number] = h5py.ExternalLink(str(vgg16_file), f"{group.name}/{number}")
+    link_to(vgg16_file, path)
     check_weights(path)
     with path.open("r+b") as stream:
         stream.truncate(553_467_096)
@@ -140,11 +184,15 @@ def test_weights_are_looked_for_in_the_folder_of_the_environment_then_where_kera
     ours, theirs = tmp_path / "ours", tmp_path / "keras"
     monkeypatch.setenv("KERAS_HOME", str(theirs))
     monkeypatch.setenv("GIFDEX_WEIGHTS", str(ours))
+    with pytest.raises(WeightsError, match=f"GIFDEX_WEIGHTS is {ours}, which is no folder"):
+        find_weights()
+    ours.mkdir()
     assert find_weights() is None
     (theirs / "models").mkdir(parents=True)
-    (theirs / "models" / WEIGHTS_NAME).write_text("theirs")
+    (theirs / "models" / WEIGHTS_NAME).write_text("on its way")
+    assert find_weights() is None, "a download that was ended, or is under way"
+    os.truncate(theirs / "models" / WEIGHTS_NAME, 553_467_096)
     assert find_weights() == theirs / "models" / WEIGHTS_NAME
-    ours.mkdir()
     (ours / WEIGHTS_NAME).write_text("ours")
     assert find_weights() == ours / WEIGHTS_NAME
     with pytest.raises(WeightsError, match=f"{WEIGHTS_NAME} is no HDF5 file"):
@@ -152,13 +200,16 @@ def test_weights_are_looked_for_in_the_folder_of_the_environment_then_where_kera
 
 
 def test_without_weights_and_network_the_error_says_which_file_to_put_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("GIFDEX_WEIGHTS", str(tmp_path / "mine"))
+    (tmp_path / "mine").mkdir()
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # whatever the machine reaches, nothing listens there
     with pytest.raises(WeightsError) as caught:
         _ = VGG16().fingerprint
     for part in (f"it is not in {tmp_path / 'mine'} (GIFDEX_WEIGHTS)", WEIGHTS_NAME, "553,467,096 bytes", "--weights"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == "", "stdout is for results"
+    assert not list(tmp_path.rglob("*.h5")), "nothing half loaded is left under the name"

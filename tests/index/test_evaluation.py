@@ -31,6 +31,7 @@ def test_measures_are_shares_of_the_ranks() -> None:
     evaluation = Evaluation(np.array([1, 2, 5, 6, 11]), (), 0.98765, False)
     assert evaluation.measures() == {
         "queries": 5,
+        "unknown": 0,
         "recall@1": 0.2,
         "recall@5": 0.6,
         "recall@10": 0.8,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from gifdex.encoders.projection import Projection
 from gifdex.encoders.registry import IMAGE_ENCODERS, TEXT_ENCODERS, text_encoder
 from gifdex.encoders.tensorflow_runtime import import_tensorflow
+from gifdex.encoders.zero_shot import PROMPT, scene_descriptions
 from gifdex.jobs.demo_corpus import make_corpus
 from gifdex.pipeline.decode import decode
 from gifdex.pipeline.settings import Limits, Sampling
@@ -142,10 +144,11 @@ def glove_built(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("glove")
     captions = dict(zip(NAMES, ("a cat on a chair", "xqzzv wqqqz", "  "), strict=True))
     rows = [{"uri": str(corpus / f"{name}.gif"), "id": name, "caption": text} for name, text in captions.items()]
+    rows.append({**rows[1], "id": "again", "caption": "vvvkk"})
     (root / "catalog.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = run("build", root / "catalog.jsonl", "--workspace", root / "ws", "--text-encoder", "glove", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["items"] == 3
+    assert json.loads(done.stdout)["items"] == 4
     return root / "ws"
 
 
@@ -153,7 +156,7 @@ def test_a_caption_of_no_known_word_has_no_vector_and_fails_nothing(glove_built:
     (path,) = glove_built.glob("builds/*/embeddings/*.parquet")
     rows = {row["id"]: row["caption_embedding"] for row in pq.ParquetFile(path).read().to_pylist()}
     assert rows["coffee-pan"] is None
-    assert rows["rocket-zoom"] is None
+    assert rows["rocket-zoom"] is rows["again"] is None
     assert len(rows["cat-pan"]) == 50
     assert np.linalg.norm(rows["cat-pan"]) == pytest.approx(1.0)
 
@@ -161,7 +164,7 @@ def test_a_caption_of_no_known_word_has_no_vector_and_fails_nothing(glove_built:
 def test_an_index_of_another_text_encoder_answers_in_it(glove_built: Path) -> None:
     found = run("search", glove_built / "index", "a cup of coffee", "--json")
     assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout.splitlines()[0])["id"] == "coffee-pan"
+    assert json.loads(found.stdout.splitlines()[0])["id"] in ("coffee-pan", "again")
 
 
 def test_a_sentence_of_no_known_word_is_an_error_that_names_the_words(glove_built: Path) -> None:
@@ -170,6 +173,55 @@ def test_a_sentence_of_no_known_word_is_an_error_that_names_the_words(glove_buil
     (sentence,) = done.stderr.splitlines()
     assert "xqzzv" in sentence
     assert "wqqqz" in sentence
+
+
+def test_evaluate_counts_captions_of_no_known_word_as_not_found(glove_built: Path, tmp_path: Path) -> None:
+    rows = [("coffee-pan", "a cup of coffee"), ("cat-pan", "xqzzv")]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"id": i, "caption": c}) + "\n" for i, c in rows))
+    done = run("evaluate", glove_built / "index", "--captions", tmp_path / "c.jsonl", "--json")
+    assert done.returncode == 0, done.stderr
+    measures = json.loads(done.stdout)
+    assert (measures["queries"], measures["unknown"], measures["recall@10"]) == (2, 1, 0.5)
+
+
+def test_an_index_whose_text_encoder_has_moved_says_how_to_name_it_and_a_build_takes_the_new_name(
+    corpus: Path, tmp_path: Path
+) -> None:
+    words = sorted({word for text in (*scene_descriptions(), PROMPT) for word in re.findall("[a-z]+", text.lower())})
+    random = np.random.default_rng(0)
+    lines = [" ".join([word, *map("{:.3f}".format, random.normal(size=5))]) for word in words]
+    (tmp_path / "old.txt").write_text("\n".join(lines) + "\n")
+    build = ["build", corpus, "--workspace", tmp_path / "ws", "--json", "--text-encoder"]
+    first = json.loads(run(*build, f"glove:{tmp_path / 'old.txt'}").stdout)
+    (tmp_path / "old.txt").rename(tmp_path / "new.txt")
+    done = run("search", tmp_path / "ws" / "index", "a cat")
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert f"was built with the text encoder glove:{tmp_path / 'old.txt'}" in sentence
+    assert "name where it lies now with --text-encoder" in sentence
+    new = f"glove:{tmp_path / 'new.txt'}"
+    assert run("search", tmp_path / "ws" / "index", "a cat", "--text-encoder", new).returncode == 0
+    again = json.loads(run(*build, new).stdout)
+    assert again["tried"] == 0
+    assert again["build_id"] != first["build_id"]
+    assert run("search", tmp_path / "ws" / "index", "a cat").returncode == 0
+
+
+def test_a_vocabulary_too_small_for_the_zero_shot_projection_is_told_as_that(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.txt").write_text("cat 1 2\nphoto 3 4\nof 1 1\na 2 1\n")
+    done = run("build", corpus, "--workspace", tmp_path / "ws", "--text-encoder", f"glove:{tmp_path / 'small.txt'}")
+    assert done.returncode == 1
+    assert "that a zero-shot projection is fitted with" in done.stderr.splitlines()[-1]
+
+
+def test_an_index_that_names_a_module_behind_a_url_runs_nothing_unasked(glove_built: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(glove_built / "index", tmp_path / "store")
+    (manifest,) = store.glob("*/manifest.json")
+    manifest.write_text(manifest.read_text().replace('"name": "glove"', '"name": "tfhub:https://example.org/m"'))
+    done = run("search", store, "a cat")
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert "would be downloaded and run: if you trust it, name where it lies now with --text-encoder" in sentence
 
 
 def test_an_index_asked_with_another_encoder_refuses_by_both_names_and_fingerprints(glove_built: Path) -> None:
@@ -233,6 +285,9 @@ def test_encoders_lists_every_encoder_once_and_says_what_is_there() -> None:
     assert len({(offer["kind"], offer["name"]) for offer in offers}) == len(offers)
     assert [offer["name"] for offer in offers if offer["default"]] == ["efficientnet-lite0", "use-multilingual"]
     assert all(offer["available"] for offer in offers if offer["default"])
+    (vgg16,) = (offer for offer in offers if offer["name"] == "vgg16")
+    assert vgg16["dimensions"] == 4096
+    assert vgg16["note"]
     shown = run("encoders").stdout
     for offer in offers:
         assert offer["name"] in shown

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,16 +15,19 @@ from hypothesis import strategies as st
 
 from gifdex.encoders.base import ImageEncoder, ImageEncoderOptions
 from gifdex.encoders.registry import image_encoder
+from gifdex.encoders.tensorflow_runtime import import_tensorflow
 from gifdex.pipeline.cache import FeatureCache, Outcome
 from gifdex.pipeline.decode import decode
 from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.encode import (
     Encoded,
+    RunEncodeTask,
     Source,
     acquire_encoder,
     encode,
     encode_missing,
     features_facts,
+    features_fingerprint,
     load,
     open_cache,
     plan,
@@ -32,6 +36,7 @@ from gifdex.pipeline.settings import SAMPLING_STRATEGIES, BuildSettings, EncodeS
 from gifdex.pipeline.tasks import silent
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
+from gifdex.schemas.errors import EncoderError
 
 GifMaker = Callable[..., Path]
 CACHE = FeatureCache(Path("/nowhere/features"), "f" * 16, 3, "decoder 1")
@@ -172,7 +177,34 @@ def test_what_shapes_features_names_their_cache_and_nothing_else_does(encoder: I
     decoders = {name: cache(EncodeSettings(decoder=name)).fingerprint for name in registry.decoder_names()}
     assert decoders["auto"] == decoders["numba"] == decoders["pillow"] == usual.fingerprint
     assert len({usual.fingerprint, decoders["imageio"], decoders["pyav"]}) == 3
+    precise = [EncodeSettings(precision=name) for name in ("float32", "bfloat16", "float16")]
+    precisions = [features_fingerprint(image_encoder(options=one.encoder_options), one) for one in precise]
+    assert precisions[0] == usual.fingerprint
+    assert len(set(precisions)) == 3
     limited = cache(EncodeSettings(limits=Limits(frames=5)))
     assert limited.fingerprint == usual.fingerprint
     assert limited.attempt != usual.attempt
     assert features_facts(encoder, EncodeSettings())["image_encoder"]["fingerprint"] == encoder.fingerprint
+
+
+def test_a_worker_whose_encoder_differs_from_the_plans_refuses_to_write(tmp_path: Path) -> None:
+    """As where its environment names other weights, or it chose another precision for itself."""
+    planned, shared = EncodeSettings(precision="bfloat16"), Shared()
+    cache = open_cache(Workspace(tmp_path), acquire_encoder(planned, shared), planned)
+    RunEncodeTask(planned, cache, shared).setup()
+    with pytest.raises(EncoderError, match=f"but the run was planned for {cache.fingerprint}"):
+        RunEncodeTask(EncodeSettings(precision="float32"), cache, Shared()).setup()
+
+
+def test_a_module_in_another_folder_has_the_same_features(tmp_path: Path) -> None:
+    tf = import_tensorflow("a test")
+    module = tf.Module()
+    module.__call__ = tf.function(
+        lambda images: tf.reduce_mean(images, axis=[1, 2]), input_signature=[tf.TensorSpec((None, 8, 8, 3))]
+    )
+    tf.saved_model.save(module, str(tmp_path / "one"), signatures=module.__call__)
+    (tmp_path / "one").rename(tmp_path / "two")
+    shutil.copytree(tmp_path / "two", tmp_path / "one")
+    settings = [EncodeSettings(image_encoder=f"tfhub:{tmp_path / name}") for name in ("one", "two")]
+    one, two = (features_fingerprint(acquire_encoder(each, Shared()), each) for each in settings)
+    assert one == two

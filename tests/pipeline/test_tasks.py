@@ -90,6 +90,13 @@ def test_an_error_of_ours_that_beam_cannot_make_again_comes_through_too(tmp_path
         run_tasks("st", tasks(tmp_path), FailForAnExtra, ())
 
 
+def test_the_reason_of_another_process_is_the_last_line_of_its_traceback_that_is_one(tmp_path: Path) -> None:
+    options = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    with pytest.raises(PipelineError, match="EncoderError: the encoder cannot do this: choose another; what") as caught:
+        run_tasks("st", tasks(tmp_path), FailOnPurpose, options)
+    assert "\n" not in str(caught.value)
+
+
 def test_an_unknown_runner_is_a_pipeline_error(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="Unexpected pipeline runner: NoSuchRunner"):
         run_tasks("st", tasks(tmp_path), Commit, ("--runner=NoSuchRunner",))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gifdex.encoders.base import PRECISIONS
+from gifdex.jobs import runs
 from gifdex.jobs.runs import DECODERS, SAMPLINGS
 from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.decoders.base import Decoder, format_of
@@ -21,6 +23,7 @@ MP4 = b"\0\0\0\x18ftypmp42"
 
 def test_the_command_line_offers_what_there_is() -> None:
     assert list(DECODERS) == registry.decoder_names()
+    assert runs.PRECISIONS == PRECISIONS
     assert list(SAMPLINGS) == list(SAMPLING_STRATEGIES)
 
 
