@@ -136,9 +136,7 @@ class FrameModel(ABC):
         try:
             return self._load(tf)
         except tf.errors.ResourceExhaustedError as err:
-            raise EncoderError(
-                f"{self.name} does not fit into the device's memory: end what else uses it, or use a smaller encoder"
-            ) from err
+            raise self._does_not_fit() from err
 
     def _smaller(self, tf: Any, failed: int, err: Exception) -> _Compiled:
         """Return the model for half of the batch that failed; another thread may have halved it already."""
@@ -152,6 +150,11 @@ class FrameModel(ABC):
                 )
                 self._compiled, self._halved = self._compile(tf, failed // 2), True
             return self._compiled
+
+    def _does_not_fit(self) -> EncoderError:
+        return EncoderError(
+            f"{self.name} does not fit into the device's memory: end what else uses it, or use a smaller encoder"
+        )
 
     def _out_of_memory(self, batch: int) -> EncoderError:
         return EncoderError(
@@ -189,9 +192,15 @@ class KerasFrameModel(FrameModel):
         if asked != "auto":
             return asked
         fastest = fastest_precision(self.keeps_features)
-        if fastest == "float32" or self._cosine(fastest) >= LEAST_COSINE:
+        if fastest == "float32":
             return fastest
+        try:
+            if self._cosine(fastest) >= LEAST_COSINE:
+                return fastest
+        except import_tensorflow(f"the image encoder {self.name}").errors.ResourceExhaustedError as err:
+            raise self._does_not_fit() from err
         _log.warning("%s: %s would change the features; using float32", self.name, fastest)
+        self._lower = None  # nobody will use it
         return "float32"
 
     def _load(self, tf: Any) -> Callable[[Any], Any]:

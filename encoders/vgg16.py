@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gifdex.encoders import keras_weights
-from gifdex.encoders.base import Classifier, fingerprint
+from gifdex.encoders.base import Classifier, FloatArray, fingerprint
 from gifdex.encoders.frame_model import KerasFrameModel
 from gifdex.encoders.imagenet import imagenet_labels
 from gifdex.encoders.tensorflow_runtime import import_keras
@@ -113,6 +113,11 @@ def check_weights(path: Path) -> None:
             )
 
 
+def _stamp(path: Path) -> tuple[int, int, int]:
+    facts = path.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
 class VGG16(KerasFrameModel):
     """uint8 RGB frames of 224 x 224 to float32 features of 4096 dimensions, none of them negative."""
 
@@ -130,12 +135,25 @@ class VGG16(KerasFrameModel):
         return path
 
     @cached_property
+    def _hashed(self) -> tuple[str, tuple[int, int, int]]:
+        """The file's SHA-256, and which file that was."""
+        stamp = _stamp(self._path)
+        return sha256_file(self._path), stamp
+
+    def _read(self, layer: str) -> list[FloatArray]:
+        """Read a layer's arrays from the file that was hashed, be it hours ago."""
+        arrays = keras_weights.read(self._path, layer, _ORDER)
+        if _stamp(self._path) != self._hashed[1]:
+            raise WeightsError(f"{self._path} was changed while it was in use; expected the file as it was: run again")
+        return arrays
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of the architecture, the weights' bytes and the preprocessing."""
         facts = {
             "encoder": self.name,
             "layer": "fc2, after ReLU",
-            "weights": sha256_file(self._path),
+            "weights": self._hashed[0],
             "preprocessing": {"mode": "caffe", "size": self.frame_size},
             "revision": 1,
         }
@@ -144,7 +162,7 @@ class VGG16(KerasFrameModel):
     def _build(self, keras: Any) -> Any:
         model = keras.applications.VGG16(weights=None)
         for layer in _KERNELS:  # one at a time: they are half a gigabyte
-            model.get_layer(layer).set_weights(keras_weights.read(self._path, layer, _ORDER))
+            model.get_layer(layer).set_weights(self._read(layer))
         return keras.Model(model.input, model.get_layer("fc2").output)
 
     def _preprocess(self, tf: Any, pixels: Any) -> Any:
@@ -157,7 +175,7 @@ class VGG16(KerasFrameModel):
         Nothing in the model tells the features' mean over the training photographs, so `feature_mean` is zero:
         efficientnet-lite0, which does tell, finds 36 of 64 clips first without its mean, and 37 with it.
         """
-        kernel, bias = keras_weights.read(self._path, "predictions", _ORDER)
+        kernel, bias = self._read("predictions")
         if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
             raise WeightsError(
                 f"{self._path} has numbers that are not finite in its layer predictions: choose another file"

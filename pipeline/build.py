@@ -18,8 +18,8 @@ from gifdex.index import artifact, store
 from gifdex.index.build import VersionFacts, finish_version
 from gifdex.pipeline import shards
 from gifdex.pipeline.cache import FeatureCache
-from gifdex.pipeline.embed import RunSummary, commit_lists, commit_statistics, held_workspace, recipe_id, split
-from gifdex.pipeline.encode import acquire_encoder, encode_missing, open_cache
+from gifdex.pipeline.embed import RunSummary, commit_lists, commit_statistics, held_workspace, prepare, recipe_id, split
+from gifdex.pipeline.encode import encode_missing
 from gifdex.pipeline.scan import scan
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.tasks import Progress, run_tasks, silent
@@ -50,8 +50,8 @@ def build(settings: BuildSettings, progress: Progress = silent) -> BuildSummary:
 
 def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) -> BuildSummary:
     shared = Shared()
-    images, texts = acquire_encoder(settings.encode, shared), text_encoder(settings.index.text_encoder)
-    cache = open_cache(workspace, images, settings.encode)
+    texts = text_encoder(settings.index.text_encoder)  # first: its mistakes are found without loading anything
+    images, cache = prepare(settings, workspace, shared, progress)
     summary = BuildSummary(store=str(workspace.store), precision=images.precision)
     with summary.timed("scan"):
         scanned = scan(settings, workspace, progress)

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
 
+from gifdex.encoders.base import ImageEncoder
+from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.encode import Encoded, acquire_encoder, encode_missing, open_cache
 from gifdex.pipeline.scan import Scan, scan
@@ -119,6 +121,17 @@ def held_workspace(settings: BuildSettings) -> Iterator[Workspace]:
             ) from err
 
 
+def prepare(
+    settings: BuildSettings, workspace: Workspace, shared: Shared, progress: Progress
+) -> tuple[ImageEncoder, FeatureCache]:
+    """Make the image encoder and open its cache, which hashes weights, and may load the model to settle precision."""
+    progress("encoder", 0, 1)
+    encoder = acquire_encoder(settings.encode, shared)
+    cache = open_cache(workspace, encoder, settings.encode)
+    progress("encoder", 1, 1)
+    return encoder, cache
+
+
 def embed(settings: BuildSettings, progress: Progress = silent) -> EmbedSummary:
     """Bring the workspace's features up to date with the corpus; no index is built, and nothing published.
 
@@ -126,8 +139,7 @@ def embed(settings: BuildSettings, progress: Progress = silent) -> EmbedSummary:
     """
     with held_workspace(settings) as workspace:
         shared = Shared()
-        encoder = acquire_encoder(settings.encode, shared)
-        cache = open_cache(workspace, encoder, settings.encode)
+        encoder, cache = prepare(settings, workspace, shared, progress)
         summary = EmbedSummary(features=str(cache.folder), precision=encoder.precision)
         with summary.timed("scan"):
             scanned = scan(settings, workspace, progress)

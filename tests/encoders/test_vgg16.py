@@ -138,6 +138,19 @@ def test_a_classifier_that_is_not_finite_names_the_file(vgg16_file: Path, tmp_pa
         vgg16(copy).classifier()
 
 
+def test_a_file_that_changes_after_it_was_hashed_is_not_read(vgg16_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weights.h5"
+    link_to(vgg16_file, path)
+    encoder = vgg16(path)
+    before = encoder.fingerprint
+    link_to(vgg16_file, tmp_path / "new.h5")
+    (tmp_path / "new.h5").replace(path)
+    with pytest.raises(WeightsError, match=r"weights.h5 was changed while it was in use"):
+        encoder.classifier()
+    assert vgg16(path).classifier().weight.shape == (1000, 4096)
+    assert encoder.fingerprint == before
+
+
 def test_auto_falls_back_to_float32_where_these_weights_do_not_keep_the_features(
     vgg16_file: Path, frames: Frames, tmp_path: Path
 ) -> None:
