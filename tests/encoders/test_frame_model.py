@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,21 @@ def test_auto_is_float32_where_the_device_has_nothing_that_keeps_the_features() 
 def test_the_batch_is_what_was_asked_for_or_what_suits_the_device() -> None:
     assert lite(batch_frames=5).batch_frames == 5
     assert lite().batch_frames == (128 if gpu_capabilities() else 32)
+
+
+def test_several_threads_build_one_model() -> None:
+    class Counted(EfficientNetLite):
+        built = 0
+
+        def _build(self, keras: Any) -> Any:
+            Counted.built += 1
+            return super()._build(keras)
+
+    encoder = Counted("efficientnet-lite0", ImageEncoderOptions(batch_frames=1))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(encoder, [probe_frames(1, (224, 224))] * 4))
+    assert Counted.built == 1
+    assert all((features == found[0]).all() for features in found)
 
 
 def test_a_batch_of_another_size_gives_the_same_features(lite0: EfficientNetLite) -> None:

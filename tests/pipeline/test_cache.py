@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
-from gifdex.encoders.base import FloatArray
-from gifdex.pipeline.cache import FeatureCache, Outcome
+from gifdex.encoders.base import Classifier, FloatArray
+from gifdex.pipeline.cache import CLASSIFIER_NAME, FeatureCache, Outcome
 from gifdex.schemas.errors import WorkspaceError
 from gifdex.schemas.files import TEMPORARY_PREFIX
 
@@ -124,6 +126,18 @@ def test_the_note_for_people_is_written_once(tmp_path: Path) -> None:
     cache.describe({"encoder": "two"}, lambda: None)
     assert '"encoder": "one"' in (cache.folder / "fingerprint.json").read_text()
     assert cache.outcomes().num_rows == 0
+
+
+def test_a_cache_that_was_described_without_its_classifier_gets_it_later(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    cache.describe({}, lambda: None)
+    assert not (cache.folder / CLASSIFIER_NAME).exists()
+    classifier = Classifier(np.ones((2, 3), np.float32), np.zeros(2, np.float32), ("a", "b"), np.zeros(3, np.float32))
+    cache.describe({}, lambda: classifier)
+    assert (cache.folder / CLASSIFIER_NAME).read_bytes() == classifier.data
+    with safe_open(cache.folder / CLASSIFIER_NAME, framework="numpy") as file:
+        np.testing.assert_array_equal(file.get_tensor("weight"), classifier.weight)
+        assert json.loads(file.metadata()["gifdex"]) == {"labels": ["a", "b"]}
 
 
 def test_a_damaged_part_is_named_with_what_to_do(tmp_path: Path) -> None:
