@@ -7,13 +7,17 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from gifdex.index import engine
+from gifdex.index.engines import annoy_trees, hnsw
+from gifdex.index.engines.scan import METRIC as SCAN_METRIC
+from gifdex.index.engines.settings import ANNOY, ENGINES, HNSW, SCAN
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError
 from gifdex.schemas.files import commit_bytes, sha256_file
 from gifdex.schemas.manifest import MANIFEST_NAME, FileFacts, Manifest
 
-ITEMS_NAME = "items.parquet"
+ITEMS_NAME = "items.arrow"
 PROJECTION_NAME = "projection.safetensors"
+REDUCTION_NAME = "reduction.safetensors"
+_MOST_ITEMS = 2**48  # more would overflow what is counted in bytes
 # What a manifest may call a file: nothing that could lead out of the version's folder.
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
@@ -21,6 +25,16 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 def shard_names(number: int) -> tuple[str, str]:
     """Return the names of a shard's Annoy file and of its vectors."""
     return f"shard-{number:05d}.ann", f"shard-{number:05d}.vectors.npy"
+
+
+def graph_name(number: int) -> str:
+    """Return the name of a shard's graph, for the engine hnsw."""
+    return f"shard-{number:05d}.usearch"
+
+
+def held_out_name(number: int) -> str:
+    """Return the name of what a shard's graph found while it was built, which goes when the manifest comes."""
+    return f".held-out-{number:05d}.json"
 
 
 def read_manifest(version: Path) -> Manifest:
@@ -46,22 +60,40 @@ def read_manifest(version: Path) -> Manifest:
 
 def _check_facts(path: Path, manifest: Manifest) -> None:
     """Raise CorruptIndexError where what the manifest says cannot be, or is of no engine that is known here."""
-    made_with = (manifest.metric, manifest.engine.name, manifest.engine.metric)
-    if made_with != ("cosine", engine.NAME, engine.METRIC):
+    unknown = sorted(set(manifest.engines) - set(ENGINES))
+    if manifest.metric != "cosine" or unknown or not {ANNOY, SCAN, manifest.engine} <= set(manifest.engines):
         raise CorruptIndexError(
-            f"{path} says metric and engine are {made_with}; expected {('cosine', engine.NAME, engine.METRIC)}: "
-            "restore it or rebuild"
+            f"{path} says metric {manifest.metric!r:.40} and engines {sorted(manifest.engines)!r:.80}, of which "
+            f"{manifest.engine!r:.40} answers; expected 'cosine' and some of {', '.join(ENGINES)}: restore it or "
+            "rebuild"
         )
-    counts = [manifest.items, manifest.dimensions, manifest.engine.trees, *(shard.items for shard in manifest.shards)]
-    if min(counts) < 1 or sum(shard.items for shard in manifest.shards) != manifest.items:
+    width = manifest.dimensions if manifest.reduction is None else manifest.reduction.dimensions
+    metrics = {ANNOY: annoy_trees.metric(manifest.reduction is not None), SCAN: SCAN_METRIC, HNSW: hnsw.METRIC}
+    for name, engine in manifest.engines.items():
+        # Without a reduction, all see whole vectors; with one, a scan reads Annoy's file.
+        fixed = width if manifest.reduction is None else manifest.engines[ANNOY].dimensions if name == SCAN else None
+        if not 1 <= engine.dimensions <= width or fixed not in (None, engine.dimensions):
+            raise CorruptIndexError(
+                f"{path} says that the engine {name} sees {engine.dimensions} of {width} dimensions, which cannot be: "
+                "restore it or rebuild"
+            )
+        if engine.effort < 1 or engine.metric != metrics[name] or (name == ANNOY and engine.library != "annoy"):
+            raise CorruptIndexError(
+                f"{path} says that the engine {name} is of {engine.library!r:.40}, metric {engine.metric!r:.40} and "
+                f"effort {engine.effort}, which cannot be: restore it or rebuild"
+            )
+        if any(name not in shard.engines for shard in manifest.shards if name != SCAN):
+            raise CorruptIndexError(f"{path} names no file of the engine {name} for some shard: restore it or rebuild")
+    counts = [manifest.items, manifest.dimensions, *(shard.items for shard in manifest.shards)]
+    if min(counts) < 1 or sum(shard.items for shard in manifest.shards) != manifest.items or max(counts) > _MOST_ITEMS:
         raise CorruptIndexError(
             f"{path} says {manifest.items:,} items of {manifest.dimensions:,} dimensions in shards of "
             f"{[shard.items for shard in manifest.shards][:8]}, which do not add up: restore it or rebuild"
         )
 
 
-def check_sizes(version: Path, manifest: Manifest) -> None:
-    """Raise CorruptIndexError unless every file of the manifest is there with the size it says."""
+def check_sizes(version: Path, manifest: Manifest) -> list[str]:
+    """Return the names of the files that are used; raise CorruptIndexError unless all are there, of their sizes."""
     for name, facts in manifest.files.items():
         if not _FILE_NAME.fullmatch(name):
             raise CorruptIndexError(
@@ -83,10 +115,12 @@ def check_sizes(version: Path, manifest: Manifest) -> None:
                 "restore the file or rebuild"
             )
     needed = [manifest.items_file, manifest.projection.file]
-    needed += [name for shard in manifest.shards for name in (shard.annoy, shard.vectors)]
+    needed += [] if manifest.reduction is None else [manifest.reduction.file]
+    needed += [name for shard in manifest.shards for name in (shard.vectors, *shard.engines.values())]
     absent = [name for name in needed if name not in manifest.files]
     if absent:
         raise CorruptIndexError(f"the manifest of {version} uses {absent[0]} but gives no hash for it: rebuild")
+    return needed
 
 
 def check_hashes(version: Path, manifest: Manifest) -> None:

@@ -1,9 +1,10 @@
-"""Write a version of an index: its shards, items and projection and, last, the manifest."""
+"""Write a version of an index: its shards, items, reduction and projection and, last, the manifest."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
 
@@ -12,12 +13,26 @@ import pyarrow as pa
 
 from gifdex.encoders.base import FloatArray
 from gifdex.encoders.projection import Projection
-from gifdex.index import engine
-from gifdex.index.artifact import ITEMS_NAME, PROJECTION_NAME, commit_manifest, file_facts, shard_names
-from gifdex.index.engine import AnnoySettings
-from gifdex.index.search import engine_recall, open_shards, vector_at
-from gifdex.schemas import tables
-from gifdex.schemas.files import commit_table, committing
+from gifdex.index import items as item_files
+from gifdex.index.artifact import (
+    ITEMS_NAME,
+    PROJECTION_NAME,
+    REDUCTION_NAME,
+    commit_manifest,
+    file_facts,
+    graph_name,
+    held_out_name,
+    shard_names,
+)
+from gifdex.index.engines import annoy_trees, hnsw, scan
+from gifdex.index.engines.base import spread
+from gifdex.index.engines.hnsw import HnswBuilder
+from gifdex.index.engines.settings import ANNOY, HNSW, SCAN, EngineSettings, HnswSettings
+from gifdex.index.reduction import Reduction
+from gifdex.index.search import Searcher, Shard, open_shards
+from gifdex.index.tuning import QUERIES, Curve, HeldOut, Tuned, curve, fastest, pooled, tune
+from gifdex.schemas.errors import CorruptIndexError
+from gifdex.schemas.files import commit_bytes, committing
 from gifdex.schemas.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -26,10 +41,10 @@ from gifdex.schemas.manifest import (
     Manifest,
     ProjectionFacts,
     QualityFacts,
+    ReductionFacts,
     ShardFacts,
 )
 
-_QUALITY_QUERIES, _QUALITY_K = 200, 10
 _UNIT_TOLERANCE = 1e-3
 
 
@@ -43,8 +58,15 @@ class VersionFacts:
     text_encoder: EncoderFacts
 
 
-def write_shard(version: Path, number: int, vectors: FloatArray, settings: AnnoySettings) -> None:
-    """Write one shard's files from its unit vectors float32 (n, d), in row order.
+def write_items(version: Path, items: pa.Table) -> None:
+    """Write the items (schema ITEMS), in row order."""
+    item_files.write(version / ITEMS_NAME, items)
+
+
+def write_shard(
+    version: Path, number: int, vectors: FloatArray, reduction: Reduction | None, settings: EngineSettings
+) -> None:
+    """Write one shard's files from its unit vectors float32 (n, d), in row order, Annoy's last.
 
     A vector of length zero is let through: it has no direction, and scores 0 against every query. Raises
     ValueError for no vectors, and for others that are not finite or not of length one: Annoy would take
@@ -58,55 +80,128 @@ def write_shard(version: Path, number: int, vectors: FloatArray, settings: Annoy
     annoy_name, vectors_name = shard_names(number)
     with committing(version / vectors_name) as temporary, temporary.open("wb") as stream:
         np.save(stream, np.ascontiguousarray(vectors, np.float32), allow_pickle=False)
-    engine.build(version / annoy_name, vectors, settings)
+    if settings.hnsw is not None:
+        _write_graph(version, number, vectors, reduction, settings.hnsw)
+    seen = vectors if reduction is None else vectors @ reduction.leading(reduction.scanned)
+    annoy_trees.build(version / annoy_name, seen, annoy_trees.metric(reduction is not None), settings.annoy)
+
+
+def _write_graph(
+    version: Path, number: int, vectors: FloatArray, reduction: Reduction | None, settings: HnswSettings
+) -> None:
+    """Write a shard's graph, and what it found of vectors that were not in it yet."""
+    seen = hnsw.quantized(vectors if reduction is None else vectors @ reduction.directions, together=True)
+    held_out = spread(len(vectors), min(QUERIES, 1 + len(vectors) // 10))
+    order = hnsw.insertion_order(seen)
+    first = order[~np.isin(order, held_out)]
+    builder = HnswBuilder(seen.shape[1], settings)
+    builder.add(first, seen[first])
+    shard_facts = ShardFacts(len(vectors), shard_names(number)[1], {})
+    shard = Shard(version, shard_facts, 0, vectors, reduction is not None, {HNSW: builder})
+    facts = _facts(vectors.shape[1], reduction, EngineSettings(hnsw=settings))
+    searcher = Searcher([shard], facts, reduction)
+    found = curve(searcher, HeldOut(searcher, held_out, np.sort(first)), HNSW)
+    builder.add(held_out, seen[held_out])
+    builder.save(version / graph_name(number))
+    commit_bytes(version / held_out_name(number), json.dumps(found).encode())
+
+
+def _facts(dimensions: int, reduction: Reduction | None, settings: EngineSettings) -> dict[str, EngineFacts]:
+    """Return the engines that `settings` give, before anything was measured of them."""
+    scanned = dimensions if reduction is None else reduction.scanned
+    unknown = QualityFacts(0, {}, 0.0)
+    trees = {"trees": settings.annoy.trees, "seed": settings.annoy.seed, "threads": 1}
+    metric = annoy_trees.metric(reduction is not None)
+    facts = {
+        ANNOY: EngineFacts("annoy", annoy_trees.library_version(), metric, scanned, trees, 0, unknown),
+        SCAN: EngineFacts("numpy", np.__version__, scan.METRIC, scanned, {}, 0, unknown),
+    }
+    if settings.hnsw is not None:
+        seen = dimensions if reduction is None else reduction.directions.shape[1]
+        links = asdict(settings.hnsw) | {"threads": 1}
+        facts[HNSW] = EngineFacts("usearch", hnsw.library_version(), hnsw.METRIC, seen, links, 0, unknown)
+    return facts
 
 
 def finish_version(
     version: Path,
     facts: VersionFacts,
-    items: pa.Table,
     shard_items: Sequence[int],
     projection: Projection,
-    settings: AnnoySettings,
+    reduction: Reduction | None,
+    settings: EngineSettings,
 ) -> Manifest:
-    """Write items, projection and manifest beside shards that are already there; return the manifest.
+    """Write projection, reduction and manifest beside items and shards that are already there; return the manifest.
 
-    `items` has the schema ITEMS in row order, `shard_items` the count of each shard. Raises ValueError where
-    they disagree, CorruptIndexError where a shard's files are not what `shard_items` says.
+    `shard_items` has the count of each shard. Raises CorruptIndexError where the files are not what it says.
     """
-    if sum(shard_items) != items.num_rows:
-        raise ValueError(f"{items.num_rows:,} items were given for shards of {sum(shard_items):,}")
-    commit_table(version / ITEMS_NAME, items.cast(tables.ITEMS))
+    total = sum(shard_items)
+    item_files.load(version / ITEMS_NAME, total)
     projection.save(version / PROJECTION_NAME)
-    shards = tuple(ShardFacts(count, *shard_names(number)) for number, count in enumerate(shard_items))
-    names = [ITEMS_NAME, PROJECTION_NAME, *(name for shard in shards for name in (shard.annoy, shard.vectors))]
+    if reduction is not None:
+        reduction.save(version / REDUCTION_NAME)
+    shards = tuple(_shard_facts(number, count, settings) for number, count in enumerate(shard_items))
+    engines = _facts(projection.dimensions, reduction, settings)
+    tuned = _tuned(version, shards, engines, projection.dimensions, reduction)
+    names = [ITEMS_NAME, PROJECTION_NAME, *([] if reduction is None else [REDUCTION_NAME])]
+    names += [name for shard in shards for name in (shard.vectors, *shard.engines.values())]
     manifest = Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
         created_by=f"gifdex {package_version('gifdex')}",
         build_id=facts.build_id,
-        items=items.num_rows,
+        items=total,
         dimensions=projection.dimensions,
         metric="cosine",
-        engine=EngineFacts(
-            engine.NAME, engine.library_version(), engine.METRIC, settings.trees, settings.seed, threads=1
-        ),
+        engine=fastest(tuned),
+        engines={
+            name: replace(engine, effort=tuned[name].effort, quality=tuned[name].quality)
+            for name, engine in engines.items()
+        },
+        reduction=None
+        if reduction is None
+        else ReductionFacts(reduction.directions.shape[1], reduction.sample, REDUCTION_NAME),
         image_encoder=facts.image_encoder,
         features_fingerprint=facts.features_fingerprint,
         text_encoder=facts.text_encoder,
         projection=ProjectionFacts(projection.kind, projection.fingerprint, PROJECTION_NAME),
         items_file=ITEMS_NAME,
         shards=shards,
-        quality=_measure(version, shards, projection.dimensions, settings),
         files=file_facts(version, names),
     )
+    for number in range(len(shards)):
+        (version / held_out_name(number)).unlink(missing_ok=True)
     commit_manifest(version, manifest)
     return manifest
 
 
-def _measure(version: Path, shards: Sequence[ShardFacts], dimensions: int, settings: AnnoySettings) -> QualityFacts:
-    """Measure the engine on vectors of the index itself, evenly spaced over its rows."""
-    opened = open_shards(version, shards, dimensions, settings.trees)
-    rows = np.unique(np.linspace(0, sum(s.items for s in shards) - 1, _QUALITY_QUERIES).astype(np.int64))
-    queries = np.stack([vector_at(opened, int(row)) for row in rows])
-    return QualityFacts(len(rows), _QUALITY_K, engine_recall(opened, queries, _QUALITY_K))
+def _shard_facts(number: int, count: int, settings: EngineSettings) -> ShardFacts:
+    annoy_name, vectors_name = shard_names(number)
+    graphs = {} if settings.hnsw is None else {HNSW: graph_name(number)}
+    return ShardFacts(count, vectors_name, {ANNOY: annoy_name, **graphs})
+
+
+def _tuned(
+    version: Path,
+    shards: Sequence[ShardFacts],
+    engines: dict[str, EngineFacts],
+    dimensions: int,
+    reduction: Reduction | None,
+) -> dict[str, Tuned]:
+    """Measure every engine on the files as they are."""
+    opened = open_shards(version, shards, dimensions, reduction is not None)
+    searcher = Searcher(opened, engines, reduction)
+    held_out = HeldOut(searcher, spread(searcher.items, QUERIES))
+    known = {}
+    if HNSW in engines:
+        curves = [_curve(version / held_out_name(number)) for number in range(len(shards))]
+        known[HNSW] = pooled(curves, [shard.items for shard in shards])
+    return {name: tune(searcher, held_out, name, known.get(name)) for name in engines}
+
+
+def _curve(path: Path) -> Curve:
+    try:
+        found = json.loads(path.read_text())
+        return {int(effort): {str(k): float(share) for k, share in shares.items()} for effort, shares in found.items()}
+    except (OSError, ValueError, AttributeError) as err:
+        raise CorruptIndexError(f"cannot read {path}: {err}; build the shard again") from err

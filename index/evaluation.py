@@ -24,7 +24,7 @@ class Evaluation:
     ranks: NDArray[np.int64]
     absent: tuple[str, ...]
     engine_recall: float
-    searches_exactly: bool
+    engine: str
     unknown: int = 0
 
     def recall(self, k: int) -> float:
@@ -40,7 +40,7 @@ class Evaluation:
             **recalls,
             "median_rank": float(np.median(self.ranks)),
             "engine_recall@10": round(self.engine_recall, 4),
-            "search": "exact" if self.searches_exactly else "annoy",
+            "engine": self.engine,
         }
 
 
@@ -66,4 +66,4 @@ def evaluate(index: Index, captions: Sequence[tuple[str, str]]) -> Evaluation:
         )
     ranks = index.ranks(queries, np.array([rows[known[place][0]] for place in places]))
     recall = index.engine_recall(queries, _ENGINE_K)
-    return Evaluation(ranks, absent, recall, index.searches_exactly, len(known) - len(places))
+    return Evaluation(ranks, absent, recall, index.engine, len(known) - len(places))

@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from gifdex.encoders import projection as projections
 from gifdex.encoders import registry
 from gifdex.encoders.base import FloatArray, TextEncoder, encode_known, unit
 from gifdex.encoders.projection import Projection
+from gifdex.index import items as item_files
+from gifdex.index import reduction as reductions
 from gifdex.index.artifact import check_hashes, check_sizes, read_manifest
-from gifdex.index.search import Shard, engine_recall, open_shards, ranks, scan, search_candidates
+from gifdex.index.engines import hnsw
+from gifdex.index.engines.settings import ANNOY, HNSW, SCAN
+from gifdex.index.items import Items, Where
+from gifdex.index.search import Searcher, open_shards, recall
 from gifdex.index.store import resolve
-from gifdex.schemas import tables
+from gifdex.index.unchanged import Unchanged
 from gifdex.schemas.errors import CorruptIndexError, EncoderError, ProjectionError, QueryError, WeightsError
-from gifdex.schemas.files import read_table
 from gifdex.schemas.manifest import Manifest
 
-# Up to this many items an exact scan is as fast as Annoy with rescoring: 650 queries a second on one core of 20,000
-# vectors of 512 dimensions, against Annoy's 450 to 710.
-EXACT_ITEMS = 20_000
+# A batch's scan answers each of its queries this many times as fast as a scan asked one at a time.
+_BATCH_GAIN = 3
+# Between these, a vector's squared length neither over- nor underflowed on the way.
+_LEAST_SQUARE, _MOST_SQUARE = 1e-200, 1e200
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """One answer: an item's id and place, and the exact cosine between it and the query (-1 to 1)."""
 
     id: str
     score: float
     uri: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any]
 
 
 class Index:
@@ -49,22 +50,33 @@ class Index:
         self,
         path: Path,
         manifest: Manifest,
-        shards: Sequence[Shard],
-        items: pa.Table,
+        searcher: Searcher,
+        items: Items,
         projection: Projection,
+        unchanged: Unchanged,
         text_encoder: str | None = None,
     ) -> None:
         self.path = path
         self.manifest = manifest
-        self._shards = tuple(shards)
+        self._searcher = searcher
         self._items = items
         self._projection = projection
+        self._unchanged = unchanged
         self._text_encoder_name = text_encoder
         self._text_encoder: TextEncoder | None = None
         self._lock = threading.Lock()  # one thread loads the text encoder, the others wait for it
+        self._opened: set[str] = set()
+        self.prepare()  # so that this version may be deleted while it answers
 
     def __len__(self) -> int:
         return self.manifest.items
+
+    def prepare(self, engine: str | None = None) -> None:
+        """Open an engine's files and check them, which its first search does else; the default one's are open.
+
+        Raises QueryError, CorruptIndexError or MissingExtraError as that search would.
+        """
+        self._open(self.engine if engine is None else self._known(engine))
 
     def __repr__(self) -> str:
         return f"<gifdex.Index {self.path} ({len(self):,} items)>"
@@ -75,41 +87,94 @@ class Index:
         return self.manifest.dimensions
 
     @property
-    def searches_exactly(self) -> bool:
-        """Whether `search` scans every vector unless told otherwise, as it does on small indexes."""
-        return len(self) <= EXACT_ITEMS
+    def engines(self) -> tuple[str, ...]:
+        """The engines that can be asked here."""
+        able = (name for name in self.manifest.engines if name != HNSW or hnsw.is_installed())
+        return tuple(able)
+
+    @property
+    def engine(self) -> str:
+        """The engine that answers unless another is asked for: the fastest one when the index was built."""
+        if self.manifest.engine in self.engines:
+            return self.manifest.engine
+        return max((ANNOY, SCAN), key=lambda name: self.manifest.engines[name].quality.queries_per_second)
 
     @property
     def ids(self) -> list[str]:
         """The ids of all items, in row order."""
-        ids: list[str] = self._items["id"].to_pylist()
-        return ids
+        return self._items.ids
 
     @overload  # a str is a Sequence[str] too, and the first that matches counts
-    def search(self, query: str, k: int = ..., *, exact: bool | None = ...) -> list[Hit]: ...  # type: ignore[overload-overlap]
+    def search(  # type: ignore[overload-overlap]
+        self,
+        query: str,
+        k: int = ...,
+        *,
+        where: Where | None = ...,
+        engine: str | None = ...,
+        effort: int | None = ...,
+        exact: bool = ...,
+    ) -> list[Hit]: ...
     @overload
-    def search(self, query: Sequence[str], k: int = ..., *, exact: bool | None = ...) -> list[list[Hit]]: ...
-    @overload  # an array's type does not tell one vector from several
-    def search(self, query: NDArray[Any], k: int = ..., *, exact: bool | None = ...) -> list[Any]: ...
     def search(
-        self, query: str | Sequence[str] | NDArray[Any], k: int = 10, *, exact: bool | None = None
+        self,
+        query: Sequence[str],
+        k: int = ...,
+        *,
+        where: Where | None = ...,
+        engine: str | None = ...,
+        effort: int | None = ...,
+        exact: bool = ...,
+    ) -> list[list[Hit]]: ...
+    @overload  # an array's type does not tell one vector from several
+    def search(
+        self,
+        query: NDArray[Any],
+        k: int = ...,
+        *,
+        where: Where | None = ...,
+        engine: str | None = ...,
+        effort: int | None = ...,
+        exact: bool = ...,
+    ) -> list[Any]: ...
+    def search(
+        self,
+        query: str | Sequence[str] | NDArray[Any],
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        engine: str | None = None,
+        effort: int | None = None,
+        exact: bool = False,
     ) -> list[Hit] | list[list[Hit]]:
         """Return the k items nearest to a sentence or a vector, best first.
 
         A sentence or an array (d,) gives a list of hits; several sentences or an array (n, d) give a list
-        of such lists. Fewer than k hits mean that the index has fewer items. Equal scores come in row
-        order. `exact` chooses between a scan of every vector and Annoy's candidates with exact rescoring;
-        by default small indexes are scanned. Raises QueryError for a query of the wrong dimensions, with
-        NaN or infinity, of length zero, or empty; EncoderError where a sentence needs an encoder that is
-        not the one the index was built with.
+        of such lists. Scores are exact cosines; equal ones come in row order.
+
+        `where` lets through only some items, of which the best are found exactly: a dict of metadata, such as
+        {"tag": "cat"} (several keys must all fit; a list means any of its values; of an item's list, one element
+        must fit), or a pyarrow expression over the metadata, such as `pyarrow.compute.field("year") > 2015`; `id`,
+        `uri`, `sha256` and `caption` can be named too.
+
+        Without it, an engine proposes candidates, and `effort` of them in each shard are rescored for ten hits or
+        fewer, in proportion for more: the more, the better and the slower. Both have defaults that were measured
+        when the index was built (`engine` and `manifest.engines`). Several vectors are scanned by products of
+        matrices where that is faster than to ask the engine for each. `exact` scores every item instead. Fewer than
+        k hits mean that there are fewer items, or fewer that `where` lets through.
+
+        Several threads may search at once. Raises QueryError for a query of the wrong dimensions, with NaN or
+        infinity, of length zero, or empty, and for a filter or an engine that the index does not have; EncoderError
+        where a sentence needs an encoder that is not the one the index was built with; CorruptIndexError where a
+        file was changed in place.
         """
-        if isinstance(query, str):
-            return self.search_vectors(self.embed([query]), k, exact=exact)[0]
-        if not isinstance(query, np.ndarray):
-            return self.search_vectors(self.embed(query), k, exact=exact)
-        if query.ndim == 1:
-            return self.search_vectors(query[None], k, exact=exact)[0]
-        return self.search_vectors(query, k, exact=exact)
+        one = isinstance(query, str) or (isinstance(query, np.ndarray) and query.ndim == 1)
+        if isinstance(query, np.ndarray):
+            vectors: NDArray[Any] = query[None] if one else query
+        else:
+            vectors = self.embed([query] if isinstance(query, str) else query)
+        found = self.search_vectors(vectors, k, where=where, engine=engine, effort=effort, exact=exact)
+        return found[0] if one else found
 
     def embed(self, sentences: Sequence[str]) -> FloatArray:
         """Return n sentences as unit embeddings float32 (n, d); raises as `search` does."""
@@ -121,29 +186,65 @@ class Index:
         places, vectors = encode_known(self._encoder(), _sentences(sentences))
         return places, self._projection.embed_texts(vectors)
 
-    def search_vectors(self, queries: NDArray[Any], k: int = 10, *, exact: bool | None = None) -> list[list[Hit]]:
+    def search_vectors(
+        self,
+        queries: NDArray[Any],
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        engine: str | None = None,
+        effort: int | None = None,
+        exact: bool = False,
+    ) -> list[list[Hit]]:
         """Answer vectors (n, d), which need not be of unit length, with n lists of hits; see `search`."""
-        try:
-            count = operator.index(k)
-        except TypeError as err:
-            raise QueryError(f"k is {k!r}; expected a whole number, at least 1") from err
-        if count < 1:
-            raise QueryError(f"k is {count}; expected at least 1")
+        count = _at_least_one("k", k)
         units = self._check(queries)
-        exhaustive = self.searches_exactly if exact is None else exact
-        found = scan(self._shards, units, count) if exhaustive else search_candidates(self._shards, units, count)
-        return [[self._hit(row, score) for row, score in zip(rows, scores, strict=True)] for rows, scores in found]
+        name = self._engine_for(len(units)) if engine is None else self._known(engine)
+        rescored = self.manifest.engines[name].effort if effort is None else _at_least_one("effort", effort)
+        if name not in self._opened:
+            self._open(name)
+        self._unchanged.check()
+        if where is not None:
+            found = self._searcher.scan_rows(units, self._items.matching(where), count)
+        elif exact:
+            found = self._searcher.scan(units, count)
+        else:
+            found = self._searcher.search(units, count, name, rescored)
+        return [self._hits(rows.tolist(), scores.tolist()) for rows, scores in found]
+
+    def _open(self, engine: str) -> None:
+        """Open an engine's files, which must still be those of this version."""
+        self._searcher.prepare(engine)
+        self._unchanged.check(replaced=True)
+        self._opened.add(engine)
+
+    def _engine_for(self, queries: int) -> str:
+        """Return the engine that answers so many vectors at once soonest, as far as it was measured one at a time."""
+        speed = {name: facts.quality.queries_per_second for name, facts in self.manifest.engines.items()}
+        if queries > 1 and _BATCH_GAIN * speed[SCAN] >= speed[self.engine]:
+            return SCAN
+        return self.engine
+
+    def _known(self, engine: str) -> str:
+        if engine not in self.manifest.engines:
+            built = ", ".join(self.manifest.engines)
+            how = ": build it with --hnsw" if engine == HNSW else ""
+            raise QueryError(f"the index {self.path} has no engine {engine!r:.40}, only {built}{how}")
+        return engine
 
     def ranks(self, queries: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return, for vectors (n, d) and the row of each one's right answer, its exact rank (n,); 1 is best.
 
         Equal scores share the best rank. Raises QueryError as `search` does.
         """
-        return ranks(self._shards, self._check(queries), rows)
+        return self._searcher.ranks(self._check(queries), rows)
 
-    def engine_recall(self, queries: NDArray[Any], k: int = 10) -> float:
-        """Return the mean share of the exact k best for vectors (n, d) that the engine's candidates hold."""
-        return engine_recall(self._shards, self._check(queries), k)
+    def engine_recall(self, queries: NDArray[Any], k: int = 10, engine: str | None = None) -> float:
+        """Return the mean share of the exact k best for vectors (n, d) that an engine finds, at its default effort."""
+        name = self.engine if engine is None else self._known(engine)
+        units = self._check(queries)
+        effort = self.manifest.engines[name].effort
+        return recall(self._searcher.scan(units, k), self._searcher.search(units, k, name, effort))
 
     def _encoder(self) -> TextEncoder:
         with self._lock:
@@ -191,6 +292,10 @@ class Index:
             raise QueryError(f"the index has {self.dimensions} dimensions, but the query has {queries.shape[1]}")
         with np.errstate(over="ignore"):  # what overflows is infinite, which is looked at next
             wide = queries.astype(np.float64)
+            squares = np.vecdot(wide, wide)
+        if len(squares) and squares.min() > _LEAST_SQUARE and squares.max() < _MOST_SQUARE:  # of NaN, neither is true
+            units: FloatArray = (wide / np.sqrt(squares)[:, None]).astype(np.float32)
+            return units
         if not np.isfinite(wide).all():
             raise QueryError("the query has values that are NaN or infinite; expected finite numbers")
         largest = np.abs(wide).max(axis=1, keepdims=True)  # scaled first, so that no square over- or underflows
@@ -198,17 +303,21 @@ class Index:
             raise QueryError("the query is a zero vector, which has no direction to search in")
         return unit(wide / largest)
 
-    def _hit(self, row: int, score: float) -> Hit:
-        try:
-            item = self._items.slice(int(row), 1).to_pylist()[0]
-            metadata = json.loads(item["metadata"]) if item["metadata"] else {}
-        except ValueError as err:
-            raise CorruptIndexError(
-                f"row {row} of the items of {self.path} cannot be read ({err}): restore the file or rebuild"
-            ) from err
-        if item["caption"] is not None:
-            metadata = {"caption": item["caption"], **metadata}
-        return Hit(item["id"], min(max(float(score), -1.0), 1.0), item["uri"], metadata)
+    def _hits(self, rows: Sequence[int], scores: Sequence[float]) -> list[Hit]:
+        return [
+            Hit(key, min(max(score, -1.0), 1.0), uri, metadata)
+            for (key, uri, metadata), score in zip(self._items.rows(rows), scores, strict=True)
+        ]
+
+
+def _at_least_one(name: str, value: int) -> int:
+    try:
+        count = operator.index(value)
+    except TypeError as err:
+        raise QueryError(f"{name} is {value!r}; expected a whole number, at least 1") from err
+    if count < 1:
+        raise QueryError(f"{name} is {count}; expected at least 1")
+    return count
 
 
 def _sentences(query: object) -> list[str]:
@@ -229,23 +338,24 @@ def _sentences(query: object) -> list[str]:
     return given
 
 
-def open_index(path: str | os.PathLike[str], *, verify: bool = True, text_encoder: str | None = None) -> Index:
+def open_index(path: str | os.PathLike[str], *, verify: bool = False, text_encoder: str | None = None) -> Index:
     """Open a store's published version, or one version's folder.
 
     `text_encoder` names the encoder of sentences where the one that the manifest names lies elsewhere here, such as
     glove:<file>, or is behind a URL; another one than the index was built with is refused when a sentence comes.
 
-    Format version, sizes, counts and dimensions are checked before a byte is mapped, and every file is hashed (a
-    second for a gigabyte or so). Without `verify` nothing is hashed: opening then takes milliseconds at any size, but
-    bytes that were altered in place may give wrong answers, and Annoy may crash the process on them, so do it
-    where `gifdex verify` has passed before. Raises an ArtifactError that says what is wrong.
+    Format version, sizes, counts and dimensions are checked before a byte is mapped, and that no node of an
+    engine's file leads out of it, which takes milliseconds. `verify` hashes every file too (a second for a gigabyte
+    or so), as `gifdex verify` does: without it, bytes of a vector that were altered in place are not noticed.
+    Raises an ArtifactError that says what is wrong.
     """
     version = resolve(Path(path))
     manifest = read_manifest(version)
-    check_sizes(version, manifest)
+    mapped = set(check_sizes(version, manifest)) - {manifest.projection.file}  # which is read into memory
+    unchanged = Unchanged(version / name for name in sorted(mapped))
     if verify:
         check_hashes(version, manifest)
-    items = _read_items(version, manifest)
+    items = item_files.load(version / manifest.items_file, manifest.items)
     try:
         projection = projections.load(version / manifest.projection.file)
     except ProjectionError as err:
@@ -255,22 +365,11 @@ def open_index(path: str | os.PathLike[str], *, verify: bool = True, text_encode
             f"{version / manifest.projection.file} has {projection.dimensions} dimensions, but the manifest says "
             f"{manifest.dimensions}: restore the file or rebuild"
         )
-    shards = open_shards(version, manifest.shards, manifest.dimensions, manifest.engine.trees)
-    return Index(version, manifest, shards, items, projection, text_encoder)
-
-
-def _read_items(version: Path, manifest: Manifest) -> pa.Table:
-    path = version / manifest.items_file
-    try:
-        items = read_table(path, ["id", "uri", "caption", "metadata"])
-    except (OSError, pa.ArrowException) as err:
-        reason = str(err).partition("\n")[0]  # Arrow goes on for many lines
-        raise CorruptIndexError(f"cannot read {path}: {reason}; restore the file or rebuild") from err
-    expected = pa.schema([tables.ITEMS.field(name) for name in items.column_names])
-    if len(items.column_names) != 4 or not items.schema.equals(expected):
-        raise CorruptIndexError(f"{path} has the columns {items.schema.names}, not those of items: restore or rebuild")
-    if items.num_rows != manifest.items:
-        raise CorruptIndexError(
-            f"{path} has {items.num_rows:,} rows, but the manifest says {manifest.items:,} items: restore or rebuild"
-        )
-    return items.combine_chunks()
+    reduction = None
+    if (facts := manifest.reduction) is not None:
+        reduction = reductions.load(version / facts.file, manifest.dimensions, facts.dimensions)
+    shards = open_shards(version, manifest.shards, manifest.dimensions, reduction is not None)
+    for shard in shards:
+        shard.check(manifest.engines)
+    searcher = Searcher(shards, manifest.engines, reduction)
+    return Index(version, manifest, searcher, items, projection, unchanged, text_encoder)

@@ -1,56 +1,107 @@
-"""Find the best rows of an index's shards: by scanning them all, or through the engine's candidates.
+"""Find the best rows of an index's shards: an engine proposes candidates in few dimensions, all score them.
 
-Either way the scores are exact cosines with the stored vectors; the engine only proposes. A product of
-matrices finds the contenders fast, but sums in an order that depends on its shape, so equal vectors would
-score differently in the last digits; the contenders are therefore scored again, each alone and in float64.
-Hence a score does not depend on the shard, the batch or the way it was found, and equal vectors tie.
+Scores are exact cosines with the stored vectors, whatever proposed them. A product of float32 finds the contenders
+fast, but sums in an order that depends on its shape, so equal vectors would score differently in the last digits;
+the contenders are therefore scored again, each alone and in float64. Hence a score does not depend on the shard,
+the batch or the way it was found, and equal vectors tie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
-from gifdex.index.engine import AnnoyEngine
+from gifdex.index.engines import annoy_trees
+from gifdex.index.engines.annoy_trees import AnnoyEngine
+from gifdex.index.engines.base import Engine, Rows
+from gifdex.index.engines.hnsw import HnswEngine, map_graph
+from gifdex.index.engines.scan import ScanEngine, highest, products
+from gifdex.index.engines.settings import ANNOY, HNSW, SCAN
+from gifdex.index.reduction import Reduction
 from gifdex.schemas.errors import CorruptIndexError
-from gifdex.schemas.manifest import ShardFacts
+from gifdex.schemas.manifest import EngineFacts, ShardFacts
 
-# Candidates that are rescored for each hit asked for, and at least.
-_CANDIDATES_PER_HIT, _CANDIDATES = 10, 200
-# Scores held at a time by a scan: 64 MiB of float32.
+# Hits that an effort is for.
+_EFFORT_HITS = 10
+# So few items are scored as soon as candidates are found.
+_SMALL = 512
+# Reading a vector here and there takes longer than reading it in order by this factor or more.
+_SCANNED = 2
+# Scores held at a time by an exact scan: 64 MiB of float32.
 _SCAN_SCORES = 16 * 1024**2
 # Rows scored again at a time.
 _RESCORED = 4096
 # More than a float32 product of two unit vectors is off by: about 1e-7 is seen at 512 dimensions.
 _ROUNDING = np.float32(1e-5)
 
-Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
 class Shard:
-    """An opened slice of an index: its first row in the whole, its vectors (items, d), its engine."""
+    """An opened slice of an index: its first row in the whole, its vectors (items, d), and its engines."""
 
-    first: int
-    vectors: FloatArray
-    engine: AnnoyEngine
+    def __init__(
+        self,
+        version: Path,
+        facts: ShardFacts,
+        first: int,
+        vectors: FloatArray,
+        reduced: bool,
+        engines: Mapping[str, Engine] | None = None,
+    ) -> None:
+        """Take mapped vectors, whether there is a reduction, and engines that are open already."""
+        self.first = first
+        self.vectors = vectors
+        self._version = version
+        self._reduced = reduced
+        self._facts = facts
+        self._engines: dict[str, Engine] = dict(engines or {})
+        self._lock = threading.Lock()  # one thread opens an engine, the others wait for it
+
+    def __len__(self) -> int:
+        return self._facts.items
+
+    def engine(self, name: str, facts: EngineFacts) -> Engine:
+        """Return an engine, opened once; raises CorruptIndexError or MissingExtraError."""
+        opened = self._engines.get(name)
+        if opened is None:
+            with self._lock:
+                opened = self._engines.get(name) or self._open(name, facts)
+                self._engines[name] = opened
+        return opened
+
+    def check(self, engines: Mapping[str, EngineFacts]) -> None:
+        """Raise CorruptIndexError where an engine's file does not have the shard's counts, by its header."""
+        for name, facts in engines.items():
+            if name == ANNOY:
+                path = self._version / self._facts.engines[name]
+                annoy_trees.map_vectors(path, len(self), facts.dimensions, annoy_trees.metric(self._reduced))
+            elif name == HNSW:
+                map_graph(self._version / self._facts.engines[name], len(self), facts.dimensions)
+
+    def _open(self, name: str, facts: EngineFacts) -> Engine:
+        if name == SCAN and not self._reduced:
+            return ScanEngine(self.vectors)
+        path = self._version / self._facts.engines[ANNOY if name == SCAN else name]
+        metric = annoy_trees.metric(self._reduced)
+        if name == SCAN:
+            return ScanEngine(annoy_trees.map_vectors(path, len(self), facts.dimensions, metric))
+        if name == ANNOY:
+            return AnnoyEngine(path, len(self), facts.dimensions, metric)
+        return HnswEngine(path, len(self), facts.dimensions)
 
 
-def open_shards(version: Path, shards: Sequence[ShardFacts], dimensions: int, trees: int) -> list[Shard]:
-    """Map the shards' files; raises CorruptIndexError where one is not what `shards` says."""
+def open_shards(version: Path, shards: Sequence[ShardFacts], dimensions: int, reduced: bool) -> list[Shard]:
+    """Map the shards' vectors; raises CorruptIndexError where a file is not what `shards` says."""
     firsts = np.cumsum([0, *(facts.items for facts in shards)]).tolist()
     return [
-        Shard(
-            first,
-            _map_vectors(version / facts.vectors, (facts.items, dimensions)),
-            AnnoyEngine(version / facts.annoy, dimensions, facts.items, trees),
-        )
+        Shard(version, facts, first, _map_vectors(version / facts.vectors, (facts.items, dimensions)), reduced)
         for facts, first in zip(shards, firsts[:-1], strict=True)
     ]
 
@@ -59,7 +110,8 @@ def _map_vectors(path: Path, shape: tuple[int, int]) -> FloatArray:
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as err:  # numpy parses a damaged header into half a dozen kinds of error
-        raise CorruptIndexError(f"cannot read {path}: {err}; restore the file or rebuild") from err
+        reason = str(err).partition("\n")[0]  # numpy may go on with advice
+        raise CorruptIndexError(f"cannot read {path}: {reason}; restore the file or rebuild") from err
     if vectors.shape != shape or vectors.dtype != np.float32:
         raise CorruptIndexError(
             f"{path} holds {vectors.dtype} of shape {vectors.shape}, but the manifest says float32 of shape "
@@ -70,66 +122,151 @@ def _map_vectors(path: Path, shape: tuple[int, int]) -> FloatArray:
     return plain
 
 
-def vector_at(shards: Sequence[Shard], row: int) -> FloatArray:
-    """Return the stored vector float32 (d,) of a row of the whole index."""
-    shard = next(s for s in reversed(shards) if s.first <= row)
-    vector: FloatArray = shard.vectors[row - shard.first]
-    return vector
+def candidates(effort: int, k: int) -> int:
+    """Return how many candidates an effort is for k hits: itself for ten or fewer, growing as the root of k beyond."""
+    return max(k + k // 2, math.ceil(effort * math.sqrt(max(k, _EFFORT_HITS) / _EFFORT_HITS)))
 
 
-def scan(shards: Sequence[Shard], queries: FloatArray, k: int) -> list[tuple[Rows, Scores]]:
-    """Score every vector against unit queries (n, d); return each one's k best rows and cosines, best first."""
-    items = sum(len(shard.vectors) for shard in shards)
-    rows = np.arange(items)
-    block = max(1, _SCAN_SCORES // items)
+class Searcher:
+    """An index's shards, and the engines over them."""
+
+    def __init__(
+        self, shards: Sequence[Shard], engines: Mapping[str, EngineFacts], reduction: Reduction | None
+    ) -> None:
+        self.shards = tuple(shards)
+        self.engines = dict(engines)
+        self.items = sum(len(shard) for shard in shards)
+        self._maps = {
+            facts.dimensions: reduction.leading(facts.dimensions) for facts in engines.values() if reduction is not None
+        }
+
+    def prepare(self, engine: str) -> None:
+        """Open an engine's files, which the first search would do else."""
+        for shard in self.shards:
+            shard.engine(engine, self.engines[engine])
+
+    def search(self, queries: FloatArray, k: int, engine: str, effort: int) -> list[tuple[Rows, Scores]]:
+        """Return, for unit queries (n, d), each one's k best rows of those that `engine` proposes, and their cosines.
+
+        `effort` candidates of each shard are rescored for ten hits or fewer, more for more.
+        """
+        return self.search_among(queries, k, engine, candidates(effort, k))
+
+    def search_among(self, queries: FloatArray, k: int, engine: str, count: int) -> list[tuple[Rows, Scores]]:
+        """As `search`, of `count` candidates of each shard."""
+        facts = self.engines[engine]
+        if self.items <= _SMALL or _SCANNED * count * len(self.shards) >= self.items:
+            return self.scan(queries, k)
+        reduced = queries if not self._maps else queries @ self._maps[facts.dimensions]
+        proposed = [
+            (shard, shard.engine(engine, facts).candidates(reduced, min(count, len(shard)))) for shard in self.shards
+        ]
+        return [
+            _rescored([(shard, rows[place]) for shard, rows in proposed], query, k)
+            for place, query in enumerate(queries)
+        ]
+
+    def scan(self, queries: FloatArray, k: int) -> list[tuple[Rows, Scores]]:
+        """Score every vector against unit queries (n, d); return each one's k best rows and cosines, best first."""
+        return _merged([_scanned(shard, queries, k, None) for shard in self.shards], k)
+
+    def scan_rows(self, queries: FloatArray, rows: Rows, k: int) -> list[tuple[Rows, Scores]]:
+        """As `scan`, of ascending `rows` alone."""
+        parts = [(shard, self._within(shard, rows)) for shard in self.shards]
+        if not len(rows):
+            return [(rows, np.empty(0))] * len(queries)
+        return _merged([_scanned(shard, queries, k, part) for shard, part in parts if len(part)], k)
+
+    def vectors_at(self, rows: Rows) -> FloatArray:
+        """Return the stored vectors float32 (n, d) of ascending rows of the whole index."""
+        return np.concatenate([shard.vectors[self._within(shard, rows)] for shard in self.shards])
+
+    def _within(self, shard: Shard, rows: Rows) -> Rows:
+        """Return those of ascending rows that lie in a shard, counted from its first."""
+        low, high = np.searchsorted(rows, [shard.first, shard.first + len(shard)]).tolist()
+        return rows[low:high] - shard.first
+
+    def ranks(self, queries: FloatArray, rows: Rows) -> Rows:
+        """Return the rank of row `rows[i]` for unit query i by exact cosine, 1 the best; equal scores share it."""
+        result = np.empty(len(queries), np.int64)
+        for number, (query, row) in enumerate(zip(queries, rows, strict=True)):
+            scores = np.concatenate([shard.vectors @ query for shard in self.shards])
+            near = np.flatnonzero(np.abs(scores - scores[row]) <= _ROUNDING)
+            cosines = np.concatenate([_cosines(shard, query, self._within(shard, near)) for shard in self.shards])
+            above = np.count_nonzero(scores > scores[row] + _ROUNDING)
+            result[number] = 1 + above + np.count_nonzero(cosines > cosines[near == row])
+        return result
+
+
+def _scanned(shard: Shard, queries: FloatArray, k: int, rows: Rows | None) -> list[tuple[Rows, Scores]]:
+    """Return the k best of a shard's rows (all, or those given, counted from its first) for each unit query."""
     found = []
+    block = max(1, _SCAN_SCORES // (len(shard) if rows is None else len(rows)))
     for start in range(0, len(queries), block):
         part = queries[start : start + block]
-        scores = np.concatenate([part @ shard.vectors.T for shard in shards], axis=1)
-        found += [_rank(shards, query, rows, row, k) for query, row in zip(part, scores, strict=True)]
+        if rows is None:
+            scores = products(part, shard.vectors)
+        else:
+            blocks = [rows[first : first + _RESCORED] for first in range(0, len(rows), _RESCORED)]
+            scores = np.concatenate([products(part, shard.vectors[block]) for block in blocks], axis=1)
+        for query, row in zip(part, scores, strict=True):
+            kept = _contenders(row, k)
+            contenders = kept if rows is None else rows[kept]
+            found.append(_best(contenders + shard.first, _cosines(shard, query, contenders), k))
     return found
 
 
-def search_candidates(shards: Sequence[Shard], queries: FloatArray, k: int) -> list[tuple[Rows, Scores]]:
-    """As `scan`, but scoring only what the engines propose."""
-    return [_search_one(shards, query, k) for query in queries]
+def _merged(parts: Sequence[Sequence[tuple[Rows, Scores]]], k: int) -> list[tuple[Rows, Scores]]:
+    """Return the k best of what several shards have for each query."""
+    if len(parts) == 1:
+        return list(parts[0])
+    return [
+        _best(np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found]), k)
+        for found in zip(*parts, strict=True)
+    ]
 
 
-def _search_one(shards: Sequence[Shard], query: FloatArray, k: int) -> tuple[Rows, Scores]:
-    wanted = max(_CANDIDATES_PER_HIT * k, _CANDIDATES)
-    rows, scores = [], []
-    for shard in shards:
-        candidates = np.sort(shard.engine.candidates(query, wanted))
-        rows.append(candidates + shard.first)
-        scores.append(shard.vectors[candidates] @ query)
-    return _rank(shards, query, np.concatenate(rows), np.concatenate(scores), k)
+def _cosines(shard: Shard, query: FloatArray, rows: Rows) -> Scores:
+    """Return the cosine of a unit query (d,) with each of a shard's rows, counted from its first."""
+    starts = range(0, len(rows), _RESCORED)
+    parts = [_products(shard.vectors[rows[start : start + _RESCORED]], query) for start in starts]
+    return np.concatenate([np.empty(0), *parts])
 
 
-def _rank(shards: Sequence[Shard], query: FloatArray, rows: Rows, scores: FloatArray, k: int) -> tuple[Rows, Scores]:
-    """Return the k best of ascending `rows` and their exact cosines, given float32 scores of all of them."""
-    contenders = _contenders(rows, scores, k)
-    return _best(contenders, _cosines(shards, query, contenders), k)
+def _rescored(proposed: Sequence[tuple[Shard, Rows]], query: FloatArray, k: int) -> tuple[Rows, Scores]:
+    """Return the k best of the rows proposed of each shard, and their exact cosines."""
+    vectors = [shard.vectors[rows] for shard, rows in proposed]
+    scores = [block @ query for block in vectors]
+    if len(proposed) == 1:
+        kept = _contenders(scores[0], k)
+        rows = proposed[0][1][kept] + proposed[0][0].first
+        return _best(rows, _products(vectors[0][kept], query), k)
+    together = np.concatenate(scores)
+    kept = np.sort(_contenders(together, k))
+    rows = np.concatenate([rows + shard.first for shard, rows in proposed])[kept]
+    ends = np.searchsorted(kept, np.cumsum([0, *map(len, scores)]))
+    cosines = [
+        _products(block[kept[low:high] - offset], query)
+        for block, low, high, offset in zip(
+            vectors, ends[:-1], ends[1:], np.cumsum([0, *map(len, scores)])[:-1], strict=True
+        )
+    ]
+    return _best(rows, np.concatenate(cosines), k)
 
 
-def _contenders(rows: Rows, scores: FloatArray, k: int) -> Rows:
-    """Return the rows that exact scores may still put among the k best."""
-    if k >= len(rows):
-        return rows
-    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-    kept: Rows = rows[scores >= threshold - _ROUNDING]
-    return kept
+def _contenders(scores: FloatArray, k: int) -> Rows:
+    """Return the places of float32 (n,) scores that exact ones may still put among the k best."""
+    if k >= len(scores):
+        return np.arange(len(scores))
+    high = scores[highest(scores, k)]
+    threshold = np.partition(high, len(high) - k)[len(high) - k]
+    return np.flatnonzero(scores >= threshold - _ROUNDING)
 
 
-def _cosines(shards: Sequence[Shard], query: FloatArray, rows: Rows) -> Scores:
-    """Return the cosine of a unit query (d,) with the stored vector of each of ascending `rows`."""
-    wide = query.astype(np.float64)
-    parts = [np.empty(0)]
-    for shard in shards:
-        low, high = np.searchsorted(rows, [shard.first, shard.first + len(shard.vectors)]).tolist()
-        for start in range(low, high, _RESCORED):
-            block = rows[start : min(start + _RESCORED, high)] - shard.first
-            parts.append((shard.vectors[block] * wide).sum(axis=1))
-    return np.concatenate(parts)
+def _products(vectors: FloatArray, query: FloatArray) -> Scores:
+    """Return the inner products of (n, d) vectors with a query (d,), each summed alone and in float64."""
+    products: Scores = np.vecdot(vectors.astype(np.float64), query.astype(np.float64))
+    return products
 
 
 def _best(rows: Rows, scores: Scores, k: int) -> tuple[Rows, Scores]:
@@ -138,24 +275,14 @@ def _best(rows: Rows, scores: Scores, k: int) -> tuple[Rows, Scores]:
     return rows[order], scores[order]
 
 
-def ranks(shards: Sequence[Shard], queries: FloatArray, rows: Rows) -> Rows:
-    """Return the rank of row `rows[i]` for unit query i by exact cosine, 1 the best; equal scores share it."""
-    result = np.empty(len(queries), np.int64)
-    for number, (query, row) in enumerate(zip(queries, rows, strict=True)):
-        scores = np.concatenate([shard.vectors @ query for shard in shards])
-        near = np.flatnonzero(np.abs(scores - scores[row]) <= _ROUNDING)
-        cosines = _cosines(shards, query, near)
-        above = np.count_nonzero(scores > scores[row] + _ROUNDING)
-        result[number] = 1 + above + np.count_nonzero(cosines > cosines[near == row])
-    return result
-
-
-def engine_recall(shards: Sequence[Shard], queries: FloatArray, k: int) -> float:
-    """Return recall@k of the engine's candidates for unit queries (n, d), averaged.
+def recall(exact: Sequence[tuple[Rows, Scores]], found: Sequence[tuple[Rows, Scores]]) -> float:
+    """Return the mean share of the exact hits that were found, 1 where there are none.
 
     As ann-benchmarks counts it (Aumueller et al., 2018, arXiv:1807.05614): a hit that scores no less than
     the exact k-th counts, so which of several equal vectors was found makes no difference.
     """
-    exact, proposed = scan(shards, queries, k), search_candidates(shards, queries, k)
-    shares = [np.sum(found >= best[-1]) / len(best) for (_, best), (_, found) in zip(exact, proposed, strict=True)]
-    return float(np.mean(shares))
+    shares = [
+        min(np.sum(scores >= best[-1]) / len(best), 1.0) if len(best) else 1.0
+        for (_, best), (_, scores) in zip(exact, found, strict=True)
+    ]
+    return float(np.mean(shares)) if shares else 1.0

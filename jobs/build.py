@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,15 +18,35 @@ Examples:
   gifdex build gifs/ --workspace ws --sampling scene --strict
   gifdex build gifs/ --workspace ws --image-encoder vgg16 --weights vgg16.h5
   gifdex build catalog.csv --workspace ws --json
+  gifdex build gifs/ --workspace ws --hnsw --shards 4
   gifdex build gifs/ --workspace ws -- --runner=FlinkRunner --flink_master=host:8081
 """
+
+
+class ShardCount(click.ParamType[int]):
+    """A whole number of shards, or auto, which is None."""
+
+    name = "auto|N"
+
+    def convert(  # noqa: D102
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        return None if value == "auto" else click.IntRange(1, 4096).convert(value, param, ctx)
 
 
 @click.command("build", epilog=_EPILOG)
 @corpus_options
 @click.option("--text-encoder", help="See `gifdex encoders`.  [default: use-multilingual]")
 @click.option("--projection", type=PathOption(), help="A trained projection instead of the zero-shot one.")
-@click.option("--trees", type=click.IntRange(1), help="Trees of the Annoy index.  [default: 50]")
+@click.option("--trees", type=click.IntRange(1), help="Trees of the Annoy index.  [default: 10]")
+@click.option("--hnsw", is_flag=True, default=None, help="Build a graph too, the fastest engine (extra hnsw).")
+@click.option(
+    "--shards",
+    type=ShardCount(),
+    default="auto",
+    show_default=True,
+    help="Parts that are built apart: a number, or auto for as few as keep each within 2 GiB of memory.",
+)
 def command(
     corpus: str,
     beam_options: tuple[str, ...],
@@ -40,9 +61,10 @@ def command(
 
     CORPUS is a folder (its .gif, .webp, .png, .apng, .mp4, .m4v, .mov, .webm and .mkv files, however deep), a glob,
     or a catalog file (.parquet, .csv or .jsonl) with a column `uri` and optionally `id` and `caption`; other
-    columns are kept as metadata. Only GIFs whose bytes were not encoded before are encoded. A GIF that cannot be read
-    or decoded becomes a reject; it never fails the build. Every limit (--max-...) is for one GIF. Items that are
-    encoded already stay whatever the limits; only --max-bytes is looked at again. --strict decodes nothing again.
+    columns are kept as metadata. Only GIFs whose bytes were not encoded before are encoded. A GIF that cannot be
+    read or decoded becomes a reject; it never fails the build. Every limit (--max-...) is for one GIF. Items that
+    are encoded already stay whatever the limits; only --max-bytes is looked at again. --strict decodes nothing
+    again.
     """
     summary = run_build(build_settings(corpus, workspace, beam_options, strict, checksum, options), verbose)
     if as_json:

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gifdex.jobs.console import PathOption, facts_table, print_json, print_table
+
+if TYPE_CHECKING:
+    from gifdex.schemas.manifest import EngineFacts
 
 _EPILOG = """\b
 Examples:
   gifdex inspect ws/index
   gifdex inspect ws/index/5a1d4f3b9c2e7f60 --json
 """
+
+
+def _described(engine: EngineFacts) -> str:
+    """Return one line on an engine."""
+    told = "".join(f", {name} {value:,}" for name, value in engine.parameters.items())
+    found = ", ".join(f"{share:.3f} @{k}" for k, share in engine.quality.recall.items())
+    return (
+        f"{engine.library} {engine.library_version}, {engine.dimensions} dimensions{told}; effort {engine.effort:,}: "
+        f"recall {found or 'not measured'}, {engine.quality.queries_per_second:,.0f} queries/s"
+    )
 
 
 @click.command("inspect", epilog=_EPILOG)
@@ -30,7 +44,7 @@ def command(store: Path, as_json: bool) -> None:
     if as_json:
         print_json({"path": str(version), **asdict(manifest)})
         return
-    engine = manifest.engine
+    reduction = manifest.reduction
     facts = {
         "path": version,
         "format": f"{manifest.format} {manifest.format_version}, by {manifest.created_by}",
@@ -39,9 +53,9 @@ def command(store: Path, as_json: bool) -> None:
         "image encoder": f"{manifest.image_encoder.name} ({manifest.image_encoder.fingerprint})",
         "text encoder": f"{manifest.text_encoder.name} ({manifest.text_encoder.fingerprint})",
         "projection": f"{manifest.projection.kind} ({manifest.projection.fingerprint})",
-        "engine": f"{engine.name} {engine.library_version}, {engine.trees} trees, seed {engine.seed}",
-        "engine recall": f"{manifest.quality.engine_recall:.3f} @{manifest.quality.k}, of {manifest.quality.queries} "
-        "stored vectors",
+        "reduction": "none" if reduction is None else f"{reduction.dimensions} principal directions",
+        "answers": manifest.engine,
     }
+    facts |= {f"engine {name}": _described(engine) for name, engine in manifest.engines.items()}
     facts |= {name: f"{file.bytes:,} bytes, sha256 {file.sha256[:16]}..." for name, file in manifest.files.items()}
     print_table(facts_table(facts))

@@ -37,7 +37,9 @@ _SETTINGS = {
     "max_seconds": ("limits", "seconds"),
     "text_encoder": ("index", "text_encoder"),
     "projection": ("index", "projection"),
+    "shards": ("index", "shards"),
     "trees": ("annoy", "trees"),
+    "hnsw": ("engines", "hnsw"),
 }
 _OPTIONS = (
     click.argument("corpus"),
@@ -102,7 +104,7 @@ def build_settings(
     if not corpus:
         raise click.UsageError("CORPUS is empty; expected a folder, a glob or a catalog file")
     require_pipeline()
-    from gifdex.index.engine import AnnoySettings
+    from gifdex.index.engines.settings import AnnoySettings, EngineSettings, HnswSettings
     from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings, Limits, Sampling
 
     given: dict[str, dict[str, Any]] = {record: {} for record, _ in _SETTINGS.values()}
@@ -111,7 +113,9 @@ def build_settings(
             record, name = _SETTINGS[option]
             given[record][name] = value
     encode = EncodeSettings(sampling=Sampling(**given["sampling"]), limits=Limits(**given["limits"]), **given["encode"])
-    index = IndexSettings(annoy=AnnoySettings(**given["annoy"]), **given["index"])
+    graph = HnswSettings() if given["engines"].get("hnsw") else None
+    engines = EngineSettings(AnnoySettings(**given["annoy"]), graph)
+    index = IndexSettings(engines=engines, **given["index"])
     return BuildSettings(corpus, workspace, checksum, strict, encode, index, beam_options=beam_options)
 
 

@@ -28,7 +28,9 @@ def command(store: Path, as_json: bool) -> None:
 
     version = resolve(store)
     manifest = verify(version)
-    open_index(version, verify=False)
+    index = open_index(version)
+    for engine in index.engines:
+        index.prepare(engine)
     total = sum(file.bytes for file in manifest.files.values())
     if as_json:
         print_json({"path": str(version), "build_id": manifest.build_id, "files": len(manifest.files), "bytes": total})

@@ -15,7 +15,7 @@ from gifdex.encoders.base import ImageEncoder, TextEncoder
 from gifdex.encoders.projection import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import artifact, store
-from gifdex.index.build import VersionFacts, finish_version
+from gifdex.index.build import VersionFacts, finish_version, write_items
 from gifdex.pipeline import shards
 from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.embed import RunSummary, commit_lists, commit_statistics, held_workspace, prepare, recipe_id, split
@@ -25,7 +25,7 @@ from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.tasks import Progress, run_tasks, silent
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.errors import ArtifactError, PipelineError, ProjectionError
-from gifdex.schemas.files import commit_table, read_table
+from gifdex.schemas.files import read_table
 from gifdex.schemas.manifest import FORMAT_VERSION, EncoderFacts
 
 
@@ -35,6 +35,7 @@ class BuildSummary(RunSummary):
 
     store: str = ""
     index_reused: bool = False
+    engine: str = ""
     engine_recall: float = 0.0
 
 
@@ -81,7 +82,8 @@ def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) ->
         )
     store.publish(workspace.store, manifest.build_id)
     summary.fill(manifest.build_id, scanned, encoded, lists)
-    summary.engine_recall = manifest.quality.engine_recall
+    summary.engine = manifest.engine
+    summary.engine_recall = manifest.engines[manifest.engine].quality.recall.get("10", 0.0)
     commit_statistics(workspace, settings, summary)
     return summary
 
@@ -131,15 +133,16 @@ def _build_id(
     texts: TextEncoder,
 ) -> str:
     """Hash everything that the version's bytes follow from."""
+    writers = ["gifdex", "annoy", "numpy", "pyarrow", *(["usearch"] if settings.index.engines.hnsw else [])]
     recipe = {
         "format_version": FORMAT_VERSION,
         "features": cache.fingerprint,
         "encoders": [images.name, texts.name],
         "projection": projection.fingerprint,
         "text_encoder": texts.fingerprint,
-        "annoy": asdict(settings.index.annoy),
-        "written_by": [package_version(package) for package in ("gifdex", "annoy", "pyarrow")],
-        "shard_items": settings.index.shard_items,
+        "engines": asdict(settings.index.engines),
+        "written_by": [package_version(package) for package in writers],
+        "shards": settings.index.shards,
     }
     return recipe_id(recipe, items)
 
@@ -166,16 +169,27 @@ def _index(
 ) -> None:
     version = workspace.store / facts.build_id
     artifact.remove_manifest(version)  # of a damaged version: until all is written again, it does not exist
-    digits = shards.partition_digits(len(items), settings.index.shard_items)
-    ordered = shards.row_order(items, digits)
-    commit_table(version / artifact.ITEMS_NAME, ordered)
-    indexed = version / artifact.ITEMS_NAME
-    embeddings = workspace.embeddings(facts.build_id)
-    tasks = shards.plan(ordered, digits, indexed, projection_path, embeddings, version)
+    count = settings.index.shards or shards.automatic_shards(len(items), cache.dimensions, projection.dimensions)
+    ordered = shards.row_order(items, count)
+    write_items(version, ordered)
+    reduction = shards.fit_reduction(items, cache, projection)
+    reduction_path = None if reduction is None else version / artifact.REDUCTION_NAME
+    if reduction is not None:
+        reduction.save(version / artifact.REDUCTION_NAME)
+    tasks = shards.plan(
+        ordered,
+        count,
+        version / artifact.ITEMS_NAME,
+        projection_path,
+        reduction_path,
+        workspace.embeddings(facts.build_id),
+        version,
+    )
     for task in tasks:  # an interrupted or damaged one is built again
         task.output.unlink(missing_ok=True)
-    run_tasks("index", tasks, lambda: shards.RunIndexTask(settings.index, cache), settings.beam_options, progress)
+    options = shards.beam_options(settings.beam_options, len(tasks))
+    run_tasks("index", tasks, lambda: shards.RunIndexTask(settings.index, cache), options, progress)
     for task in tasks:
         if (rows := len(read_table(task.embeddings, ["id"]))) != task.items:
             raise PipelineError(f"{task.embeddings} has {rows:,} rows, but {task.items:,} were planned: run again")
-    finish_version(version, facts, ordered, [task.items for task in tasks], projection, settings.index.annoy)
+    finish_version(version, facts, [task.items for task in tasks], projection, reduction, settings.index.engines)

@@ -93,28 +93,28 @@ class FeatureCache:
         }
         commit_table(path, pa.table(rows, schema=tables.features(self.dimensions, self.fingerprint)))
 
-    def _parts(self, partition: str) -> Iterator[Path]:
-        """Yield, sorted, the part files that may hold keys of a partition, whatever length theirs has."""
+    def _parts(self, first: str = "", last: str = "g") -> Iterator[Path]:
+        """Yield, sorted, the part files that may hold keys from `first` to `last`, however long their partition."""
         if not self.folder.is_dir():
             return
         for folder in sorted(path for path in self.folder.iterdir() if path.is_dir()):
             theirs = "" if folder.name == _ALL else folder.name
-            if theirs.startswith(partition) or partition.startswith(theirs):
+            if theirs <= last and first[: len(theirs)] <= theirs:
                 yield from sorted(p for p in folder.glob("*.parquet") if not p.name.startswith(TEMPORARY_PREFIX))
 
-    def outcomes(self, partition: str = "") -> pa.Table:
+    def outcomes(self) -> pa.Table:
         """Return sha256, error and reason of every GIF whose outcome stands.
 
         Features stand for ever; a reject stands only for the decoder and limits it was tried with.
         """
         columns = ["sha256", "error", "reason", "attempt"]
-        parts = [_read_part(path, columns) for path in self._parts(partition)]
+        parts = [_read_part(path, columns) for path in self._parts()]
         empty = tables.features(self.dimensions, self.fingerprint)
         table = pa.concat_tables(parts) if parts else empty.empty_table().select(columns)
         stands = pc.or_(pc.is_null(table["error"]), pc.equal(table["attempt"], self.attempt))
         return table.filter(stands).select(columns[:3]).replace_schema_metadata(None)
 
-    def features(self, keys: list[str], partition: str = "") -> FloatArray:
+    def features(self, keys: list[str]) -> FloatArray:
         """Return the features of distinct `keys` (hexadecimal SHA-256s) as float32 (n, d), in their order.
 
         Raises KeyError with the first key that has none.
@@ -123,7 +123,7 @@ class FeatureCache:
         found = np.zeros(len(keys), bool)
         result = np.empty((len(keys), self.dimensions), np.float32)
         wanted = pa.array(keys, pa.string())
-        for path in self._parts(partition):
+        for path in self._parts(min(keys), max(keys)) if keys else ():
             table = _read_part(path, ["sha256", "features"])
             table = table.filter(pc.and_(pc.is_in(table["sha256"], wanted), pc.is_valid(table["features"])))
             for key, vector in zip(table["sha256"].to_pylist(), table["features"].to_pylist(), strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gifdex.encoders.base import ImageEncoderOptions, available_cpus
 from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER, DEFAULT_TEXT_ENCODER
-from gifdex.index.engine import AnnoySettings
+from gifdex.index.engines.settings import EngineSettings
 from gifdex.schemas.files import absolute
 
 
@@ -96,15 +96,19 @@ class EncodeSettings:
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """How the index stage runs. `projection` is a file, or None for the zero-shot one."""
+    """How the index stage runs. `projection` is a file, or None for the zero-shot one.
+
+    `shards` are built apart, each in one task; None: as few as keep a task within 2 GiB of features and vectors.
+    """
 
     text_encoder: str = DEFAULT_TEXT_ENCODER
     projection: Path | None = None
-    annoy: AnnoySettings = field(default_factory=AnnoySettings)
-    shard_items: int = 500_000
+    engines: EngineSettings = field(default_factory=EngineSettings)
+    shards: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(1, shard_items=self.shard_items)
+        if self.shards is not None:
+            _at_least(1, shards=self.shards)
 
 
 @dataclass(frozen=True)

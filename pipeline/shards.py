@@ -1,7 +1,7 @@
 """Third stage: features become embeddings, and embeddings become the shards of an index version.
 
-A shard holds the items of one partition of SHA-256s, sorted by id, so joining the catalog with the cached
-features shuffles no vectors.
+A shard holds the items of one range of SHA-256s, sorted by id, so joining the catalog with the cached features
+shuffles no vectors, and a task holds the features and the vectors of its own shard alone.
 """
 
 from __future__ import annotations
@@ -13,37 +13,48 @@ from pathlib import Path
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
+from numpy.typing import NDArray
 
 from gifdex.encoders import projection as projections
-from gifdex.encoders.base import FloatArray, encode_known
+from gifdex.encoders.base import FloatArray, available_cpus, encode_known
 from gifdex.encoders.registry import text_encoder
+from gifdex.index import reduction as reductions
 from gifdex.index.artifact import shard_names
 from gifdex.index.build import write_shard
+from gifdex.index.items import read_rows
+from gifdex.index.reduction import SAMPLE, Reduction, fit
 from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.settings import IndexSettings
 from gifdex.schemas import tables
-from gifdex.schemas.files import commit_table, read_table
+from gifdex.schemas.files import commit_table
 
 # Rows that go through the projection at a time: bounds memory, and keeps the products' shapes the same.
 _BLOCK = 4096
+
+
+# Bytes of features and vectors that a shard is built in, where nothing else is asked for.
+_SHARD_BYTES = 2 * 1024**3
+# Shards that one machine builds at once: each takes that much.
+_MOST_WORKERS = 4
+# Shards are cut by the first 32 bits of SHA-256s.
+_KEY_DIGITS, _KEY_BITS = 8, 32
 
 
 @dataclass(frozen=True)
 class IndexTask:
     """One shard: which slice of the indexed items it holds, and where its files go.
 
-    `indexed` is the Parquet table (schema ITEMS) of the items in row order; `embeddings` and the shard's
-    files in `version` are written, `output` (its Annoy file) last.
+    `indexed` is the index's file of items in row order; `embeddings` and the shard's files in `version` are
+    written, `output` (its Annoy file) last.
     """
 
     number: int
-    partition: str
     first: int
     items: int
     indexed: Path
     projection: Path
+    reduction: Path | None
     embeddings: Path
     version: Path
 
@@ -58,41 +69,74 @@ def embeddings_name(number: int) -> str:
     return f"shard-{number:05d}.parquet"
 
 
-def partition_digits(items: int, shard_items: int) -> int:
-    """Return how many hexadecimal digits cut `items` into shards of about `shard_items` or fewer."""
-    digits = 0
-    while items > shard_items * 16**digits:
-        digits += 1
-    return digits
+def automatic_shards(items: int, features: int, dimensions: int) -> int:
+    """Return how many shards keep each one's features and vectors (in memory twice) within the usual size."""
+    bytes_ = items * 4 * (features + 2 * dimensions)
+    return max(1, -(-bytes_ // _SHARD_BYTES))
 
 
-def row_order(items: pa.Table, digits: int) -> pa.Table:
-    """Sort items (schema ITEMS) as the index has them: by partition, and by id within it."""
-    partition = pc.utf8_slice_codeunits(items["sha256"], 0, digits) if digits else pa.nulls(len(items), pa.string())
-    ordered = items.append_column("partition", partition).sort_by([("partition", "ascending"), ("id", "ascending")])
-    return ordered.drop_columns(["partition"])
+def row_order(items: pa.Table, shards: int) -> pa.Table:
+    """Sort items (schema ITEMS) as the index has them: by shard, and by id within it."""
+    ordered = items.append_column("shard", _shard_of(items, shards))
+    return ordered.sort_by([("shard", "ascending"), ("id", "ascending")]).drop_columns(["shard"])
+
+
+def _shard_of(items: pa.Table, shards: int) -> pa.Array:
+    """Return each item's shard: equal ranges of SHA-256s, so that shards are of about one size."""
+    keys = np.array([int(key[:_KEY_DIGITS], 16) for key in items["sha256"].to_pylist()], np.uint64)
+    return pa.array((keys * np.uint64(shards)) >> np.uint64(_KEY_BITS))
 
 
 def plan(
-    items: pa.Table, digits: int, indexed: Path, projection: Path, embeddings: Path, version: Path
+    items: pa.Table,
+    shards: int,
+    indexed: Path,
+    projection: Path,
+    reduction: Path | None,
+    embeddings: Path,
+    version: Path,
 ) -> list[IndexTask]:
-    """Return one task for each partition that has items (schema ITEMS, in row order)."""
-    partitions = [sha256[:digits] for sha256 in items["sha256"].to_pylist()]
-    firsts = [row for row, name in enumerate(partitions) if row == 0 or name != partitions[row - 1]]
-    ends = [*firsts[1:], len(partitions)]
+    """Return one task for each shard that has items (schema ITEMS, in row order)."""
+    numbers = _shard_of(items, shards).to_numpy()
+    firsts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist() if len(numbers) else []
+    ends = [*firsts[1:], len(numbers)]
     return [
         IndexTask(
             number,
-            partitions[first],
             first,
             end - first,
             indexed,
             projection,
+            reduction,
             embeddings / embeddings_name(number),
             version,
         )
         for number, (first, end) in enumerate(zip(firsts, ends, strict=True))
     ]
+
+
+def beam_options(given: Sequence[str], tasks: int) -> list[str]:
+    """Return the options of a run that builds several shards at once: those given or, if none are, a thread each.
+
+    Building a shard is numpy's, Annoy's and usearch's work, during which other threads run.
+    """
+    workers = min(tasks, available_cpus(), _MOST_WORKERS)
+    if given or workers < 2:
+        return list(given)
+    return ["--direct_running_mode=multi_threading", f"--direct_num_workers={workers}"]
+
+
+def fit_reduction(items: pa.Table, cache: FeatureCache, projection: projections.Projection) -> Reduction | None:
+    """Fit the reduction on the items of the lowest SHA-256s, which are a random sample of all."""
+    keys = np.unique(np.asarray(items["sha256"].to_pylist(), dtype=np.str_))[:SAMPLE]
+    return fit(_projected(cache, keys, projection))
+
+
+def _projected(cache: FeatureCache, keys: NDArray[np.str_], projection: projections.Projection) -> FloatArray:
+    """Return the embeddings float32 (n, d) of distinct SHA-256s."""
+    features = cache.features([str(key) for key in keys])
+    blocks = [projection.embed_images(features[at : at + _BLOCK]) for at in range(0, len(features), _BLOCK)]
+    return np.concatenate(blocks)
 
 
 class RunIndexTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
@@ -105,20 +149,15 @@ class RunIndexTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
 
     def process(self, task: IndexTask) -> Iterator[tuple[str, int]]:
         """Yield the shard's Annoy file and its count of items."""
-        items = read_table(task.indexed, ["id", "sha256", "caption"]).slice(task.first, task.items)
+        items = read_rows(task.indexed, task.first, task.items)
         projection = projections.load(task.projection)
-        vectors = self._embed_images(items["sha256"].to_pylist(), task.partition, projection)
+        keys, places = np.unique(np.asarray(items["sha256"].to_pylist(), dtype=np.str_), return_inverse=True)
+        vectors = _projected(self._cache, keys, projection)[places]
         captions = self._embed_captions(items["caption"].to_pylist(), projection)
-        table = _embeddings_table(items, vectors, captions, projection.dimensions)
-        commit_table(task.embeddings, table)
-        write_shard(task.version, task.number, vectors, self._settings.annoy)
+        commit_table(task.embeddings, _embeddings_table(items, vectors, captions, projection.dimensions))
+        reduction = None if task.reduction is None else reductions.load(task.reduction, projection.dimensions)
+        write_shard(task.version, task.number, vectors, reduction, self._settings.engines)
         yield str(task.output), task.items
-
-    def _embed_images(self, keys: Sequence[str], partition: str, projection: projections.Projection) -> FloatArray:
-        distinct, places = np.unique(np.asarray(keys, dtype=np.str_), return_inverse=True)
-        features = self._cache.features([str(key) for key in distinct], partition)
-        blocks = [projection.embed_images(features[at : at + _BLOCK]) for at in range(0, len(features), _BLOCK)]
-        return np.concatenate(blocks)[places]
 
     def _embed_captions(
         self, captions: Sequence[str | None], projection: projections.Projection
@@ -143,8 +182,8 @@ def _embeddings_table(
     flat = pa.array(vectors.reshape(-1), pa.float32())
     return pa.table(
         {
-            "id": items["id"],
-            "sha256": items["sha256"],
+            "id": items["id"].cast(pa.string()),
+            "sha256": items["sha256"].cast(pa.string()),
             "embedding": pa.FixedSizeListArray.from_arrays(flat, type=schema.field("embedding").type),
             "caption_embedding": pa.array(captions, schema.field("caption_embedding").type),
         },

@@ -21,6 +21,7 @@
     │   ├── IndexNotFoundError      nothing published, or nothing there
     │   ├── FormatVersionError      written by a newer gifdex
     │   └── CorruptIndexError       bytes differ from what the manifest says
+    ├── ExportError                 plain files cannot be written where they were asked for
     ├── QueryError                  a query cannot be answered: dimensions, NaN, zero, empty
     └── MissingExtraError           an optional dependency is not installed
 
@@ -124,6 +125,10 @@ class FormatVersionError(ArtifactError):
 
 class CorruptIndexError(ArtifactError):
     """The bytes of an index differ from what its manifest says."""
+
+
+class ExportError(GifdexError):
+    """An export cannot be written where it should be."""
 
 
 class QueryError(GifdexError):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-# One row an item of the corpus that could be read. `size` is in bytes, `modified` in seconds since 1970 as
-# the filesystem reports it; both only serve to recognise an unchanged file without reading it again.
-# `metadata` is a JSON object of the catalog file's other columns. `damage` says of a partial item, of which only the
-# frames before the damage were indexed, what was found.
+# One row an item of the corpus that could be read. `size` is in bytes, `modified` in seconds since 1970 as the
+# filesystem reports it; both only serve to recognise an unchanged file without reading it again. `metadata` is a
+# JSON object of the catalog file's other columns. `damage` says of a partial item, of which only the frames before
+# the damage were indexed, what was found.
 CATALOG = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -56,6 +56,9 @@ ITEMS = pa.schema(
         pa.field("metadata", pa.string()),
     ]
 )
+
+# The same with 64-bit offsets, as the index's Arrow file has them; columns for filters follow.
+STORED_ITEMS = pa.schema([pa.field(field.name, pa.large_string(), nullable=field.nullable) for field in ITEMS])
 
 
 def features(dimensions: int, fingerprint: str) -> pa.Schema:

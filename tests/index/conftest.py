@@ -13,9 +13,10 @@ import gifdex
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.encoders.projection import Projection
 from gifdex.encoders.registry import text_encoder
-from gifdex.index.build import VersionFacts, finish_version, write_shard
-from gifdex.index.engine import AnnoySettings
+from gifdex.index.build import VersionFacts, finish_version, write_items, write_shard
+from gifdex.index.engines.settings import AnnoySettings, EngineSettings, HnswSettings
 from gifdex.index.lookup import Index
+from gifdex.index.reduction import fit
 from gifdex.schemas import tables
 from gifdex.schemas.manifest import EncoderFacts
 
@@ -34,6 +35,20 @@ def clustered() -> VectorMaker:
         random = np.random.default_rng(seed)
         centres = random.standard_normal((max(1, n // 25), dimensions))
         return unit(centres[random.integers(0, len(centres), n)] + spread * random.standard_normal((n, dimensions)))
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def spectral() -> VectorMaker:
+    """Return a function that draws clustered unit vectors float32 (n, d) with the spectrum 1/i of deep embeddings."""
+
+    def draw(n: int, dimensions: int = 128, seed: int = 0) -> FloatArray:
+        random = np.random.default_rng(seed)
+        scale = 1 / np.sqrt(np.arange(1, dimensions + 1))
+        centres = random.standard_normal((max(1, n // 50), dimensions))
+        drawn = centres[random.integers(0, len(centres), n)] + 0.7 * random.standard_normal((n, dimensions))
+        return unit(drawn * scale)
 
     return draw
 
@@ -60,7 +75,7 @@ def items_table() -> Callable[[int, int], pa.Table]:
 
 @pytest.fixture(scope="session")
 def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
-    """Return a function that builds a version: `make(folder, vectors, shards=None, trees=10, seed=0)`.
+    """Return a function that builds a version: `make(folder, vectors, shards=None, trees=10, seed=0, hnsw=False)`.
 
     `shards` are the shards' counts of items; `seed` tells the projection and the items from other versions'.
     """
@@ -68,7 +83,12 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
     text_facts = EncoderFacts(encoder.name, encoder.fingerprint, encoder.dimensions)
 
     def make(
-        version: Path, vectors: FloatArray, shards: Sequence[int] | None = None, trees: int = 10, seed: int = 0
+        version: Path,
+        vectors: FloatArray,
+        shards: Sequence[int] | None = None,
+        trees: int = 10,
+        seed: int = 0,
+        hnsw: bool = False,
     ) -> Path:
         random = np.random.default_rng(seed)
         projection = Projection(
@@ -82,10 +102,13 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         )
         counts = [len(vectors)] if shards is None else list(shards)
         ends = np.cumsum(counts).tolist()
+        settings = EngineSettings(AnnoySettings(trees), HnswSettings(8, 32) if hnsw else None)
+        reduction = fit(vectors)
+        write_items(version, items_table(len(vectors), seed))
         for number, (count, end) in enumerate(zip(counts, ends, strict=True)):
-            write_shard(version, number, vectors[end - count : end], AnnoySettings(trees))
+            write_shard(version, number, vectors[end - count : end], reduction, settings)
         facts = VersionFacts(version.name, EncoderFacts("pixels", "0" * 16, 4), "1" * 16, text_facts)
-        finish_version(version, facts, items_table(len(vectors), seed), counts, projection, AnnoySettings(trees))
+        finish_version(version, facts, counts, projection, reduction, settings)
         return version
 
     return make
@@ -99,11 +122,32 @@ def vectors(clustered: VectorMaker) -> FloatArray:
 
 @pytest.fixture(scope="session")
 def version(tmp_path_factory: pytest.TempPathFactory, make_version: VersionMaker, vectors: FloatArray) -> Path:
-    """A finished version of three shards; nothing may change it."""
-    return make_version(tmp_path_factory.mktemp("store") / "00000000000000aa", vectors, SHARDS)
+    """A finished version of three shards with every engine; nothing may change it."""
+    return make_version(tmp_path_factory.mktemp("store") / "00000000000000aa", vectors, SHARDS, hnsw=True)
 
 
 @pytest.fixture(scope="session")
 def index(version: Path) -> Index:
     """The version, opened once."""
     return gifdex.open(version)
+
+
+@pytest.fixture(scope="session")
+def reduced_vectors(spectral: VectorMaker) -> FloatArray:
+    """The vectors of `reduced_version`."""
+    return spectral(4000)
+
+
+@pytest.fixture(scope="session")
+def reduced_version(
+    tmp_path_factory: pytest.TempPathFactory, make_version: VersionMaker, reduced_vectors: FloatArray
+) -> Path:
+    """A finished version of two shards with a reduction and every engine; nothing may change it."""
+    folder = tmp_path_factory.mktemp("reduced") / "00000000000000dd"
+    return make_version(folder, reduced_vectors, (2500, 1500), hnsw=True)
+
+
+@pytest.fixture(scope="session")
+def reduced(reduced_version: Path) -> Index:
+    """The version with a reduction, opened once."""
+    return gifdex.open(reduced_version)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import gifdex
@@ -23,12 +22,15 @@ from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import MANIFEST_NAME
 
 FILES = (
-    "items.parquet",
+    "items.arrow",
     "projection.safetensors",
+    "reduction.safetensors",
     "shard-00000.ann",
+    "shard-00000.usearch",
     "shard-00000.vectors.npy",
-    "shard-00002.ann",
-    "shard-00002.vectors.npy",
+    "shard-00001.ann",
+    "shard-00001.usearch",
+    "shard-00001.vectors.npy",
 )
 # One line an index: the error's class, or the answers; anything but a GifdexError is "raw".
 OPENER = """
@@ -40,7 +42,11 @@ for line in sys.stdin:
     try:
         index = gifdex.open(line.rstrip("\\n"), verify=verify)
         query = np.linspace(-1, 1, index.dimensions)
-        hits = index.search(query, 5, exact=True) + index.search(query, 5, exact=False)
+        hits = index.search(query, 5, exact=True)
+        for engine in index.engines:
+            hits += index.search(query, 5, engine=engine, effort=100)
+        hits += index.search(np.stack([query, -query]), 5)[0]
+        hits += index.search(query, 5, where={"tags": "a"})
         outcome = "opened " + repr([(hit.id, hit.uri, round(hit.score, 5)) for hit in hits])
     except gifdex.GifdexError as err:
         outcome = type(err).__name__
@@ -119,12 +125,18 @@ def replace_by(other: Path) -> Damage:
 
 
 @pytest.fixture(scope="module")
+def version(reduced_version: Path) -> Path:
+    """One that has every kind of file."""
+    return reduced_version
+
+
+@pytest.fixture(scope="module")
 def other_version(
-    tmp_path_factory: pytest.TempPathFactory, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]
+    tmp_path_factory: pytest.TempPathFactory, make_version: Callable[..., Path], spectral: Callable[..., FloatArray]
 ) -> Path:
-    """A version of the same counts and sizes as `version`, of other vectors and another projection."""
+    """A version of the same counts as `version`, of other vectors and another projection."""
     folder = tmp_path_factory.mktemp("other") / "00000000000000cc"
-    return make_version(folder, clustered(700, seed=77), (300, 250, 150), seed=77)
+    return make_version(folder, spectral(4000, seed=77), (2500, 1500), seed=77, hnsw=True)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +180,7 @@ def test_verify_names_the_file_with_an_altered_byte(tmp_path: Path, version: Pat
     for case, copy in damaged_copies(version, tmp_path, cases).items():
         with pytest.raises(CorruptIndexError, match=f"{cases[case][0]} has SHA-256 .* its bytes were altered"):
             artifact.verify(copy)
-    assert artifact.verify(version).items == 700
+    assert artifact.verify(version).items == 4000
 
 
 def test_without_hashing_a_file_of_another_size_is_still_never_mapped(
@@ -184,19 +196,95 @@ def test_without_hashing_a_file_of_another_size_is_still_never_mapped(
     assert {case: came for case, came in found.items() if came != "CorruptIndexError"} == {}
 
 
-def test_without_hashing_altered_bytes_outside_annoys_file_never_raise_anything_raw(
-    tmp_path: Path, version: Path
+@pytest.mark.parametrize("name", FILES)
+def test_without_hashing_altered_bytes_never_end_the_process_and_verify_finds_them(
+    tmp_path: Path, version: Path, name: str
 ) -> None:
-    # Annoy's own file is left out: opening it unverified is documented to be able to crash.
-    places: dict[str, Iterable[int]] = {
-        "shard-00000.vectors.npy": range(0, 128, 2),
-        "projection.safetensors": range(0, 520, 9),
-        "items.parquet": np.linspace(0, (version / "items.parquet").stat().st_size - 1, 120, dtype=int).tolist(),
-    }
-    cases = {f"{name} at {at}": (name, flip(at)) for name, offsets in places.items() for at in offsets}
-    found = open_all(damaged_copies(version, tmp_path, cases), verify=False)
-    assert {case: came for case, came in found.items() if came.startswith("raw")} == {}
-    assert "CorruptIndexError" in found.values()
+    size = (version / name).stat().st_size
+    # Headers, ends, and everywhere between.
+    places = {*range(0, min(size, 160), 3), *range(max(0, size - 160), size, 3)}
+    places |= set(np.linspace(0, size - 1, 150, dtype=int).tolist())
+    cases: dict[str, tuple[str, Damage]] = {f"at {at}": (name, flip(at)) for at in sorted(places) if at >= 1}
+    copies = damaged_copies(version, tmp_path, cases)
+    found = open_all(copies, verify=False)
+    allowed = ("opened", "CorruptIndexError")
+    assert {case: came for case, came in found.items() if not came.startswith(allowed)} == {}
+    for case, copy in copies.items():
+        with pytest.raises(CorruptIndexError, match=f"{name} has SHA-256"):
+            artifact.check_hashes(copy, artifact.read_manifest(version))
+        assert case in found
+
+
+def test_without_hashing_another_versions_engine_files_change_no_score(
+    tmp_path: Path, version: Path, other_version: Path
+) -> None:
+    manifest = artifact.read_manifest(version)
+    opened = gifdex.open(version)
+    queries = np.random.default_rng(0).standard_normal((20, opened.dimensions))
+    exact = [{hit.id: hit.score for hit in hits} for hits in opened.search(queries, len(opened), exact=True)]
+    for name in (name for shard in manifest.shards for name in shard.engines.values()):
+        copy = shutil.copytree(version, tmp_path / name / version.name)
+        shutil.copy(other_version / name, copy)
+        vouch_for(copy, name)  # as if it had been told its size and hash
+        swapped = gifdex.open(copy)
+        for engine in swapped.engines:
+            for scores, hits in zip(exact, swapped.search(queries, 5, engine=engine), strict=True):
+                assert all(scores[hit.id] == hit.score for hit in hits)
+
+
+REPLACER = """
+import json, os, shutil, sys
+import numpy as np
+import gifdex
+for line in sys.stdin:
+    copy, name, other, how = json.loads(line)
+    path = os.path.join(copy, name)
+    index = gifdex.open(copy)
+    for engine in index.engines:
+        index.prepare(engine)
+    queries = np.random.default_rng(1).standard_normal((30, index.dimensions))
+    def ask():
+        ways = ({}, {"exact": True}, {"engine": "annoy"})
+        return [index.search(query, 5, **way) for query in queries for way in ways]
+    before = ask()
+    if how == "rename":
+        shutil.copy(other, path + ".new"); os.replace(path + ".new", path)
+    elif how == "unlink":
+        os.unlink(path)
+    elif how == "truncate":
+        os.truncate(path, os.path.getsize(path) // 2)
+    elif how == "empty":
+        open(path, "wb").close()
+    elif how == "copy":
+        shutil.copyfile(other, path)
+    try:
+        outcome = "same" if ask() == before else "other answers"
+    except gifdex.GifdexError as err:
+        outcome = f"{type(err).__name__}: {err}"
+    print(outcome.replace("\\n", " "), flush=True)
+"""
+
+
+def test_files_replaced_under_an_open_index_are_no_harm_or_one_error(
+    tmp_path: Path, version: Path, other_version: Path
+) -> None:
+    mapped = [name for name in FILES if name not in ("projection.safetensors", "reduction.safetensors")]
+    cases = [(name, how) for name in mapped for how in ("rename", "unlink", "truncate", "empty", "copy")]
+    orders = []
+    for number, (name, how) in enumerate(cases):
+        copy = shutil.copytree(version, tmp_path / str(number) / version.name)
+        orders.append(json.dumps([str(copy), name, str(other_version / name), how]))
+    done = subprocess.run(
+        [sys.executable, "-c", REPLACER], input="\n".join(orders), capture_output=True, text=True, check=False
+    )
+    outcomes = done.stdout.splitlines()
+    assert len(outcomes) == len(cases), f"{cases[len(outcomes)]} ended it: {done.returncode} {done.stderr}"
+    for (name, how), outcome in zip(cases, outcomes, strict=True):
+        if how in ("rename", "unlink"):
+            assert outcome == "same", (name, how)
+        else:
+            assert outcome.startswith("CorruptIndexError: "), (name, how, outcome)
+            assert f"{name} was changed in place while the index was open" in outcome
 
 
 def rewrite(copy: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -214,32 +302,48 @@ def add_file(name: str) -> Callable[[dict[str, Any]], object]:
     [
         *(
             lambda manifest, value=value: manifest.update(dimensions=value)
-            for value in (8, 32, 17, 1, 0, -3, -16, 2**70)
+            for value in (64, 256, 127, 1, 0, -3, -128, 2**70)
         ),
         *(
             lambda manifest, value=value: manifest.update(items=value)
-            for value in (0, -700, 699, 701, 2**70, 700.0, "700")
+            for value in (0, -4000, 3999, 4001, 2**70, 4000.0, "4000")
         ),
         lambda manifest: manifest["shards"].pop(),
         lambda manifest: manifest["shards"].clear(),
         lambda manifest: (manifest["shards"].clear(), manifest.update(items=0)),
-        lambda manifest: manifest["shards"][0].update(items=301) or manifest["shards"][1].update(items=249),
-        lambda manifest: manifest["shards"][0].update(items=850) or manifest["shards"][1].update(items=-300),
-        lambda manifest: manifest["shards"][0].update(annoy="shard-00001.ann"),
-        lambda manifest: manifest["shards"][0].update(annoy="shard-00000.vectors.npy"),
+        lambda manifest: manifest["shards"][0].update(items=2501) or manifest["shards"][1].update(items=1499),
+        lambda manifest: manifest["shards"][0].update(items=4300) or manifest["shards"][1].update(items=-300),
+        lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00001.ann"),
+        lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00000.vectors.npy"),
+        lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00000.usearch"),
+        lambda manifest: manifest["shards"][0]["engines"].pop("annoy"),
+        lambda manifest: manifest["shards"][1]["engines"].pop("hnsw"),
         lambda manifest: manifest["shards"][0].update(vectors="shard-00000.ann"),
-        lambda manifest: manifest["shards"][0].update(vectors="items.parquet"),
+        lambda manifest: manifest["shards"][0].update(vectors="items.arrow"),
         lambda manifest: manifest.update(items_file="projection.safetensors"),
-        lambda manifest: manifest["projection"].update(file="items.parquet"),
+        lambda manifest: manifest["projection"].update(file="items.arrow"),
         lambda manifest: manifest.update(metric="euclidean"),
-        lambda manifest: manifest["engine"].update(name="faiss"),
-        lambda manifest: manifest["engine"].update(metric="dot"),
-        lambda manifest: manifest["engine"].update(trees=0),
-        lambda manifest: manifest["engine"].update(trees=-1),
-        lambda manifest: manifest["files"].pop("items.parquet"),
+        lambda manifest: manifest.update(engine="faiss"),
+        lambda manifest: manifest["engines"].update(faiss=manifest["engines"]["annoy"]),
+        lambda manifest: manifest["engines"].pop("annoy"),
+        lambda manifest: manifest["engines"].pop("scan"),
+        lambda manifest: manifest["engines"]["annoy"].update(library="faiss"),
+        lambda manifest: manifest["engines"]["annoy"].update(metric="angular"),
+        lambda manifest: manifest["engines"]["annoy"].update(metric="dot"),
+        lambda manifest: manifest["engines"]["annoy"].update(effort=0),
+        lambda manifest: manifest["engines"]["scan"].update(effort=-1),
+        *(
+            lambda manifest, name=name, value=value: manifest["engines"][name].update(dimensions=value)
+            for name in ("annoy", "scan")
+            for value in (0, -1, 1, 15, 17, 128, 2**70)
+        ),
+        lambda manifest: manifest.update(reduction=None),
+        lambda manifest: manifest["reduction"].update(dimensions=127),
+        lambda manifest: manifest["reduction"].update(file="projection.safetensors"),
+        lambda manifest: manifest["files"].pop("items.arrow"),
         lambda manifest: manifest["files"].pop("shard-00001.ann"),
-        lambda manifest: manifest["files"]["items.parquet"].update(bytes=2**80),
-        lambda manifest: manifest["files"]["items.parquet"].update(bytes=-1),
+        lambda manifest: manifest["files"]["items.arrow"].update(bytes=2**80),
+        lambda manifest: manifest["files"]["items.arrow"].update(bytes=-1),
         lambda manifest: manifest.update(items_file="../secret"),
         lambda manifest: manifest.pop("files"),
         lambda manifest: manifest.update(format="another"),
@@ -321,7 +425,7 @@ def test_manifest_that_is_gone_cut_off_or_garbage_is_one_error_each(tmp_path: Pa
     cases: dict[str, tuple[str, Damage]] = {
         "gone": (MANIFEST_NAME, Path.unlink),
         "folder": (MANIFEST_NAME, become_folder),
-        "newer": (MANIFEST_NAME, lambda path: rewrite(path.parent, lambda manifest: manifest.update(format_version=2))),
+        "newer": (MANIFEST_NAME, lambda path: rewrite(path.parent, lambda manifest: manifest.update(format_version=3))),
         "text": become(b"not JSON"),
         "list": become(b"[]"),
         "deep": become(b"[" * 100_000),
@@ -343,8 +447,14 @@ def vouch_for(copy: Path, name: str) -> None:
 
 def commit_items(copy: Path, table: pa.Table) -> None:
     """Replace the items by a table that the manifest vouches for."""
-    pq.write_table(table, copy / "items.parquet")
-    vouch_for(copy, "items.parquet")
+    with pa.ipc.new_file(str(copy / "items.arrow"), table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    vouch_for(copy, "items.arrow")
+
+
+def read_items(version: Path) -> pa.Table:
+    with pa.OSFile(str(version / "items.arrow")) as source:
+        return pa.ipc.open_file(source).read_all()
 
 
 def test_projection_into_a_space_of_other_dimensions_is_refused(
@@ -354,32 +464,32 @@ def test_projection_into_a_space_of_other_dimensions_is_refused(
     narrow = make_version(tmp_path / "00000000000000bb", clustered(20, dimensions=8))
     shutil.copy(narrow / "projection.safetensors", copy)
     vouch_for(copy, "projection.safetensors")
-    with pytest.raises(CorruptIndexError, match="has 8 dimensions, but the manifest says 16"):
+    with pytest.raises(CorruptIndexError, match="has 8 dimensions, but the manifest says 128"):
         gifdex.open(copy)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda items: items.drop_columns(["caption"]), "No match for FieldRef.Name\\(caption\\)"),
-        (lambda items: items.set_column(0, "id", pa.array(range(700))), "not those of items"),
-        (lambda items: items.slice(1), "has 699 rows, but the manifest says 700"),
+        (lambda items: items.drop_columns(["caption"]), "not those of items"),
+        (lambda items: items.set_column(0, "id", pa.array(range(4000))), "not those of items"),
+        (lambda items: items.slice(1), "has 3,999 rows, but the manifest says 4,000"),
     ],
 )
 def test_items_of_other_columns_or_rows_are_refused(
     tmp_path: Path, version: Path, change: Callable[[pa.Table], pa.Table], message: str
 ) -> None:
     copy = shutil.copytree(version, tmp_path / version.name)
-    commit_items(copy, change(pq.read_table(version / "items.parquet")))
+    commit_items(copy, change(read_items(version)))
     with pytest.raises(CorruptIndexError, match=message):
         gifdex.open(copy)
 
 
 def test_metadata_that_is_no_json_is_an_error_of_its_row(tmp_path: Path, version: Path) -> None:
     copy = shutil.copytree(version, tmp_path / version.name)
-    items = pq.read_table(version / "items.parquet")
-    metadata = pa.array(["{"] + [None] * 699, pa.string())
+    items = read_items(version)
+    metadata = pa.array(["{"] + [None] * 3999, pa.large_string())
     commit_items(copy, items.set_column(items.schema.get_field_index("metadata"), items.field("metadata"), metadata))
     opened = gifdex.open(copy)
-    with pytest.raises(CorruptIndexError, match="row 0 of the items"):
-        opened.search(np.ones(16), 700)
+    with pytest.raises(CorruptIndexError, match=r"one of the rows \[.*0.*\] of the items"):
+        opened.search(np.ones(128), 4000)

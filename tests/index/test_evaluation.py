@@ -23,12 +23,12 @@ def test_ranks_are_the_places_among_all_hits(index: Index) -> None:
     ]
     assert evaluation.ranks.tolist() == expected
     assert evaluation.absent == ("gone",)
-    assert evaluation.searches_exactly
+    assert evaluation.engine == index.engine
     assert 0.0 <= evaluation.engine_recall <= 1.0
 
 
 def test_measures_are_shares_of_the_ranks() -> None:
-    evaluation = Evaluation(np.array([1, 2, 5, 6, 11]), (), 0.98765, False)
+    evaluation = Evaluation(np.array([1, 2, 5, 6, 11]), (), 0.98765, "annoy")
     assert evaluation.measures() == {
         "queries": 5,
         "unknown": 0,
@@ -37,7 +37,7 @@ def test_measures_are_shares_of_the_ranks() -> None:
         "recall@10": 0.8,
         "median_rank": 5.0,
         "engine_recall@10": 0.9877,
-        "search": "annoy",
+        "engine": "annoy",
     }
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +21,13 @@ from gifdex.encoders.base import FloatArray, unit
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import store
 from gifdex.index.lookup import Hit, Index
-from gifdex.schemas.errors import EncoderError, IndexNotFoundError, QueryError
+from gifdex.schemas.errors import EncoderError, IndexNotFoundError, MissingExtraError, QueryError
 from gifdex.schemas.manifest import MANIFEST_NAME
 
 DIMENSIONS = 16
 SENTENCE = "a cat playing the piano"
-EXACT_AND_ANNOY = pytest.mark.parametrize("exact", [True, False])
+WAYS: list[dict[str, Any]] = [{"exact": True}, {"engine": "annoy"}, {"engine": "scan"}, {"engine": "hnsw"}]
+EVERY_WAY = pytest.mark.parametrize("how", WAYS, ids=["exact", "annoy", "scan", "hnsw"])
 
 
 def brute_force(vectors: FloatArray, query: NDArray[Any], k: int) -> list[tuple[str, float]]:
@@ -54,9 +56,9 @@ def test_batch_gives_the_same_hits_as_its_vectors_one_by_one(
     index: Index, clustered: Callable[..., FloatArray]
 ) -> None:
     queries = clustered(40, seed=5)
-    for exact in (True, False):
-        batch = index.search(queries, 7, exact=exact)
-        assert batch == [index.search(query, 7, exact=exact) for query in queries]
+    for how in WAYS:
+        batch = index.search(queries, 7, **how)
+        assert batch == [index.search(query, 7, **how) for query in queries]
         assert [len(hits) for hits in batch] == [7] * 40
 
 
@@ -81,28 +83,30 @@ def test_list_of_sentences_gives_a_list_of_hits_each(index: Index) -> None:
     assert index.search((SENTENCE,), 5) == [index.search(SENTENCE, 5)]
 
 
-@EXACT_AND_ANNOY
-def test_scores_are_exact_cosines_best_first(index: Index, vectors: FloatArray, exact: bool) -> None:
+@EVERY_WAY
+def test_scores_are_exact_cosines_best_first(index: Index, vectors: FloatArray, how: dict[str, Any]) -> None:
     query = np.random.default_rng(3).standard_normal(DIMENSIONS)
-    hits = index.search(query, 50, exact=exact)
+    hits = index.search(query, 50, **how)
     rows = [int(hit.id.removeprefix("gif-")) for hit in hits]
     np.testing.assert_allclose([hit.score for hit in hits], vectors[rows] @ query / np.linalg.norm(query), atol=2e-7)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
-@EXACT_AND_ANNOY
-def test_stored_vector_finds_its_own_item_first_with_score_one(index: Index, vectors: FloatArray, exact: bool) -> None:
+@EVERY_WAY
+def test_stored_vector_finds_its_own_item_first_with_score_one(
+    index: Index, vectors: FloatArray, how: dict[str, Any]
+) -> None:
     for row in (0, 299, 300, 549, 550, 699):  # the shards' first and last rows
-        best = index.search(vectors[row], 1, exact=exact)[0]
+        best = index.search(vectors[row], 1, **how)[0]
         assert best.id == f"gif-{row:05d}"
         assert best.score == pytest.approx(1.0, abs=1e-6)
         assert best.score <= 1.0
 
 
-@EXACT_AND_ANNOY
+@EVERY_WAY
 @pytest.mark.parametrize("k", [700, 701, 10**6, 10**12])
-def test_k_beyond_the_index_gives_every_item_once(index: Index, exact: bool, k: int) -> None:
-    hits = index.search(np.ones(DIMENSIONS), k, exact=exact)
+def test_k_beyond_the_index_gives_every_item_once(index: Index, how: dict[str, Any], k: int) -> None:
+    hits = index.search(np.ones(DIMENSIONS), k, **how)
     assert sorted(hit.id for hit in hits) == index.ids
     assert len(index) == len(hits) == 700
 
@@ -117,53 +121,95 @@ def test_k_may_be_a_numpy_integer(index: Index) -> None:
     assert len(index.search(np.ones(DIMENSIONS), np.int64(3))) == 3
 
 
-@EXACT_AND_ANNOY
+@EVERY_WAY
 @pytest.mark.parametrize("shards", [None, (5, 40, 15)])
 def test_equal_vectors_tie_and_come_in_row_order(
-    tmp_path: Path, make_version: Callable[..., Path], exact: bool, shards: tuple[int, ...] | None
+    tmp_path: Path, make_version: Callable[..., Path], how: dict[str, Any], shards: tuple[int, ...] | None
 ) -> None:
     # 33 dimensions in blocks of odd sizes: here one matrix product gives equal rows unequal scores.
     random = np.random.default_rng(1)
     distinct = unit(random.standard_normal((4, 33)))
-    opened = gifdex.open(make_version(tmp_path / "00000000000000bb", np.tile(distinct, (15, 1)), shards))
+    opened = gifdex.open(make_version(tmp_path / "00000000000000bb", np.tile(distinct, (15, 1)), shards, hnsw=True))
     for query in random.standard_normal((20, 33)):
-        hits = opened.search(query, 60, exact=exact)
+        hits = opened.search(query, 60, **how)
         assert len({hit.score for hit in hits}) == 4
         assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.id))
-        assert opened.search(query, 7, exact=exact)[:7] == hits[:7]
+        few = opened.search(query, 7, **how)  # an engine may propose others of those that tie
+        assert [hit.score for hit in few] == [hit.score for hit in hits[:7]]
+        assert few == sorted(few, key=lambda hit: (-hit.score, hit.id))
+    assert opened.search(query, 7, exact=True) == hits[:7]
 
 
-@EXACT_AND_ANNOY
+@pytest.mark.parametrize("how", [{"exact": True}, {"engine": "annoy", "effort": 10**6}, {"effort": 100}])
 def test_several_shards_answer_as_one(
-    tmp_path: Path, make_version: Callable[..., Path], index: Index, vectors: FloatArray, exact: bool
+    tmp_path: Path, make_version: Callable[..., Path], index: Index, vectors: FloatArray, how: dict[str, Any]
 ) -> None:
     whole = gifdex.open(make_version(tmp_path / "00000000000000bb", vectors))
     queries = np.random.default_rng(2).standard_normal((30, DIMENSIONS))
-    for one, several in zip(
-        whole.search(queries, 10, exact=exact), index.search(queries, 10, exact=exact), strict=True
-    ):
-        assert one == several
+    assert whole.search(queries, 10, **how) == index.search(queries, 10, **how)
 
 
-@pytest.mark.parametrize("shards", [None, (2500, 1500)])
-def test_annoy_finds_nine_of_ten_of_the_exact_hits(
-    tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray], shards: Any
+@pytest.mark.parametrize("engine", ["annoy", "scan", "hnsw"])
+def test_engines_find_most_of_the_exact_hits_at_their_default_effort(
+    reduced: Index, engine: str, spectral: Any
 ) -> None:
-    # One tree, of which no more than a quarter is looked at: here Annoy approximates.
-    vectors = clustered(4000, spread=0.6)
-    opened = gifdex.open(make_version(tmp_path / "00000000000000bb", vectors, shards, trees=1))
-    queries = vectors[::40] + np.random.default_rng(1).normal(0, 0.1, (100, DIMENSIONS))
-    exact, proposed = (opened.search(queries, 10, exact=flag) for flag in (True, False))
-    shares = [len({h.id for h in e} & {h.id for h in p}) / 10 for e, p in zip(exact, proposed, strict=True)]
-    assert 0.9 <= np.mean(shares) < 1
-    assert opened.engine_recall(queries, 10) == pytest.approx(np.mean(shares), abs=1e-9)
-    assert opened.manifest.quality.engine_recall >= 0.9
+    queries = unit(spectral(4200)[4000:] + 0.05 * spectral(200, seed=8))  # of the same centres
+    exact, found = (reduced.search(queries, 10, **how) for how in ({"exact": True}, {"engine": engine}))
+    shares = [len({h.id for h in e} & {h.id for h in f}) / 10 for e, f in zip(exact, found, strict=True)]
+    assert np.mean(shares) >= 0.95
+    assert reduced.engine_recall(queries, 10, engine) == pytest.approx(np.mean(shares), abs=1e-9)
 
 
-def test_small_index_is_searched_exactly_by_default(index: Index) -> None:
-    query = np.random.default_rng(4).standard_normal(DIMENSIONS)
-    assert index.searches_exactly
-    assert index.search(query, 20) == index.search(query, 20, exact=True)
+@pytest.mark.parametrize("engine", ["annoy", "scan", "hnsw"])
+def test_effort_buys_recall_and_all_of_it_in_the_end(reduced: Index, reduced_vectors: FloatArray, engine: str) -> None:
+    queries = reduced_vectors[::40] + np.random.default_rng(1).normal(0, 0.05, (100, 128))
+    exact = [{hit.id for hit in hits} for hits in reduced.search(queries, 10, exact=True)]
+
+    def recall(effort: int) -> float:
+        found = reduced.search(queries, 10, engine=engine, effort=effort)
+        return float(np.mean([len(e & {h.id for h in f}) / 10 for e, f in zip(exact, found, strict=True)]))
+
+    rising = [recall(effort) for effort in (1, 40, 10**9)]
+    assert rising[0] < rising[1] <= rising[2] == 1.0
+
+
+def test_what_an_engine_proposes_is_scored_in_all_dimensions(reduced: Index, reduced_vectors: FloatArray) -> None:
+    query = np.random.default_rng(2).standard_normal(128)
+    for engine in reduced.engines:
+        for hit in reduced.search(query, 10, engine=engine):
+            exact = reduced_vectors[int(hit.id.removeprefix("gif-"))] @ query / np.linalg.norm(query)
+            assert hit.score == pytest.approx(exact, abs=2e-7)
+
+
+def test_engine_that_answers_is_the_one_that_was_fastest_when_built(reduced: Index) -> None:
+    speed = {name: facts.quality.queries_per_second for name, facts in reduced.manifest.engines.items()}
+    assert min(speed.values()) > 0
+    assert reduced.engine == max(speed, key=lambda name: speed[name])
+    query = np.random.default_rng(3).standard_normal(128)
+    assert reduced.search(query) == reduced.search(query, engine=reduced.engine)
+
+
+def test_unknown_engine_and_effort_are_query_errors(tmp_path: Path, make_version: Callable[..., Path]) -> None:
+    opened = gifdex.open(make_version(tmp_path / "00000000000000bb", unit(np.ones((5, 3)))))
+    with pytest.raises(QueryError, match=r"has no engine 'hnsw', only annoy, scan: build it with --hnsw"):
+        opened.search(np.ones(3), engine="hnsw")
+    with pytest.raises(QueryError, match=r"has no engine 'faiss', only annoy, scan$"):
+        opened.search(np.ones(3), engine="faiss")
+    for effort in (0, -1, 2.5, "9"):
+        with pytest.raises(QueryError, match=r"effort is .*at least 1"):
+            opened.search(np.ones(3), effort=effort)  # type: ignore[call-overload]
+
+
+def test_graph_is_passed_over_where_its_library_is_absent(
+    reduced_version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "usearch", None)
+    opened = gifdex.open(reduced_version)
+    assert opened.engines == ("annoy", "scan")
+    assert opened.engine in ("annoy", "scan")
+    assert len(opened.search(np.ones(128))) == 10
+    with pytest.raises(MissingExtraError, match=r"pip install 'gifdex\[hnsw\]'"):
+        opened.search(np.ones(128), engine="hnsw")
 
 
 @pytest.mark.parametrize(
@@ -198,10 +244,10 @@ def test_small_index_is_searched_exactly_by_default(index: Index) -> None:
         (b"a cat", "holds a int"),
     ],
 )
-@EXACT_AND_ANNOY
-def test_query_that_means_nothing_is_a_query_error(index: Index, query: Any, message: str, exact: bool) -> None:
+@EVERY_WAY
+def test_query_that_means_nothing_is_a_query_error(index: Index, query: Any, message: str, how: dict[str, Any]) -> None:
     with pytest.raises(QueryError, match=message):
-        index.search(query, exact=exact)
+        index.search(query, **how)
 
 
 @pytest.mark.parametrize(
@@ -247,10 +293,12 @@ def test_index_says_what_it_is(index: Index, version: Path) -> None:
 
 
 def test_index_of_one_item_answers(tmp_path: Path, make_version: Callable[..., Path]) -> None:
-    opened = gifdex.open(make_version(tmp_path / "00000000000000bb", unit(np.ones((1, 3)))))
-    for exact in (True, False):
-        assert [hit.id for hit in opened.search(np.array([1.0, 0.0, 0.0]), exact=exact)] == ["gif-00000"]
-    assert opened.manifest.quality.engine_recall == 1.0
+    opened = gifdex.open(make_version(tmp_path / "00000000000000bb", unit(np.ones((1, 3))), hnsw=True))
+    for how in WAYS:
+        assert [hit.id for hit in opened.search(np.array([1.0, 0.0, 0.0]), **how)] == ["gif-00000"]
+    assert {name: facts.quality.recall["10"] for name, facts in opened.manifest.engines.items()} == dict.fromkeys(
+        opened.engines, 1.0
+    )
 
 
 def test_vector_without_direction_scores_zero(tmp_path: Path, make_version: Callable[..., Path]) -> None:
@@ -268,7 +316,7 @@ def test_four_threads_get_the_answers_of_one(version: Path) -> None:
 
     def ask(_: int) -> list[list[Hit]]:
         by_sentence = [fresh.search(sentence, 5) for sentence in sentences]
-        by_vector = [fresh.search(query, 5, exact=exact) for query in queries for exact in (True, False)]
+        by_vector = [fresh.search(query, 5, **how) for query in queries for how in WAYS]
         return by_sentence + by_vector
 
     with ThreadPoolExecutor(4) as pool:
@@ -295,11 +343,12 @@ def test_opened_index_outlives_its_version(
     store.publish(tmp_path, old.name)
     opened = gifdex.open(tmp_path)
     queries = clustered(20, seed=3)
-    before = [opened.search(queries, 5, exact=exact) for exact in (True, False)]
+    assert opened.engine in ("annoy", "scan")
+    before = [opened.search(queries, 5, **how) for how in ({}, {"exact": True})]
     new = make_version(tmp_path / "00000000000000bb", clustered(400, seed=2))
     store.publish(tmp_path, new.name)
     shutil.rmtree(old)
-    assert [opened.search(queries, 5, exact=exact) for exact in (True, False)] == before
+    assert [opened.search(queries, 5, **how) for how in ({}, {"exact": True})] == before
     assert opened.search(SENTENCE, 3)
     assert (len(opened), len(gifdex.open(tmp_path))) == (500, 400)
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.index import search
+from gifdex.index.artifact import read_manifest
 from gifdex.index.build import write_shard
-from gifdex.index.engine import AnnoySettings
-from gifdex.index.search import Shard, _best, _contenders, _cosines, engine_recall, open_shards, ranks, scan, vector_at
+from gifdex.index.engines.settings import AnnoySettings, EngineSettings
+from gifdex.index.search import Searcher, _best, _contenders, candidates, open_shards, recall
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import ShardFacts
 
@@ -21,12 +22,20 @@ COUNTS = (300, 250, 150)
 
 
 def facts(number: int, items: int) -> ShardFacts:
-    return ShardFacts(items, f"shard-{number:05d}.ann", f"shard-{number:05d}.vectors.npy")
+    name = f"shard-{number:05d}"
+    return ShardFacts(items, f"{name}.vectors.npy", {"annoy": f"{name}.ann", "hnsw": f"{name}.usearch"})
 
 
 @pytest.fixture(scope="module")
-def shards(version: Path) -> list[Shard]:
-    return open_shards(version, [facts(number, items) for number, items in enumerate(COUNTS)], DIMENSIONS, 10)
+def searcher(version: Path) -> Searcher:
+    shards = open_shards(version, [facts(n, items) for n, items in enumerate(COUNTS)], DIMENSIONS, reduced=False)
+    return Searcher(shards, read_manifest(version).engines, None)
+
+
+def searcher_of(folder: Path, vectors: FloatArray) -> Searcher:
+    """Write vectors as one shard and open it, for exact search alone."""
+    write_shard(folder, 0, vectors, None, EngineSettings(AnnoySettings(1)))
+    return Searcher(open_shards(folder, [facts(0, len(vectors))], vectors.shape[1], reduced=False), {}, None)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -47,97 +56,108 @@ def test_contenders_hold_the_best_whatever_the_rounding_of_their_scores(seed: in
     random = np.random.default_rng(seed)
     exact = np.round(random.uniform(-1, 1, n), 1)  # many ties
     rounded = (exact + random.uniform(-2e-6, 2e-6, n)).astype(np.float32)
-    kept = _contenders(np.arange(n), rounded, k)
+    kept = _contenders(rounded, k)
     best = _best(np.arange(n), exact, k)[0]
     assert set(best.tolist()) <= set(kept.tolist())
     assert (np.diff(kept) > 0).all()
     assert len(kept) == n or exact[kept].min() == exact[best[-1]]
 
 
-def test_cosines_are_those_of_the_rows_asked_for_across_shards(shards: list[Shard], vectors: FloatArray) -> None:
-    query = unit(np.random.default_rng(0).standard_normal(DIMENSIONS))
+def test_scores_are_those_of_the_rows_asked_for_across_shards(searcher: Searcher, vectors: FloatArray) -> None:
+    query = unit(np.random.default_rng(0).standard_normal((1, DIMENSIONS)))
     for rows in ([0], [299, 300], [549, 550, 699], [], list(range(700))):
-        found = _cosines(shards, query, np.array(rows, np.int64))
-        np.testing.assert_allclose(found, vectors[rows].astype(np.float64) @ query, atol=1e-12)
+        found, scores = searcher.scan_rows(query, np.array(rows, np.int64), 700)[0]
+        assert sorted(found.tolist()) == rows
+        np.testing.assert_allclose(scores, vectors[found].astype(np.float64) @ query[0], atol=1e-12)
+        assert (np.diff(scores) <= 0).all()
 
 
-def test_scores_do_not_depend_on_the_batch_or_the_way_they_are_found(shards: list[Shard]) -> None:
+def test_scores_do_not_depend_on_the_batch_or_the_way_they_are_found(searcher: Searcher) -> None:
     queries = unit(np.random.default_rng(1).standard_normal((9, DIMENSIONS)))
-    batch = scan(shards, queries, 700)
-    proposed = search.search_candidates(shards, queries, 700)
+    ways = [
+        searcher.scan(queries, 700),
+        searcher.scan_rows(queries, np.arange(700), 700),
+        *(searcher.search(queries, 700, engine, 700) for engine in ("annoy", "scan", "hnsw")),
+    ]
     for number in range(9):
-        alone = scan(shards, queries[number : number + 1], 700)[0]
-        for rows, scores in (batch[number], proposed[number]):
+        alone = searcher.scan(queries[number : number + 1], 700)[0]
+        for rows, scores in (way[number] for way in ways):
             assert rows.tolist() == alone[0].tolist()
             assert scores.tobytes() == alone[1].tobytes()
+
+
+@pytest.mark.parametrize("engine", ["annoy", "scan", "hnsw"])
+def test_scores_of_proposed_rows_are_those_of_a_scan(searcher: Searcher, engine: str) -> None:
+    queries = unit(np.random.default_rng(1).standard_normal((9, DIMENSIONS)))
+    assert 2 * 3 * candidates(20, 10) < 700  # or everything would be scanned
+    for query, (rows, scores) in zip(queries, searcher.search(queries, 10, engine, 20), strict=True):
+        assert len(rows) == len(set(rows.tolist())) == 10
+        exact = dict(zip(*(part.tolist() for part in searcher.scan(query[None], 700)[0]), strict=True))
+        assert [exact[row] for row in rows.tolist()] == scores.tolist()
+
+
+def test_candidates_grow_with_the_hits_and_are_never_fewer() -> None:
+    assert [candidates(40, k) for k in (1, 10, 40, 1000)] == [40, 40, 80, 1500]
+    assert [candidates(1, k) for k in (1, 3, 10)] == [1, 4, 15]
 
 
 def test_scan_answers_a_batch_of_more_scores_than_one_block_holds(
     tmp_path: Path, clustered: Callable[..., FloatArray]
 ) -> None:
     vectors = clustered(20_000, dimensions=4)
-    write_shard(tmp_path, 0, vectors, AnnoySettings(1))
-    opened = open_shards(tmp_path, [facts(0, 20_000)], 4, 1)
+    opened = searcher_of(tmp_path, vectors)
     queries = clustered(1000, dimensions=4, seed=1)
     assert len(queries) * len(vectors) > search._SCAN_SCORES
-    found = scan(opened, queries, 1)
-    assert len(found) == 1000
-    for number in (0, 499, 837, 838, 839, 999):
-        scores = vectors.astype(np.float64) @ queries[number].astype(np.float64)
-        assert found[number][1][0] == pytest.approx(scores.max(), abs=1e-12)
+    for found in (opened.scan(queries, 1), opened.scan_rows(queries, np.arange(20_000), 1)):
+        assert len(found) == 1000
+        for number in (0, 499, 837, 838, 839, 999):
+            scores = vectors.astype(np.float64) @ queries[number].astype(np.float64)
+            assert found[number][1][0] == pytest.approx(scores.max(), abs=1e-12)
 
 
-def test_vector_at_crosses_shards(shards: list[Shard], vectors: FloatArray) -> None:
-    for row in (0, 299, 300, 549, 550, 699):
-        np.testing.assert_array_equal(vector_at(shards, row), vectors[row])
+def test_vectors_at_crosses_shards(searcher: Searcher, vectors: FloatArray) -> None:
+    rows = np.array([0, 299, 300, 549, 550, 699])
+    np.testing.assert_array_equal(searcher.vectors_at(rows), vectors[rows])
 
 
-def test_shards_lie_end_to_end_and_cannot_be_written(shards: list[Shard]) -> None:
-    assert [(shard.first, len(shard.vectors)) for shard in shards] == [(0, 300), (300, 250), (550, 150)]
-    assert all(type(shard.vectors) is np.ndarray and not shard.vectors.flags.writeable for shard in shards)
+def test_shards_lie_end_to_end_and_cannot_be_written(searcher: Searcher) -> None:
+    assert [(shard.first, len(shard.vectors)) for shard in searcher.shards] == [(0, 300), (300, 250), (550, 150)]
+    assert all(type(shard.vectors) is np.ndarray and not shard.vectors.flags.writeable for shard in searcher.shards)
 
 
-def test_rank_counts_the_items_that_score_higher(shards: list[Shard], vectors: FloatArray) -> None:
+def test_rank_counts_the_items_that_score_higher(searcher: Searcher, vectors: FloatArray) -> None:
     queries = unit(np.random.default_rng(2).standard_normal((25, DIMENSIONS)))
     rows = np.random.default_rng(3).integers(0, 700, 25)
     scores = queries.astype(np.float64) @ vectors.T.astype(np.float64)
     expected = 1 + (scores > scores[np.arange(25), rows][:, None]).sum(axis=1)
-    assert ranks(shards, queries, rows).tolist() == expected.tolist()
+    assert searcher.ranks(queries, rows).tolist() == expected.tolist()
 
 
 def test_equal_vectors_share_the_best_rank(tmp_path: Path) -> None:
     # 33 dimensions and an odd count: here a matrix product gives equal rows unequal scores.
-    stored = np.repeat(unit(np.random.default_rng(4).standard_normal((3, 33))), 7, axis=0)
-    write_shard(tmp_path, 0, stored, AnnoySettings(2))
-    opened = open_shards(tmp_path, [facts(0, 21)], 33, 2)
+    opened = searcher_of(tmp_path, np.repeat(unit(np.random.default_rng(4).standard_normal((3, 33))), 7, axis=0))
     for query in unit(np.random.default_rng(5).standard_normal((20, 33))):
-        found = ranks(opened, np.tile(query, (21, 1)), np.arange(21))
+        found = opened.ranks(np.tile(query, (21, 1)), np.arange(21))
         assert sorted(found.tolist()) == [1] * 7 + [8] * 7 + [15] * 7
 
 
 def test_ranks_tell_scores_apart_that_float32_products_may_not(tmp_path: Path) -> None:
     angles = 0.5 + np.random.default_rng(8).permutation(30) * 1e-6
     stored = unit(np.stack([np.cos(angles), np.sin(angles), np.zeros(30)], axis=1))
-    write_shard(tmp_path, 0, stored, AnnoySettings(1))
-    opened = open_shards(tmp_path, [facts(0, 30)], 3, 1)
     query = unit(np.array([1.0, 0.0, 0.0]))
     scores = stored.astype(np.float64) @ query
     expected = [1 + np.count_nonzero(scores > score) for score in scores]
-    assert ranks(opened, np.tile(query, (30, 1)), np.arange(30)).tolist() == expected
+    assert searcher_of(tmp_path, stored).ranks(np.tile(query, (30, 1)), np.arange(30)).tolist() == expected
     assert max(expected) > 10
 
 
-def test_engine_recall_takes_any_of_several_equal_vectors_as_found(tmp_path: Path) -> None:
-    random = np.random.default_rng(6)
-    stored = np.vstack([np.repeat(unit(random.standard_normal((1, 8))), 1500, axis=0)])
-    write_shard(tmp_path, 0, stored, AnnoySettings(1))
-    opened = open_shards(tmp_path, [facts(0, 1500)], 8, 1)
-    assert engine_recall(opened, unit(random.standard_normal((20, 8))), 10) == 1.0
-
-
-def test_engine_recall_is_one_where_every_item_is_a_candidate(shards: list[Shard]) -> None:
-    queries = unit(np.random.default_rng(7).standard_normal((20, DIMENSIONS)))
-    assert engine_recall(shards, queries, 700) == 1.0
+def test_recall_counts_what_scores_no_less_than_the_last_exact_hit() -> None:
+    exact = [(np.array([4, 2]), np.array([0.9, 0.5])), (np.array([1, 0]), np.array([0.3, 0.1]))]
+    assert recall(exact, exact) == 1.0
+    ties = [(np.array([4, 7]), np.array([0.9, 0.5])), (np.array([1, 9]), np.array([0.3, 0.05]))]
+    assert recall(exact, ties) == pytest.approx(0.75)
+    assert recall(exact, [(np.array([4, 7, 8]), np.array([0.9, 0.5, 0.5])), exact[1]]) == 1.0
+    assert recall([(np.empty(0, np.int64), np.empty(0))], [(np.empty(0, np.int64), np.empty(0))]) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -145,7 +165,7 @@ def test_engine_recall_is_one_where_every_item_is_a_candidate(shards: list[Shard
 )
 def test_shard_of_another_shape_is_refused(version: Path, items: int, dimensions: int) -> None:
     with pytest.raises(CorruptIndexError, match=rf"float32 of shape \({items}, {dimensions}\)"):
-        open_shards(version, [facts(0, items)], dimensions, 10)
+        open_shards(version, [facts(0, items)], dimensions, reduced=False)
 
 
 @pytest.mark.parametrize(
@@ -161,10 +181,10 @@ def test_shard_of_another_shape_is_refused(version: Path, items: int, dimensions
 def test_vectors_of_another_type_are_refused(tmp_path: Path, stored: FloatArray) -> None:
     np.save(tmp_path / facts(0, 5).vectors, stored)
     with pytest.raises(CorruptIndexError, match="the manifest says float32"):
-        open_shards(tmp_path, [facts(0, 5)], 3, 1)
+        open_shards(tmp_path, [facts(0, 5)], 3, reduced=False)
 
 
 def test_pickled_vectors_are_never_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / facts(0, 1).vectors, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(CorruptIndexError, match="cannot read"):
-        open_shards(tmp_path, [facts(0, 1)], 1, 1)
+        open_shards(tmp_path, [facts(0, 1)], 1, reduced=False)

@@ -187,11 +187,50 @@ def test_verify_passes_a_whole_index_and_names_the_altered_file(built: Built, tm
     data = bytearray(victim.read_bytes())
     data[-1] ^= 1
     victim.write_bytes(data)
-    for command in (["verify", copy], ["search", copy, "a cat"]):
-        done = run(*command)
-        assert done.returncode == 1
-        (sentence,) = done.stderr.splitlines()
-        assert victim.name in sentence
+    done = run("verify", copy)
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert victim.name in sentence
+    victim.write_bytes(data[:-1])
+    done = run("search", copy, "a cat")
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert f"{victim.name} has {len(data) - 1:,} bytes, but the manifest says {len(data):,}" in sentence
+
+
+def test_build_with_a_graph_and_shards_from_a_catalog_answers_with_filters(built: Built, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.csv"
+    lines = [f"{built.corpus / key}.gif,{key},{'animal' if 'cat' in key else 'thing'},{len(key)}" for key in IDS]
+    catalog.write_text("\n".join(["uri,id,tag,length", *lines]) + "\n")
+    done = run(
+        "build", catalog, "--workspace", built.workspace.parent / "filtered", "--hnsw", "--shards", "3", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    store = summary["store"]
+    assert summary["engine"] in ("annoy", "scan", "hnsw")
+    shown = json.loads(run("inspect", store, "--json").stdout)
+    assert set(shown["engines"]) == {"annoy", "scan", "hnsw"}
+    assert 1 < len(shown["shards"]) <= 3
+    assert "engine hnsw" in run("inspect", store).stdout
+    assert run("verify", store).returncode == 0
+
+    def ids(*arguments: str) -> list[str]:
+        found = run("search", store, "a cat", "--json", *arguments)
+        assert found.returncode == 0, found.stderr
+        return [json.loads(line)["id"] for line in found.stdout.splitlines()]
+
+    assert len(ids()) == len(IDS)
+    assert ids("--where", "tag=animal") == ["cat-pan"]
+    assert set(ids("--where", "tag=thing")) == set(IDS) - {"cat-pan"}
+    assert ids("--where", 'id=["cat-pan", "none"]', "--engine", "hnsw", "--effort", "3") == ["cat-pan"]
+    for engine in ("annoy", "scan", "hnsw"):
+        assert ids("--engine", engine) == ids("--exact")
+    refused = run("search", store, "a cat", "--where", "colour=red")
+    assert refused.returncode == 1
+    assert "no item has 'colour'" in refused.stderr
+    assert run("search", store, "a cat", "--where", "colour").returncode == 2
+    assert run("build", catalog, "--workspace", tmp_path / "ws", "--shards", "none").returncode == 2
 
 
 def test_rejects_table_gives_the_reason(built: Built) -> None:
@@ -277,7 +316,7 @@ def test_closed_pipe_ends_without_a_word(built: Built) -> None:
 
 def test_every_command_has_help_with_an_example() -> None:
     overview = run("--help").stdout
-    for name in ("build", "embed", "encoders", "search", "evaluate", "inspect", "verify", "demo"):
+    for name in ("build", "embed", "encoders", "search", "evaluate", "inspect", "export", "verify", "demo"):
         assert name in overview
         text = run(name, "--help").stdout
         assert f"gifdex {name}" in text.split("Example")[1]
@@ -297,7 +336,7 @@ def test_help_imports_no_heavy_module() -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    for name in ("build", "embed", "encoders", "search", "evaluate", "inspect", "verify", "demo"):
+    for name in ("build", "embed", "encoders", "search", "evaluate", "inspect", "export", "verify", "demo"):
         assert f"gifdex {name}" in readme or f"make {name}" in readme
 
 

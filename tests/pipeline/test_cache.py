@@ -31,8 +31,8 @@ def good(sha256: str, number: int = 1) -> Outcome:
     return Outcome(sha256, 4, vector(number))
 
 
-def standing(cache: FeatureCache, partition: str = "") -> dict[str, str | None]:
-    return {row["sha256"]: row["error"] for row in cache.outcomes(partition).to_pylist()}
+def standing(cache: FeatureCache) -> dict[str, str | None]:
+    return {row["sha256"]: row["error"] for row in cache.outcomes().to_pylist()}
 
 
 def test_features_come_back_bit_for_bit_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -62,18 +62,23 @@ def test_a_key_is_found_from_any_partition_it_belongs_to(
     for number, sha256 in enumerate(keys):
         partition = sha256[: data.draw(st.integers(0, 3))]
         cache.commit(cache.part(partition, f"task{number}"), [good(sha256, number)])
+    assert set(standing(cache)) == set(keys)
     for number, sha256 in enumerate(keys):
-        for digits in range(4):
-            assert sha256 in standing(cache, sha256[:digits])
-            np.testing.assert_array_equal(cache.features([sha256], sha256[:digits]), vector(number)[None])
+        np.testing.assert_array_equal(cache.features([sha256]), vector(number)[None])
+    ordered = sorted(range(len(keys)), key=lambda number: keys[number])
+    for first in range(len(keys)):  # any range of them
+        some = ordered[first:]
+        np.testing.assert_array_equal(cache.features([keys[n] for n in some]), np.stack([vector(n) for n in some]))
 
 
-def test_a_partition_leaves_others_alone(tmp_path: Path) -> None:
+def test_features_of_some_keys_leave_other_partitions_unread(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     cache.commit(cache.part("a", "one"), [good("a" * 64)])
-    cache.commit(cache.part("b", "two"), [good("b" * 64)])
-    assert list(standing(cache, "a")) == ["a" * 64]
-    assert list(standing(cache, "bb")) == ["b" * 64]
+    cache.part("b", "two").parent.mkdir(parents=True)
+    cache.part("b", "two").write_bytes(b"no Parquet")
+    assert cache.features(["a" * 64]).shape == (1, 3)
+    with pytest.raises(WorkspaceError, match=r"two\.parquet"):
+        cache.features(["a" * 64, "b" * 64])
 
 
 def test_a_reject_stands_only_for_the_decoder_and_limits_that_gave_it(tmp_path: Path) -> None:

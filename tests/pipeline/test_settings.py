@@ -14,8 +14,8 @@ def test_a_setting_that_would_never_end_or_give_nothing_is_refused() -> None:
         Sampling(frames=0)
     with pytest.raises(ValueError, match="the sampling is 'last'; expected one of uniform, scene, all, first"):
         Sampling(strategy="last")
-    with pytest.raises(ValueError, match="shard_items is -1"):
-        IndexSettings(shard_items=-1)
+    with pytest.raises(ValueError, match="shards is -1"):
+        IndexSettings(shards=-1)
 
 
 def test_there_is_a_processor() -> None:

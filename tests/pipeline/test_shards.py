@@ -5,10 +5,12 @@ import random
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gifdex.pipeline.shards import IndexTask, partition_digits, plan, row_order
+from gifdex.encoders.base import available_cpus
+from gifdex.pipeline.shards import IndexTask, automatic_shards, beam_options, plan, row_order
 from gifdex.schemas import tables
 
 # Numbers repeat, so that some items have the same bytes.
@@ -22,40 +24,62 @@ def items_of(numbers: list[int]) -> list[dict[str, str]]:
     ]
 
 
-def make_plan(rows: list[dict[str, str]], shard_items: int) -> tuple[pa.Table, list[IndexTask]]:
+def make_plan(rows: list[dict[str, str]], shards: int) -> tuple[pa.Table, list[IndexTask]]:
     items = pa.Table.from_pylist(rows, schema=tables.ITEMS)
-    digits = partition_digits(len(items), shard_items)
-    ordered = row_order(items, digits)
-    return ordered, plan(ordered, digits, Path("/v/items"), Path("/p"), Path("/e"), Path("/v"))
+    ordered = row_order(items, shards)
+    return ordered, plan(ordered, shards, Path("/v/items"), Path("/p"), None, Path("/e"), Path("/v"))
 
 
-@given(KEYS, st.integers(1, 250), st.randoms(use_true_random=False))
+@given(KEYS, st.integers(1, 40), st.randoms(use_true_random=False))
 @settings(deadline=None, derandomize=True, max_examples=60)
-def test_shards_cover_all_rows_in_order_and_each_has_one_partition(
-    numbers: list[int], shard_items: int, shuffler: random.Random
+def test_shards_cover_all_rows_in_order_and_each_has_one_range_of_keys(
+    numbers: list[int], shards: int, shuffler: random.Random
 ) -> None:
     rows = items_of(numbers)
-    ordered, tasks = make_plan(rows, shard_items)
+    ordered, tasks = make_plan(rows, shards)
     assert sorted(ordered["id"].to_pylist()) == [row["id"] for row in rows]
+    assert 1 <= len(tasks) <= shards
     assert [task.number for task in tasks] == list(range(len(tasks)))
     assert [task.first for task in tasks] == [sum(t.items for t in tasks[:n]) for n in range(len(tasks))]
     assert sum(task.items for task in tasks) == len(rows)
+    below = ""
     for task in tasks:
         shard = ordered.slice(task.first, task.items)
-        assert all(sha256.startswith(task.partition) for sha256 in shard["sha256"].to_pylist())
+        keys = shard["sha256"].to_pylist()
+        assert below < min(keys)
+        below = max(keys)
         assert shard["id"].to_pylist() == sorted(shard["id"].to_pylist())
-    assert len({task.partition for task in tasks}) == len(tasks)
     assert len({task.output for task in tasks} | {task.embeddings for task in tasks}) == 2 * len(tasks)
     shuffler.shuffle(rows)
-    again, same = make_plan(rows, shard_items)
+    again, same = make_plan(rows, shards)
     assert again.equals(ordered)
     assert same == tasks
 
 
-def test_one_shard_holds_as_many_items_as_it_may() -> None:
-    assert [partition_digits(items, 10) for items in (1, 10, 11, 160, 161, 2_560, 2_561)] == [0, 0, 1, 1, 2, 2, 3]
+@pytest.mark.parametrize("shards", [1, 3, 7, 16])
+def test_shards_are_of_about_one_size(shards: int) -> None:
+    _, tasks = make_plan(items_of(list(range(4000))), shards)
+    assert len(tasks) == shards
+    assert all(abs(task.items - 4000 / shards) < 6 * (4000 / shards) ** 0.5 + 1 for task in tasks)
+
+
+def test_automatic_shards_bound_the_memory_of_one() -> None:
+    bytes_of_item = 4 * (1280 + 2 * 512)
+    fitting = 2 * 1024**3 // bytes_of_item
+    assert [automatic_shards(items, 1280, 512) for items in (1, fitting, fitting + 1, 10 * fitting)] == [1, 1, 2, 10]
 
 
 def test_items_of_the_same_bytes_share_a_shard() -> None:
-    _, tasks = make_plan(items_of([5] * 40), 1)
+    _, tasks = make_plan(items_of([5] * 40), 13)
     assert [task.items for task in tasks] == [40]
+
+
+def test_several_shards_are_built_at_once_unless_beam_was_told_how() -> None:
+    cpus = available_cpus()
+    if cpus > 1:
+        assert beam_options([], 9) == [
+            "--direct_running_mode=multi_threading",
+            f"--direct_num_workers={min(cpus, 4)}",
+        ]
+    assert beam_options([], 1) == []
+    assert beam_options(["--runner=FlinkRunner"], 9) == ["--runner=FlinkRunner"]

@@ -20,10 +20,13 @@ from gifdex.schemas.manifest import (
     Manifest,
     ProjectionFacts,
     QualityFacts,
+    ReductionFacts,
     ShardFacts,
 )
 
 WHERE = "store/20260101/manifest.json"
+
+QUALITY = QualityFacts(5, {"10": 0.5}, 1234.5)
 
 MANIFEST = Manifest(
     format=FORMAT,
@@ -33,38 +36,56 @@ MANIFEST = Manifest(
     items=5,
     dimensions=512,
     metric="cosine",
-    engine=EngineFacts("annoy", "1.17.3", "angular", 50, 7, 1),
+    engine="annoy",
+    engines={"annoy": EngineFacts("annoy", "1.17.3", "angular", 64, {"trees": 50, "seed": 7}, 40, QUALITY)},
+    reduction=ReductionFacts(64, 20_000, "reduction.safetensors"),
     image_encoder=EncoderFacts("efficientnet-lite0", "00ff", 1280),
     features_fingerprint="0123",
     text_encoder=EncoderFacts("use-multilingual", "ff00", 512),
     projection=ProjectionFacts("zero-shot", "abcd", "projection.safetensors"),
     items_file="items.parquet",
-    shards=(ShardFacts(3, "a.ann", "a.npy"), ShardFacts(2, "b.ann", "b.npy")),
-    quality=QualityFacts(5, 10, 0.5),
+    shards=(ShardFacts(3, "a.npy", {"annoy": "a.ann"}), ShardFacts(2, "b.npy", {"annoy": "b.ann"})),
     files={"a.ann": FileFacts(10, "aa"), "b.ann": FileFacts(20, "bb")},
 )
 
 # 64-bit counts and every character that is no surrogate; NaN is no number that equals itself
 _counts = st.integers(0, 2**63)
 _texts = st.text(max_size=12)
+_numbers = st.floats(allow_nan=False, allow_infinity=False)
 _encoders = st.builds(EncoderFacts, _texts, _texts, _counts)
 _manifests = st.builds(
     Manifest,
     format=st.just(FORMAT),
-    format_version=st.integers(1, FORMAT_VERSION),
+    format_version=st.just(FORMAT_VERSION),
     created_by=_texts,
     build_id=_texts,
     items=_counts,
     dimensions=_counts,
     metric=_texts,
-    engine=st.builds(EngineFacts, _texts, _texts, _texts, _counts, st.integers(), _counts),
+    engine=_texts,
+    engines=st.dictionaries(
+        _texts,
+        st.builds(
+            EngineFacts,
+            _texts,
+            _texts,
+            _texts,
+            _counts,
+            st.dictionaries(_texts, st.integers(), max_size=3),
+            _counts,
+            st.builds(QualityFacts, _counts, st.dictionaries(_texts, _numbers, max_size=3), _numbers),
+        ),
+        max_size=3,
+    ),
+    reduction=st.none() | st.builds(ReductionFacts, _counts, _counts, _texts),
     image_encoder=_encoders,
     features_fingerprint=_texts,
     text_encoder=_encoders,
     projection=st.builds(ProjectionFacts, _texts, _texts, _texts),
     items_file=_texts,
-    shards=st.lists(st.builds(ShardFacts, _counts, _texts, _texts), max_size=3).map(tuple),
-    quality=st.builds(QualityFacts, _counts, _counts, st.floats(allow_nan=False, allow_infinity=False)),
+    shards=st.lists(
+        st.builds(ShardFacts, _counts, _texts, st.dictionaries(_texts, _texts, max_size=2)), max_size=3
+    ).map(tuple),
     files=st.dictionaries(_texts, st.builds(FileFacts, _counts, _texts), max_size=3),
 )
 
@@ -136,12 +157,15 @@ def test_a_missing_field_deep_inside_is_named_with_its_path() -> None:
         (["items"], True, r"manifest\.items is True, expected int"),
         (["items"], None, r"manifest\.items is None, expected int"),
         (["build_id"], 7, r"manifest\.build_id is 7, expected str"),
-        (["engine"], [], r"manifest\.engine is \[\], expected dict"),
-        (["engine", "seed"], "x", r"manifest\.engine\.seed is 'x', expected int"),
+        (["engine"], [], r"manifest\.engine is \[\], expected str"),
+        (["engines"], [], r"manifest\.engines is \[\], expected dict"),
+        (["engines", "annoy", "parameters", "seed"], "x", r"engines\.annoy\.parameters\.seed is 'x', expected int"),
+        (["reduction"], 7, r"manifest\.reduction is 7, expected dict"),
+        (["reduction", "sample"], None, r"manifest\.reduction\.sample is None, expected int"),
         (["shards"], {}, r"manifest\.shards is \{\}, expected list"),
         (["shards", 0], "x", r"manifest\.shards\[0\] is 'x', expected dict"),
-        (["quality", "engine_recall"], "1", r"manifest\.quality\.engine_recall is '1', expected float"),
-        pytest.param(["quality", "engine_recall"], 10**400, "too large", id="ten to the 400"),
+        (["engines", "annoy", "quality", "recall", "10"], "1", r"quality\.recall\.10 is '1', expected float"),
+        pytest.param(["engines", "annoy", "quality", "recall", "10"], 10**400, "too large", id="ten to the 400"),
         (["files"], [], r"manifest\.files is \[\], expected dict"),
         (["files", "a.ann", "bytes"], "10", r"manifest\.files\.a\.ann\.bytes is '10', expected int"),
     ],
@@ -165,8 +189,8 @@ def test_a_long_wrong_value_does_not_flood_the_message() -> None:
 
 def test_a_whole_number_is_a_recall() -> None:
     value = parsed()
-    value["quality"]["engine_recall"] = 1
-    recall = read(value).quality.engine_recall
+    value["engines"]["annoy"]["quality"]["recall"]["10"] = 1
+    recall = read(value).engines["annoy"].quality.recall["10"]
     assert (recall, type(recall)) == (1.0, float)
 
 

@@ -1,0 +1,1 @@
+"""Candidate engines: each proposes rows near a query, which `index/search.py` rescores exactly."""

@@ -1,0 +1,254 @@
+"""The items of an index, in row order: an Arrow IPC file that is read where it lies, and what is asked of it.
+
+Opening reads its schema alone; a hit reads the few bytes of its row; a filter reads the columns it names.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from gifdex.index.engines.base import Rows
+from gifdex.schemas import tables
+from gifdex.schemas.errors import CorruptIndexError, QueryError
+from gifdex.schemas.files import committing, read_table
+
+# The items themselves; behind them, one column for each key of their metadata.
+_COLUMNS = tables.STORED_ITEMS.names
+_READ = ("id", "uri", "caption", "metadata")
+_FIRST_SUFFIX = ".parquet"  # of format version 1
+Where: TypeAlias = Mapping[str, Any] | pc.Expression
+
+
+def write(path: Path, items: pa.Table) -> None:
+    """Write items (schema ITEMS), and their metadata once more as columns for filters, as an Arrow IPC file."""
+    stored = items.cast(tables.ITEMS).cast(tables.STORED_ITEMS)
+    for name, column in metadata_columns(items["metadata"]).items():
+        stored = stored.append_column(name, column)
+    with committing(path) as temporary, pa.ipc.new_file(str(temporary), stored.schema) as writer:
+        writer.write_table(stored.combine_chunks())
+
+
+def metadata_columns(metadata: pa.ChunkedArray) -> dict[str, pa.Array]:
+    """Return JSON objects as one column for each of their keys, in alphabetical order.
+
+    Booleans, whole numbers (of 64 bits), numbers, strings and lists of strings are columns of that type; what is
+    mixed or nested is a column of JSON text. Keys that are names of items' own columns are left out.
+    """
+    rows = [json.loads(text) if text else {} for text in metadata.to_pylist()]
+    keys = sorted(key for key in {key for row in rows for key in row} - set(_COLUMNS) if _is_text(key))
+    return {key: _column([row.get(key) for row in rows]) for key in keys}
+
+
+def _column(values: Sequence[Any]) -> pa.Array:
+    kinds = {_kind(value) for value in values if value is not None}
+    if kinds == {pa.int64(), pa.float64()}:
+        kinds = {pa.float64()}
+    if len(kinds) == 1 and (kind := kinds.pop()) is not None:
+        with suppress(pa.ArrowInvalid):  # a whole number among others that no double holds
+            return pa.array(values, kind)
+    return pa.array([None if value is None else _as_text(value) for value in values], pa.large_string())
+
+
+def _kind(value: Any) -> pa.DataType | None:
+    if isinstance(value, bool):
+        return pa.bool_()
+    if isinstance(value, int):
+        return pa.int64() if -(2**63) <= value < 2**63 else None
+    if isinstance(value, float):
+        return pa.float64()
+    if isinstance(value, str) and _is_text(value):
+        return pa.large_string()
+    if isinstance(value, list) and all(isinstance(element, str) and _is_text(element) for element in value):
+        return pa.large_list(pa.large_string())
+    return None
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) and _is_text(value) else json.dumps(value, sort_keys=True)
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether a string has a form in UTF-8, which one with half of a surrogate pair has not."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class Items:
+    """An opened items file; several threads may ask it at once."""
+
+    def __init__(self, path: Path, table: pa.Table) -> None:
+        self._path = path
+        self._table = table
+        self._texts = [_Texts(table[name]) for name in _READ]
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all items."""
+        ids: list[str] = self._whole["id"].to_pylist()
+        return ids
+
+    @functools.cached_property
+    def _whole(self) -> pa.Table:
+        """The table, every byte of which was looked at, so that Arrow's own functions may run over it."""
+        try:
+            self._table.validate(full=True)
+        except pa.ArrowException as err:
+            raise CorruptIndexError(f"{self._path} is damaged ({err}): restore the file or rebuild") from err
+        table = self._table
+        if self._path.suffix == _FIRST_SUFFIX:  # which has no columns of metadata
+            for name, column in metadata_columns(table["metadata"]).items():
+                table = table.append_column(name, column)
+        return table
+
+    def rows(self, rows: Sequence[int]) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return the id, uri and metadata of each row, its caption under "caption"."""
+        try:
+            return [
+                _item(key, uri, caption, text)
+                for key, uri, caption, text in zip(*(column.take(rows) for column in self._texts), strict=True)
+            ]
+        except (ValueError, IndexError) as err:
+            raise CorruptIndexError(
+                f"one of the rows {list(rows[:10])} of the items {self._path} cannot be read ({err}): restore the file "
+                "or rebuild"
+            ) from err
+
+    def matching(self, where: Where) -> Rows:
+        """Return the ascending rows that a filter lets through; raises QueryError for one that cannot be applied."""
+        table = self._whole
+        if isinstance(where, Mapping):
+            masks = [_equal(table, key, value) for key, value in where.items()]
+            mask = functools.reduce(operator.and_, masks, np.ones(len(table), bool))
+            return np.flatnonzero(mask)
+        if not isinstance(where, pc.Expression):
+            raise QueryError(
+                f"the filter is a {type(where).__name__}; expected a dict such as {{'tag': 'cat'}} or a pyarrow "
+                "expression such as pyarrow.compute.field('year') > 2015"
+            )
+        number = "row"
+        while number in table.column_names:
+            number += "_"
+        numbered = table.append_column(number, pa.array(np.arange(len(table))))
+        try:
+            rows: Rows = numbered.filter(where)[number].to_numpy()
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as err:
+            raise QueryError(
+                f"the filter {where} cannot be applied to the items: {str(err).partition(chr(10))[0]} (they have "
+                f"{_names(table)})"
+            ) from err
+        return rows
+
+
+def _item(key: str | None, uri: str | None, caption: str | None, text: str | None) -> tuple[str, str, dict[str, Any]]:
+    metadata = json.loads(text) if text else {}
+    if key is None or uri is None or not isinstance(metadata, dict):
+        raise ValueError("its id, uri or metadata is missing")
+    return key, uri, metadata if caption is None else {"caption": caption, **metadata}
+
+
+def _names(table: pa.Table) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in table.schema if field.name)
+
+
+def _equal(table: pa.Table, key: str, value: Any) -> NDArray[np.bool_]:
+    """Return which rows have `value` under `key`: equal, among the element of a list, or one of several values."""
+    if key not in table.column_names:
+        raise QueryError(f"no item has {key!r}, which the filter asks for: the items have {_names(table)}")
+    column = table[key].combine_chunks()
+    if isinstance(value, (list, tuple, set, frozenset)):
+        masks = [_equal(table, key, one) for one in value]
+        return functools.reduce(operator.or_, masks, np.zeros(len(table), bool))
+    if value is None:
+        return np.asarray(column.is_null().to_numpy(zero_copy_only=False))
+    try:
+        if pa.types.is_large_list(column.type):
+            holding = pc.equal(pc.list_flatten(column), pa.scalar(value, column.type.value_type))
+            result = np.zeros(len(table), bool)
+            result[pc.list_parent_indices(column).filter(holding).to_numpy()] = True
+            return result
+        if isinstance(value, bool) != pa.types.is_boolean(column.type):
+            raise pa.ArrowInvalid(f"{value!r} is no {column.type}")
+        equal = pc.equal(column, pa.scalar(value))
+    except (pa.ArrowException, TypeError, OverflowError) as err:
+        raise QueryError(
+            f"the filter asks for {key} = {value!r:.80}, but the items' {key} is {column.type}: give a value of that "
+            "type"
+        ) from err
+    return np.asarray(equal.fill_null(False).to_numpy(zero_copy_only=False))
+
+
+class _Texts:
+    """One column of strings, decoded when they are asked for, and never from outside of its buffers."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        validity, offsets, data = array.buffers()
+        # Items of memoryviews are Python's own numbers, and come three times as fast as numpy's.
+        self._offsets = memoryview(offsets).cast("B").cast("q" if pa.types.is_large_string(array.type) else "i")
+        self._data = memoryview(data if data is not None else b"")
+        self._valid = None if validity is None else memoryview(validity).cast("B")
+        self._first = array.offset
+
+    def take(self, rows: Sequence[int]) -> list[str | None]:
+        """Return the strings of rows; raises ValueError or IndexError for what cannot be one."""
+        offsets, data, valid, first = self._offsets, self._data, self._valid, self._first
+        taken: list[str | None] = []
+        for row in rows:
+            at = row + first
+            if valid is not None and not valid[at >> 3] >> (at & 7) & 1:
+                taken.append(None)
+                continue
+            low, high = offsets[at], offsets[at + 1]
+            if not 0 <= low <= high <= len(data):
+                raise ValueError("its bytes lie outside the file")
+            taken.append(str(data[low:high], "utf-8"))
+        return taken
+
+
+def read_rows(path: Path, first: int, count: int) -> pa.Table:
+    """Return the id, sha256 and caption of `count` rows of an Arrow items file from `first` on."""
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    return table.select(["id", "sha256", "caption"]).slice(first, count)
+
+
+def load(path: Path, count: int) -> Items:
+    """Open an items file, Arrow or (of format version 1) Parquet; raises CorruptIndexError unless it has `count`."""
+    is_first = path.suffix == _FIRST_SUFFIX
+    try:
+        if is_first:
+            table = read_table(path, list(_READ)).combine_chunks()
+        else:
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate()
+        types = {field.name: field.type for field in table.schema}  # whose names may be no text
+    except (OSError, pa.ArrowException, ValueError) as err:
+        reason = str(err).partition("\n")[0]  # Arrow goes on for many lines
+        raise CorruptIndexError(f"cannot read {path}: {reason}; restore the file or rebuild") from err
+    expected = tables.ITEMS if is_first else tables.STORED_ITEMS
+    if any(types.get(name) != expected.field(name).type for name in _READ):
+        raise CorruptIndexError(f"{path} has the columns {table.schema.names}, not those of items: restore or rebuild")
+    if table.num_rows != count:
+        raise CorruptIndexError(
+            f"{path} has {table.num_rows:,} rows, but the manifest says {count:,} items: restore or rebuild"
+        )
+    try:
+        return Items(path, table)
+    except (TypeError, ValueError) as err:
+        raise CorruptIndexError(f"{path} has columns without bytes ({err}): restore the file or rebuild") from err

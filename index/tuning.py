@@ -1,0 +1,124 @@
+"""Choose each engine's default effort by measurement, and say how good and how fast it then is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gifdex.encoders.base import FloatArray
+from gifdex.index.engines.base import Rows
+from gifdex.index.search import Scores, Searcher, candidates, recall
+from gifdex.schemas.manifest import QualityFacts
+
+_K = "10"
+_REPORTED = ("1", "10", "100")
+# recall@10 that the default effort must reach. A sentence lies farther from the vectors than a held-out one of
+# them, and finds less at the same effort: hence more than the .95 that sentences should have.
+TARGET = 0.99
+_LEAST_EFFORT = 10
+QUERIES = 256
+
+Found = Sequence[tuple[Rows, Scores]]
+# Recall at k, for some k, of each effort, in rising order.
+Curve = Mapping[int, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """An engine's default effort, and what it gives."""
+
+    effort: int
+    quality: QualityFacts
+
+
+class HeldOut:
+    """Vectors of the index as queries, and the best of other items for each, by exact search.
+
+    A query's own item is not counted, neither in the exact answers nor in those found. Trees and scans answer it as
+    if they did not have it: neither shapes itself after one item. A graph does, so it is asked before it has the
+    queries, and then `others` are the rows that it has.
+    """
+
+    def __init__(self, searcher: Searcher, rows: Rows, others: Rows | None = None) -> None:
+        self._rows = rows
+        self.queries = searcher.vectors_at(rows)
+        k = int(_REPORTED[-1]) + 1
+        exact = searcher.scan(self.queries, k) if others is None else searcher.scan_rows(self.queries, others, k)
+        self._exact = self._without_own(exact)
+
+    def _without_own(self, found: Found) -> Found:
+        kept = [rows != own for (rows, _), own in zip(found, self._rows, strict=True)]
+        return [(rows[mask], scores[mask]) for (rows, scores), mask in zip(found, kept, strict=True)]
+
+    def recall(self, searcher: Searcher, engine: str, effort: int, k: int) -> float:
+        """Return the engine's recall@k, rounded to four digits."""
+        count = candidates(effort, k) + 1
+        found = self._without_own(searcher.search_among(self.queries, k + 1, engine, count))
+        return round(recall([(rows[:k], scores[:k]) for rows, scores in self._exact], found), 4)
+
+
+def _efforts(items: int) -> Iterator[int]:
+    """Yield rising efforts, each about half as much again, to all items."""
+    effort = _LEAST_EFFORT
+    while effort < items:
+        yield effort
+        effort += effort // 2
+    yield items
+
+
+def curve(searcher: Searcher, held_out: HeldOut, engine: str) -> dict[int, dict[str, float]]:
+    """Return an engine's recall@10 at rising efforts, until it reaches the target, and there recall@1 and @100 too."""
+    found: dict[int, dict[str, float]] = {}
+    for effort in _efforts(searcher.items):
+        found[effort] = {_K: held_out.recall(searcher, engine, effort, int(_K))}
+        if found[effort][_K] >= TARGET:
+            break
+    found[effort] |= {k: held_out.recall(searcher, engine, effort, int(k)) for k in _REPORTED if k != _K}
+    return found
+
+
+def pooled(curves: Sequence[Curve], items: Sequence[int]) -> dict[int, dict[str, float]]:
+    """Return the mean of several shards' curves, weighted by their items, at every effort that one of them has.
+
+    A shard whose curve ends before, because it reached the target, has no less at a higher effort.
+    """
+    return {
+        effort: {k: float(np.average([_at(shares, effort, k) for shares in curves], weights=items)) for k in _REPORTED}
+        for effort in sorted({effort for shares in curves for effort in shares})
+    }
+
+
+def _at(shares: Curve, effort: int, k: str) -> float:
+    """Return recall@k of the greatest effort up to `effort` that has it, else of the least."""
+    having = [known for known in shares if k in shares[known]]
+    return shares[max((known for known in having if known <= effort), default=min(having))][k]
+
+
+def tune(searcher: Searcher, held_out: HeldOut, engine: str, known: Curve | None = None) -> Tuned:
+    """Return the least effort whose recall@10 reaches the target, and its quality.
+
+    `known` is the curve that was measured while the engine was built, of one that cannot be measured now. The
+    queries a second are of this moment on this machine; everything else is the same in every run.
+    """
+    found = curve(searcher, held_out, engine) if known is None else known
+    effort = next((effort for effort, shares in found.items() if shares[_K] >= TARGET), max(found))
+    shares = {k: round(found[effort][k], 4) for k in _REPORTED}
+    speed = _queries_per_second(searcher, held_out.queries, engine, effort)
+    return Tuned(effort, QualityFacts(len(held_out.queries), shares, speed))
+
+
+def _queries_per_second(searcher: Searcher, queries: FloatArray, engine: str, effort: int) -> float:
+    """Return how many queries, asked one at a time, are answered in a second."""
+    searcher.search(queries[:8], int(_K), engine, effort)  # so that its files are open
+    started = time.perf_counter()
+    for query in queries:
+        searcher.search(query[None], int(_K), engine, effort)
+    return round(len(queries) / (time.perf_counter() - started), 1)
+
+
+def fastest(tuned: Mapping[str, Tuned]) -> str:
+    """Return the engine that answered most queries a second, each at its default effort."""
+    return max(tuned, key=lambda name: tuned[name].quality.queries_per_second)

@@ -1,0 +1,51 @@
+"""Versions that earlier releases wrote, as bytes: they must open, verify and answer as they did."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gifdex
+from gifdex.index import artifact
+
+GOLDEN = Path(__file__).parent / "golden"
+FORMATS = pytest.mark.parametrize("number", [1, 2])
+
+
+def version(number: int) -> Path:
+    return next(path for path in (GOLDEN / f"format-{number}").iterdir() if path.is_dir())
+
+
+@FORMATS
+def test_golden_version_is_whole(number: int) -> None:
+    manifest = artifact.verify(version(number))
+    assert manifest.format_version == number
+    assert json.loads((version(number) / "manifest.json").read_text())["format_version"] == number
+
+
+@FORMATS
+@pytest.mark.parametrize("verify", [True, False])
+def test_golden_version_answers_as_it_did(number: int, verify: bool) -> None:
+    opened = gifdex.open(version(number), verify=verify)
+    answers = json.loads((GOLDEN / f"format-{number}" / "answers.json").read_text())
+    for answer in answers:
+        query = np.array(answer["query"])
+        for how in ({"exact": True}, *({"engine": engine, "effort": 140} for engine in opened.engines)):
+            hits = opened.search(query, 10, **how)
+            assert [hit.id for hit in hits] == [hit["id"] for hit in answer["hits"]]
+            np.testing.assert_allclose([h.score for h in hits], [h["score"] for h in answer["hits"]], atol=2e-7)
+            assert [(hit.uri, hit.metadata) for hit in hits] == [(h["uri"], h["metadata"]) for h in answer["hits"]]
+        cats = [hit.id for hit in opened.search(query, 600, where={"tag": "cat"})]
+        expected = [h.id for h in opened.search(query, 600, exact=True) if h.metadata.get("tag") == "cat"]
+        assert cats == expected
+
+
+def test_format_1_reads_as_trees_over_whole_vectors() -> None:
+    manifest = gifdex.open(version(1)).manifest
+    assert (manifest.reduction, manifest.engine, set(manifest.engines)) == (None, "scan", {"annoy", "scan"})
+    annoy = manifest.engines["annoy"]
+    assert (annoy.metric, annoy.dimensions, annoy.parameters["trees"], annoy.effort) == ("angular", 8, 5, 200)
+    assert annoy.quality.recall == {"10": 1.0}

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gifdex
+from gifdex.encoders.base import FloatArray
+from gifdex.index import reduction
+from gifdex.index.engines.base import spread
+from gifdex.index.lookup import Index
+from gifdex.index.search import Searcher
+from gifdex.index.tuning import TARGET, HeldOut, Tuned, curve, fastest, pooled, tune
+from gifdex.schemas.errors import CorruptIndexError
+from gifdex.schemas.manifest import QualityFacts
+
+
+def searcher(index: Index) -> Searcher:
+    return index._searcher
+
+
+def recall_without_own(index: Index, engine: str, effort: int, k: int) -> float:
+    """As the manifest's recall, by the public search alone: neighbours of stored vectors other than themselves."""
+    rows = spread(len(index), 256)
+    queries = searcher(index).vectors_at(rows)
+    exact = index.search(queries, k + 1, exact=True)
+    found = index.search(queries, k + 1, engine=engine, effort=effort)
+    shares = []
+    for own, best, hits in zip(rows.tolist(), exact, found, strict=True):
+        others = [{hit.id for hit in answer if hit.id != f"gif-{own:05d}"} for answer in (best, hits)]
+        shares.append(len(others[0] & others[1]) / k)
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("engine", ["annoy", "scan"])
+def test_recall_of_the_manifest_is_what_stored_vectors_find_of_each_other(reduced: Index, engine: str) -> None:
+    facts = reduced.manifest.engines[engine]
+    assert facts.quality.recall["10"] >= TARGET
+    assert recall_without_own(reduced, engine, facts.effort, 10) == pytest.approx(facts.quality.recall["10"], abs=0.01)
+
+
+def test_default_effort_is_the_least_of_the_ladder_that_has_the_recall(reduced: Index) -> None:
+    held_out = HeldOut(searcher(reduced), spread(len(reduced), 256))
+    for engine in ("annoy", "scan"):
+        found = curve(searcher(reduced), held_out, engine)
+        *before, last = found
+        assert last == reduced.manifest.engines[engine].effort
+        assert all(found[effort]["10"] < TARGET for effort in before)
+        assert set(found[last]) == {"1", "10", "100"}
+
+
+def test_graph_is_measured_on_vectors_that_it_does_not_have(
+    tmp_path: Path, make_version: Callable[..., Path], spectral: Callable[..., FloatArray]
+) -> None:
+    # One far-off pair: each finds the other only if the graph leads there, and a vector in the graph leads to itself.
+    vectors = spectral(3000)
+    opened = gifdex.open(make_version(tmp_path / "00000000000000ee", vectors, hnsw=True))
+    facts = opened.manifest.engines["hnsw"]
+    in_graph = recall_without_own(opened, "hnsw", facts.effort, 10)
+    assert facts.quality.queries == 256
+    assert TARGET <= facts.quality.recall["10"] <= 1.0
+    assert in_graph >= facts.quality.recall["10"] - 0.01
+    assert [path.name for path in opened.path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_curves_of_shards_are_pooled_by_their_items() -> None:
+    first = {10: {"10": 0.5}, 15: {"10": 0.9, "1": 1.0, "100": 0.8}}
+    second = {10: {"10": 1.0, "1": 0.5, "100": 1.0}}
+    assert pooled([first, second], [300, 100]) == {
+        10: {"1": pytest.approx(0.875), "10": pytest.approx(0.625), "100": pytest.approx(0.85)},
+        15: {"1": pytest.approx(0.875), "10": pytest.approx(0.925), "100": pytest.approx(0.85)},
+    }
+
+
+def test_known_curve_gives_the_effort_and_the_engine_its_speed(reduced: Index) -> None:
+    held_out = HeldOut(searcher(reduced), spread(len(reduced), 20))
+    known = {10: {"1": 1.0, "10": 0.5, "100": 0.4}, 15: {"1": 1.0, "10": 0.995, "100": 0.9}}
+    tuned = tune(searcher(reduced), held_out, "hnsw", known)
+    assert (tuned.effort, tuned.quality.recall, tuned.quality.queries) == (15, known[15], 20)
+    assert tuned.quality.queries_per_second > 0
+
+
+def test_fastest_engine_answers() -> None:
+    speeds = {"annoy": 50.0, "scan": 70.0, "hnsw": 60.0}
+    assert fastest({name: Tuned(10, QualityFacts(1, {}, speed)) for name, speed in speeds.items()}) == "scan"
+
+
+def test_reduction_is_fitted_where_the_spectrum_falls_and_nowhere_else(spectral: Callable[..., FloatArray]) -> None:
+    random = np.random.default_rng(0)
+    flat = random.standard_normal((2000, 128)).astype(np.float32)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    assert reduction.fit(flat) is None
+    assert reduction.fit(spectral(2000, 64)) is None
+    found = reduction.fit(spectral(2000, 256))
+    assert found is not None
+    kept = np.sum((spectral(2000, 256) @ found.directions) ** 2) / 2000
+    assert 0.85 <= kept <= 0.95
+    assert found.scanned % 16 == 0
+    assert np.sum((spectral(2000, 256) @ found.leading(found.scanned)) ** 2) / 2000 >= 0.75
+
+
+def test_reduction_comes_back_as_it_was_and_not_as_another(tmp_path: Path, spectral: Callable[..., FloatArray]) -> None:
+    assert reduction.fit(spectral(1000, 256)) is None  # too few to tell
+    found = reduction.fit(spectral(1100, 256))
+    assert found is not None
+    found.save(tmp_path / "r.safetensors")
+    again = reduction.load(tmp_path / "r.safetensors", 256, found.directions.shape[1])
+    np.testing.assert_array_equal(again.directions, found.directions)
+    assert (again.scanned, again.sample) == (found.scanned, 1100)
+    for dimensions, kept in ((255, None), (256, 1)):
+        with pytest.raises(CorruptIndexError, match="expected finite float32 of shape"):
+            reduction.load(tmp_path / "r.safetensors", dimensions, kept)
