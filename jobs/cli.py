@@ -17,6 +17,7 @@ _JOBS = {
     "search": ("gifdex.jobs.search", "Ask an index with a sentence."),
     "evaluate": ("gifdex.jobs.evaluate", "Measure how well an index finds GIFs by their captions."),
     "inspect": ("gifdex.jobs.inspect", "Show what an index is made of."),
+    "export": ("gifdex.jobs.export", "Write an index as plain files for other libraries."),
     "verify": ("gifdex.jobs.verify", "Check every byte of an index against its manifest."),
     "demo": ("gifdex.jobs.demo", "Make a small corpus, build its index and ask it six sentences."),
 }

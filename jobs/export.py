@@ -1,0 +1,59 @@
+"""`gifdex export`: an index as plain files for readers that know nothing of gifdex."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from gifdex.jobs.console import PathOption, StageProgress, print_json
+
+_EPILOG = """\b
+Examples:
+  gifdex export ws/index vectors --format npy
+  gifdex export ws/index for-spark --format parquet --json
+  gifdex export ws/index for-annoy --format annoy --trees 100 --force
+
+\b
+DEST then has items.jsonl (row, id, uri, sha256, caption, metadata; line i is row i), facts.json (counts,
+encoders, sizes and hashes), and one of:
+  annoy     vectors.ann      Annoy, angular; needs memory of 1.3 times the file
+  npy       vectors.npy      NumPy, float32 (items, dimensions), unit length
+  parquet   vectors.parquet  the items' columns and vector, a list of floats
+  usearch   vectors.usearch  HNSW graph, cos, f32, keys are rows; needs memory of the file, and the extra hnsw
+  faiss     vectors.faiss    IndexFlatIP; needs memory of twice the file, and the extra faiss
+"""
+
+# As gifdex.index.export has them, which imports too much for --help.
+FORMATS = ("annoy", "npy", "parquet", "usearch", "faiss")
+TREES = 50
+
+
+@click.command("export", epilog=_EPILOG)
+@click.argument("store", type=PathOption())
+@click.argument("dest", type=PathOption())
+@click.option("--format", "format", required=True, type=click.Choice(FORMATS), help="What to write vectors as.")
+@click.option("--trees", type=click.IntRange(1), help=f"Trees, for the format annoy.  [default: {TREES}]")
+@click.option("--force", is_flag=True, help="Replace an earlier export at DEST.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
+def command(store: Path, dest: Path, format: str, trees: int | None, force: bool, as_json: bool) -> None:
+    """Write STORE (a store's published version, or one version) to the folder DEST for other libraries.
+
+    Every byte of the version is checked first. DEST is made; one that is not empty is refused, and --force replaces
+    nothing but an earlier export. It appears when it is whole: until then it is beside its place as .tmp-..., which
+    may be deleted if the export was killed.
+    """
+    from gifdex.index.export import export
+    from gifdex.index.store import resolve
+
+    if trees is not None and format != "annoy":
+        raise click.UsageError(f"--trees is for the format annoy; the format is {format}: leave it out")
+    with StageProgress(Console(stderr=True)).shown() as progress:
+        done = export(resolve(store), dest, format, trees=trees or TREES, force=force, progress=progress)
+    total = sum(file.bytes for file in done.files.values())
+    if as_json:
+        facts = {"path": str(done.path), "format": done.format, "build_id": done.build_id, "items": done.items}
+        print_json({**facts, "files": sorted(done.files), "bytes": total})
+        return
+    click.echo(f"{done.path} has {done.items:,} items as {done.format}: {', '.join(done.files)}, {total:,} bytes")

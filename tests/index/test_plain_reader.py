@@ -1,0 +1,245 @@
+"""What docs/index-format.md says is enough to read an index: a reader written from it finds what gifdex finds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import gifdex
+from gifdex.encoders.base import FloatArray, unit
+from gifdex.index.lookup import Index
+from gifdex.index.search import candidates
+from gifdex.index.store import publish
+
+READER = Path(__file__).with_name("plain_reader.py")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "index-format.md"
+ASK = """
+import json, runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+print(json.dumps([name for name in sys.modules if name.partition(".")[0] == "gifdex"]))
+"""
+
+
+def make_store(folder: Path, make_version: Any, vectors: FloatArray, shards: tuple[int, ...]) -> Path:
+    make_version(folder / "00000000000000cc", vectors, shards)
+    publish(folder, "00000000000000cc")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, make_version: Any, clustered: Any) -> Path:
+    """A store of 4,000 items of 128 dimensions in three shards, with a reduction."""
+    folder = tmp_path_factory.mktemp("plain") / "index"
+    return make_store(folder, make_version, clustered(4000, 128), (1500, 1300, 1200))
+
+
+def near(index: Index, count: int) -> FloatArray:
+    """Vectors near those of the index, of any length."""
+    random = np.random.default_rng(11)
+    stored = np.concatenate([np.load(index.path / shard.vectors) for shard in index.manifest.shards])
+    drawn = stored[random.integers(0, len(stored), count)]
+    return 3 * (drawn + 0.05 * random.standard_normal(drawn.shape)).astype(np.float32)
+
+
+def ask(store: Path, queries: FloatArray, folder: Path) -> tuple[subprocess.CompletedProcess[str], Any]:
+    """Answer queries by the plain reader in its own process; its second line has the modules of gifdex it knows."""
+    np.save(folder / "queries.npy", queries)
+    command = [sys.executable, "-c", ASK, str(READER), str(store), str(folder / "queries.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def assert_same(found: Any, index: Index, queries: FloatArray) -> None:
+    expected = index.search(queries, 10, engine="annoy")
+    assert [[key for key, _ in answer] for answer in found] == [[hit.id for hit in hits] for hits in expected]
+    scores = [[hit.score for hit in hits] for hits in expected]
+    np.testing.assert_allclose([[score for _, score in answer] for answer in found], scores, rtol=0, atol=1e-12)
+
+
+def test_a_reader_without_gifdex_finds_the_same_by_the_same_trees(store: Path, tmp_path: Path) -> None:
+    index = gifdex.open(store)
+    facts = index.manifest.engines["annoy"]
+    assert index.manifest.reduction is not None
+    assert facts.dimensions < index.dimensions
+    assert 2 * candidates(facts.effort, 10) * len(index.manifest.shards) < len(index)  # else all would be scored
+    queries = near(index, 50)
+    done, lines = ask(store, queries, tmp_path)
+    assert done.returncode == 0, done.stderr
+    found, modules = lines
+    assert modules == []
+    assert len(found) == 50
+    assert_same(found, index, queries)
+
+
+def test_the_reader_does_without_a_reduction_too(make_version: Any, clustered: Any, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "index", make_version, clustered(3000, 32), (1600, 1400))
+    index = gifdex.open(store)
+    assert index.manifest.reduction is None
+    assert 2 * candidates(index.manifest.engines["annoy"].effort, 10) * 2 < len(index)
+    queries = near(index, 20)
+    done, lines = ask(store, queries, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(lines[0], index, queries)
+
+
+def test_the_reader_scores_all_of_a_small_index(make_version: Any, clustered: Any, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "index", make_version, clustered(90, 128), (1, 60, 29))
+    index = gifdex.open(store)
+    queries = near(index, 5)
+    done, lines = ask(store, queries, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(lines[0], index, queries)
+
+
+def test_the_reader_refuses_what_the_page_says_to_refuse(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "index")
+    manifest = tmp_path / "index" / "00000000000000cc" / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"format_version": 2', '"format_version": 3'))
+    done, _ = ask(tmp_path / "index", np.ones((1, 128), np.float32), tmp_path)
+    assert done.returncode == 1
+    assert "has format version 3, expected 2" in done.stderr
+    manifest.write_text(text)
+    with (manifest.parent / "shard-00001.ann").open("r+b") as stream:
+        stream.truncate(1000)
+    done, _ = ask(tmp_path / "index", np.ones((1, 128), np.float32), tmp_path)
+    assert done.returncode == 1
+    assert "shard-00001.ann is not of " in done.stderr
+
+
+def test_the_reader_is_short_and_names_no_gifdex_module() -> None:
+    text = READER.read_text()
+    assert len(text.splitlines()) <= 60
+    assert re.findall(r"^(?:from|import) gifdex", text, re.MULTILINE) == []
+
+
+def test_the_example_on_the_page_answers_as_gifdex_does(store: Path, tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert "gifdex." not in example
+    (tmp_path / "ws").mkdir()
+    (tmp_path / "ws" / "index").symlink_to(store)
+    (tmp_path / "example.py").write_text(example + "print(json.dumps(answer))\n")
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    hits = gifdex.open(store).search(unit(np.ones((1, 128)))[0], 10, engine="scan")
+    assert [key for key, _ in json.loads(done.stdout)] == [hit.id for hit in hits]
+    scores = [hit.score for hit in hits]
+    np.testing.assert_allclose([score for _, score in json.loads(done.stdout)], scores, rtol=0, atol=1e-12)
+
+
+def walked(path: Path, query: FloatArray, items: int, metric: str, search_k: int) -> list[int]:
+    """Return the rows that Annoy's search comes to, by the page's words on nodes; `query` has f numbers."""
+    head = {"angular": 3, "euclidean": 4}[metric]
+    words = np.fromfile(path, "<i4").reshape(-1, head + len(query))
+    numbers = words.view("<f4")
+    roots = [len(words) - 1]
+    while roots[-1] and words[roots[-1] - 1, 0] == words[-1, 0] == items:
+        roots.append(roots[-1] - 1)
+    if len(roots) > 1 and words[roots[-1], head - 2] == words[-1, head - 2]:
+        roots.pop()
+    waiting, found = [(np.inf, root) for root in roots], []
+    while waiting and len(found) < search_k:
+        priority, node = waiting.pop(waiting.index(max(waiting)))
+        descendants = words[node, 0]
+        if node < items:
+            assert descendants == 1
+            found.append(node)
+        elif descendants <= len(query) + 2:
+            found += words[node, head - 2 : head - 2 + descendants].tolist()
+        else:
+            side = float(numbers[node, head:] @ query) + (float(numbers[node, 1]) if metric == "euclidean" else 0.0)
+            low, high = words[node, head - 2 : head].tolist()
+            assert max(low, high) < node
+            waiting += [(min(priority, side), high), (min(priority, -side), low)]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("metric", ["angular", "euclidean"])
+def test_the_pages_words_on_annoys_bytes_lead_where_annoy_goes(
+    metric: str, make_version: Any, clustered: Any, tmp_path: Path
+) -> None:
+    from annoy import AnnoyIndex
+
+    vectors = clustered(2500, 16 if metric == "angular" else 128)
+    version = make_version(tmp_path / "v", vectors)
+    manifest = json.loads((version / "manifest.json").read_text())
+    facts = manifest["engines"]["annoy"]
+    assert facts["metric"] == metric
+    seen, tail = facts["dimensions"], metric == "euclidean"
+    trees = AnnoyIndex(seen + tail, metric)
+    assert trees.load(str(version / "shard-00000.ann"))
+    for query in clustered(5, 128, seed=9)[:, : seen + tail].astype(np.float32):
+        query[seen:] = 0
+        rows = walked(version / "shard-00000.ann", query, 2500, metric, 400)
+        assert rows == sorted(trees.get_nns_by_vector(query.tolist(), 2500, 400))
+    stored = np.array([trees.get_item_vector(row) for row in range(50)])
+    words = np.fromfile(version / "shard-00000.ann", "<f4").reshape(-1, (4 if tail else 3) + seen + tail)
+    np.testing.assert_array_equal(words[:50, 4 if tail else 3 :], stored.astype(np.float32))
+    if tail:
+        np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-6)
+
+
+def test_the_pages_words_on_the_graph_fit_its_bytes_and_its_answers(
+    make_version: Any, clustered: Any, tmp_path: Path
+) -> None:
+    from usearch.index import Index as Graph
+
+    items = 3000
+    version = make_version(tmp_path / "v", clustered(items, 128), hnsw=True)
+    index = gifdex.open(version)
+    facts = index.manifest.engines["hnsw"]
+    seen, path = facts.dimensions, version / "shard-00000.usearch"
+    stored = np.load(version / "shard-00000.vectors.npy")
+    directions = load_file(version / "reduction.safetensors")["directions"][:, :seen]
+    reduced = stored @ directions
+    data = path.read_bytes()
+    assert np.frombuffer(data, "<u4", 2).tolist() == [items, seen]
+    by_slot = np.frombuffer(data, "i1", items * seen, 8).reshape(items, seen)
+    head = 8 + items * seen
+    assert data[head : head + 9] == b"usearch\x02\x00"
+    assert [*data[head + 13 : head + 17]] == [105, 23, 14, 15]
+    assert np.frombuffer(data, "<u8", 3, head + 17).tolist() == [items, 0, seen]
+    assert not any(data[head + 41 : head + 64])
+    count, upper, lowest, highest, entry = np.frombuffer(data, "<u8", 5, head + 64).tolist()
+    assert (count, upper, lowest) == (items, facts.parameters["connectivity"], 2 * facts.parameters["connectivity"])
+    levels = np.frombuffer(data, "<i2", items, head + 104).tolist()
+    assert levels[entry] == max(levels) == highest
+    at, rows = head + 104 + 2 * items, []
+    for level in levels:
+        rows.append(int.from_bytes(data[at : at + 8], "little"))
+        assert int.from_bytes(data[at + 8 : at + 10], "little") == level
+        at += 10
+        for links in [lowest] + level * [upper]:
+            taken = int.from_bytes(data[at : at + 4], "little")
+            assert taken <= links
+            slots = np.frombuffer(data, "<u4", taken, at + 4)
+            assert all(slot < items for slot in slots)
+            at += 4 + 4 * links
+    assert at == len(data)
+    assert sorted(rows) == list(range(items))
+    scaled = np.rint(reduced * (np.float32(127) / np.abs(reduced).max())).astype(np.int8)
+    # The builder multiplies in blocks of other shapes, which may round a product to the other side.
+    assert np.abs(by_slot.astype(int) - scaled[rows]).max() <= 1
+    assert (by_slot == scaled[rows]).mean() > 0.999
+
+    graph = Graph.restore(str(path), view=True)
+    wanted = candidates(facts.effort, 10)
+    assert 2 * wanted < items
+    for query in near(index, 20):
+        one = (query.astype(np.float64) / np.linalg.norm(query.astype(np.float64))).astype(np.float32)
+        short = one @ directions
+        asked = np.rint(short * (np.float32(127) / np.abs(short).max())).astype(np.int8)
+        found = graph.search(asked, min(2 * wanted, items)).keys[:wanted].astype(np.int64)
+        cosines = stored[found].astype(np.float64) @ one.astype(np.float64)
+        best = found[np.lexsort((found, -cosines))[:10]]
+        assert [index.ids[row] for row in best] == [hit.id for hit in index.search(query, 10, engine="hnsw")]
