@@ -67,7 +67,7 @@ def test_manifest_says_what_the_version_is(version: Path) -> None:
     projection = projections.load(version / manifest.projection.file)
     assert (manifest.projection.kind, manifest.projection.fingerprint) == ("linear", projection.fingerprint)
     for facts in manifest.engines.values():
-        assert facts.quality.queries == 256
+        assert facts.quality.queries == 128
         assert set(facts.quality.recall) == {"1", "10", "100"}
         assert 0.9 <= min(facts.quality.recall.values()) <= max(facts.quality.recall.values()) <= 1.0
         assert facts.quality.queries_per_second > 0

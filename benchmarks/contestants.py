@@ -1,0 +1,352 @@
+"""What benchmarks/lookup.py compares: our engines and other libraries, each built, saved, opened and asked.
+
+`at` returns one function for a vector and, where `batches`, for several vectors at once; all run in one thread.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from vectors import Vectors
+
+K = 10
+SAMPLE = 20_000  # rows that the reduction is fitted on
+EF = (10, 20, 40, 80, 120, 160, 240, 320, 480)
+TREES = (10, 50, 100)
+SEARCH_K = (2000, 5000, 10000, 20000, 40000, 60000, 80000, 100000)
+EFFORTS = (15, 20, 35, 50, 75, 100, 150, 200, 300, 400, 600, 800)  # fewer than 15 candidates are 15
+Search = Callable[[Vectors], Any]
+
+
+class Contestant:
+    """A library, or one of our engines, in one configuration; what it needs is imported when it is used."""
+
+    name = ""
+    modules: Sequence[str] = ()
+    ours = False
+    batches = True  # whether a call takes several vectors
+    configuration = ""
+    efforts: Sequence[int | None] = EF
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.configuration}".strip()
+
+    @property
+    def store(self) -> str:
+        """The folder of what it builds; contestants with the same one share it."""
+        return re.sub(r"\W+", "-", self.title)
+
+    def build(self, items: Vectors, folder: Path) -> None:
+        """Write an index of the items into an empty folder."""
+        raise NotImplementedError
+
+    def open(self, folder: Path, dimensions: int) -> None:
+        raise NotImplementedError
+
+    def at(self, effort: int | None) -> Search:
+        """Return the search whose calls are timed, of a vector or of several; it gives what the library gives."""
+        raise NotImplementedError
+
+    def rows(self, answer: Any) -> list[list[int]]:
+        """Return the rows of an answer, a list for each vector that was asked."""
+        raise NotImplementedError
+
+    def bytes_on_disk(self, folder: Path) -> int:
+        return size(folder)
+
+
+class Annoy(Contestant):
+    name, modules = "annoy", ("annoy",)
+    efforts = SEARCH_K
+    batches = False
+
+    def __init__(self, trees: int) -> None:
+        self.trees = trees
+        self.configuration = f"{trees} trees"
+
+    def build(self, items: Vectors, folder: Path) -> None:
+        from annoy import AnnoyIndex
+
+        index = AnnoyIndex(items.shape[1], "angular")
+        index.set_seed(1)
+        for row, vector in enumerate(items):
+            index.add_item(row, vector.tolist())
+        index.build(self.trees, n_jobs=1)
+        index.save(str(folder / "index.ann"))
+
+    def open(self, folder: Path, dimensions: int) -> None:
+        from annoy import AnnoyIndex
+
+        self.index = AnnoyIndex(dimensions, "angular")
+        self.index.load(str(folder / "index.ann"))
+
+    def at(self, effort: int | None) -> Search:
+        return lambda query: self.index.get_nns_by_vector(query.tolist(), K, effort, True)
+
+    def rows(self, answer: Any) -> list[list[int]]:
+        return [answer[0]]
+
+
+class Graph(Contestant):
+    """The graphs of the other libraries, which are built in the same way."""
+
+    def __init__(self, links: int) -> None:
+        self.links = links
+        self.configuration = f"M={links}"
+
+
+class Hnswlib(Graph):
+    name, modules = "hnswlib", ("hnswlib",)
+
+    def build(self, items: Vectors, folder: Path) -> None:
+        import hnswlib
+
+        index = hnswlib.Index("ip", items.shape[1])
+        index.init_index(len(items), M=self.links, ef_construction=200)
+        index.add_items(items, num_threads=1)
+        index.save_index(str(folder / "index.hnswlib"))
+
+    def open(self, folder: Path, dimensions: int) -> None:
+        import hnswlib
+
+        self.index = hnswlib.Index("ip", dimensions)
+        self.index.load_index(str(folder / "index.hnswlib"))
+
+    def at(self, effort: int | None) -> Search:
+        def search(query: Vectors) -> Any:
+            return self.index.knn_query(query, K, num_threads=1)
+
+        self.index.set_ef(effort)
+        return search
+
+    def rows(self, answer: Any) -> list[list[int]]:
+        return answer[0].tolist()
+
+
+class FaissHnsw(Graph):
+    name, modules = "faiss-hnsw", ("faiss",)
+
+    def build(self, items: Vectors, folder: Path) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        index = faiss.IndexHNSWFlat(items.shape[1], self.links, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = 200
+        index.add(items)
+        faiss.write_index(index, str(folder / "index.faiss"))
+
+    def open(self, folder: Path, dimensions: int) -> None:
+        self.index = open_faiss(folder)
+
+    def at(self, effort: int | None) -> Search:
+        self.index.hnsw.efSearch = effort
+        width = self.index.d
+        return lambda query: self.index.search(query.reshape(-1, width), K)
+
+    def rows(self, answer: Any) -> list[list[int]]:
+        return answer[1].tolist()
+
+
+class FaissFlat(Contestant):
+    name, modules = "faiss-flat", ("faiss",)
+    efforts = (None,)
+
+    def build(self, items: Vectors, folder: Path) -> None:
+        import faiss
+
+        index = faiss.IndexFlatIP(items.shape[1])
+        index.add(items)
+        faiss.write_index(index, str(folder / "index.faiss"))
+
+    def open(self, folder: Path, dimensions: int) -> None:
+        self.index = open_faiss(folder)
+
+    def at(self, effort: int | None) -> Search:
+        width = self.index.d
+        return lambda query: self.index.search(query.reshape(-1, width), K)
+
+    def rows(self, answer: Any) -> list[list[int]]:
+        return answer[1].tolist()
+
+
+def open_faiss(folder: Path) -> Any:
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    # Of its two ways to map a file this is the one that flat vectors take; without it they are read.
+    return faiss.read_index(str(folder / "index.faiss"), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
+
+
+class Usearch(Graph):
+    name, modules = "usearch", ("usearch.index",)
+
+    def __init__(self, links: int) -> None:
+        super().__init__(links)
+        self.configuration += " f16"
+
+    def empty(self, dimensions: int) -> Any:
+        from usearch.index import Index
+
+        return Index(ndim=dimensions, metric="ip", dtype="f16", connectivity=self.links, expansion_add=200)
+
+    def build(self, items: Vectors, folder: Path) -> None:
+        index = self.empty(items.shape[1])
+        index.add(np.arange(len(items)), items, threads=1)
+        index.save(str(folder / "index.usearch"))
+
+    def open(self, folder: Path, dimensions: int) -> None:
+        self.index = self.empty(dimensions)
+        self.index.view(str(folder / "index.usearch"))
+
+    def at(self, effort: int | None) -> Search:
+        def search(query: Vectors) -> Any:
+            return self.index.search(query, K, threads=1)
+
+        self.index.expansion_search = effort
+        return search
+
+    def rows(self, answer: Any) -> list[list[int]]:
+        return np.atleast_2d(answer.keys).tolist()
+
+
+class Voyager(Graph):
+    name, modules = "voyager", ("voyager",)
+
+    def build(self, items: Vectors, folder: Path) -> None:
+        from voyager import Index, Space, StorageDataType
+
+        index = Index(
+            Space.InnerProduct,
+            items.shape[1],
+            M=self.links,
+            ef_construction=200,
+            max_elements=len(items),
+            storage_data_type=StorageDataType.Float32,
+        )
+        index.add_items(items, num_threads=1)
+        index.save(str(folder / "index.voyager"))
+
+    def open(self, folder: Path, dimensions: int) -> None:
+        from voyager import Index
+
+        self.index = Index.load(str(folder / "index.voyager"))
+
+    def at(self, effort: int | None) -> Search:
+        return lambda query: self.index.query(query, K, num_threads=1, query_ef=effort)
+
+    def rows(self, answer: Any) -> list[list[int]]:
+        return np.atleast_2d(answer[0]).tolist()
+
+
+class Gifdex(Contestant):
+    """One of our engines; an effort of None is the one that the build chose."""
+
+    ours = True
+
+    def __init__(self, engine: str, items: int | None = None) -> None:
+        """Take the items that it will have, a quarter of which is the most effort that is asked for."""
+        self.engine = engine
+        self.name = f"gifdex-{engine}"
+        self.modules = ("gifdex.index.lookup", *(("usearch.index",) if engine == "hnsw" else ()))
+        sensible = (effort for effort in EFFORTS if items is None or effort <= items // 4)
+        self.efforts = (None,) if engine == "exact" else (None, *sensible)
+
+    @property
+    def store(self) -> str:
+        return "gifdex-hnsw" if self.engine == "hnsw" else "gifdex"
+
+    def build(self, items: Vectors, folder: Path) -> None:
+        chosen = np.unique(np.linspace(0, len(items) - 1, min(SAMPLE, len(items))).astype(np.int64))
+        build_gifdex(folder, [items], items[chosen], graph=self.engine == "hnsw")
+
+    def open(self, folder: Path, dimensions: int) -> None:
+        import gifdex
+
+        self.index = gifdex.open(folder)
+
+    def at(self, effort: int | None) -> Search:
+        if self.engine == "exact":
+            return lambda query: self.index.search(query, K, exact=True)
+        return lambda query: self.index.search(query, K, engine=self.engine, effort=effort)
+
+    def rows(self, answer: Any) -> list[list[int]]:
+        answers = answer if isinstance(answer[0], list) else [answer]
+        return [[int(hit.id) for hit in hits] for hits in answers]
+
+    def bytes_on_disk(self, folder: Path) -> int:
+        """Bytes of what the engine needs: the scan reads its vectors from Annoy's file."""
+        needed = {"scan": "annoy"}.get(self.engine, self.engine)
+        others = [file for s in self.index.manifest.shards for name, file in s.engines.items() if name != needed]
+        return size(folder) - sum((folder / file).stat().st_size for file in others)
+
+
+def build_gifdex(folder: Path, shards: Iterable[Vectors], sample: Vectors, graph: bool) -> tuple[float, Any]:
+    """Build a version as the pipeline does; return its seconds, without those of `shards`, and the manifest."""
+    from gifdex.index.build import VersionFacts, finish_version, write_items, write_shard
+    from gifdex.index.engines.settings import EngineSettings, HnswSettings
+    from gifdex.index.reduction import fit
+    from gifdex.schemas.manifest import EncoderFacts
+
+    settings = EngineSettings(hnsw=HnswSettings() if graph else None)
+    facts = VersionFacts("0" * 16, EncoderFacts("none", "0" * 16, 4), "1" * 16, EncoderFacts("none", "0" * 16, 512))
+    projection = any_projection(sample.shape[1])
+    started = time.perf_counter()
+    reduction = fit(sample)
+    elapsed = fitting = time.perf_counter() - started
+    counts: list[int] = []
+    for number, shard in enumerate(shards):
+        started = time.perf_counter()
+        write_shard(folder, number, shard, reduction, settings)
+        elapsed += time.perf_counter() - started
+        counts.append(len(shard))
+    items = any_items(sum(counts))
+    started = time.perf_counter()
+    write_items(folder, items)
+    manifest = finish_version(folder, facts, counts, projection, reduction, settings)
+    rest = time.perf_counter() - started
+    print(
+        f"  reduction {fitting:.1f} s, shards {elapsed - fitting:.1f} s, items, tuning and checksums {rest:.1f} s",
+        file=sys.stderr,
+    )
+    return elapsed + rest, manifest
+
+
+def any_projection(dimensions: int) -> Any:
+    """Return a projection for indexes that no sentence is asked of."""
+    from gifdex.encoders.projection import Projection
+
+    shapes = {"image_center": (4,), "image_map": (4, dimensions)}
+    shapes |= {"text_center": (512,), "text_map": (512, dimensions)}
+    return Projection("linear", {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+
+
+def any_items(count: int) -> Any:
+    """Return the table of items, each with its row for an id."""
+    import pyarrow as pa
+
+    from gifdex.schemas import tables
+
+    ids = [str(row) for row in range(count)]
+    columns = {
+        "id": pa.array(ids),
+        "uri": pa.array([f"corpus/{row}.gif" for row in ids]),
+        "sha256": pa.array([f"{row:064x}" for row in range(count)]),
+    }
+    return pa.table([columns.get(field.name, pa.nulls(count, field.type)) for field in tables.ITEMS], tables.ITEMS)
+
+
+def contestants(links: Sequence[int] = (16, 32), items: int | None = None) -> list[Contestant]:
+    graphs = [kind(m) for kind in (Hnswlib, FaissHnsw, Usearch, Voyager) for m in links]
+    ours = [Gifdex(engine, items) for engine in ("annoy", "scan", "hnsw", "exact")]
+    return [*ours, *(Annoy(trees) for trees in TREES), *graphs, FaissFlat()]
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
