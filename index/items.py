@@ -104,6 +104,11 @@ class Items:
         ids: list[str] = self._whole["id"].to_pylist()
         return ids
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """What a filter may name, and its Arrow type."""
+        return {field.name: str(field.type) for field in self._whole.schema}
+
     @functools.cached_property
     def _whole(self) -> pa.Table:
         """The table, every byte of which was looked at, so that Arrow's own functions may run over it."""

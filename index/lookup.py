@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 import threading
@@ -86,13 +87,13 @@ class Index:
         """Size of the joint space, which query vectors must have."""
         return self.manifest.dimensions
 
-    @property
+    @functools.cached_property
     def engines(self) -> tuple[str, ...]:
         """The engines that can be asked here."""
         able = (name for name in self.manifest.engines if name != HNSW or hnsw.is_installed())
         return tuple(able)
 
-    @property
+    @functools.cached_property
     def engine(self) -> str:
         """The engine that answers unless another is asked for: the fastest one when the index was built."""
         if self.manifest.engine in self.engines:
@@ -103,6 +104,11 @@ class Index:
     def ids(self) -> list[str]:
         """The ids of all items, in row order."""
         return self._items.ids
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What `where` may name, and its Arrow type, such as {"id": "large_string", "year": "int64"}."""
+        return self._items.columns
 
     @overload  # a str is a Sequence[str] too, and the first that matches counts
     def search(  # type: ignore[overload-overlap]

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gifdex.index.engines.settings import ENGINES
 from gifdex.jobs.console import PathOption, print_json, print_table, table
 from gifdex.jobs.native_logs import filtered_stderr
 
@@ -19,22 +20,29 @@ Examples:
   gifdex search ws/index "a cat" --text-encoder glove:/models/glove.txt
 """
 
-# As gifdex.index.engines.settings has them, which imports too much for --help.
-ENGINES = ("annoy", "scan", "hnsw")
 
-
-def _filter(given: tuple[str, ...]) -> dict[str, Any] | None:
-    """Return KEY=VALUE arguments as a filter, None where there are none."""
-    result: dict[str, Any] = {}
+def _parsed(given: tuple[str, ...]) -> dict[str, str]:
+    """Return KEY=VALUE arguments as a dict; raises a usage error for any other."""
+    pairs = {}
     for argument in given:
         key, equals, value = argument.partition("=")
         if not equals or not key:
             raise click.UsageError(f"--where {argument!r} is no KEY=VALUE; expected such as tag=cat")
-        try:
-            result[key] = json.loads(value)
-        except ValueError:
-            result[key] = value
-    return result or None
+        pairs[key] = value
+    return pairs
+
+
+def _value(text: str, kind: str) -> Any:
+    """Return VALUE for a column of an Arrow type: JSON where it can be read as that, but text for text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    if "string" not in kind:
+        return value
+    if isinstance(value, list):  # a catalog's CSV has 2015 as text, too
+        return [one if isinstance(one, str) else json.dumps(one) for one in value]
+    return value if isinstance(value, str) or value is None else text
 
 
 @click.command("search", epilog=_EPILOG)
@@ -63,13 +71,15 @@ def command(
     """Print the items of STORE that are nearest to SENTENCE, best first.
 
     STORE is an index store (its published version answers) or the folder of one version. Scores are exact cosines.
-    VALUE is JSON where it can be read as JSON (3, true, "3", ["cat", "dog"] for any of them) and else a string.
+    VALUE is JSON (3, true, null, or ["cat", "dog"] for any of them); of metadata that are text it is the text itself.
     """
     from gifdex.index.lookup import open_index
 
+    pairs = _parsed(where)
     with filtered_stderr():  # some text encoders run in TensorFlow
         index = open_index(store, text_encoder=text_encoder)
-        hits = index.search(" ".join(sentence), k, where=_filter(where), engine=engine, effort=effort, exact=exact)
+        chosen = {key: _value(value, index.columns.get(key, "")) for key, value in pairs.items()} or None
+        hits = index.search(" ".join(sentence), k, where=chosen, engine=engine, effort=effort, exact=exact)
     if as_json:
         for rank, hit in enumerate(hits, start=1):
             print_json(

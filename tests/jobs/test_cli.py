@@ -223,6 +223,9 @@ def test_build_with_a_graph_and_shards_from_a_catalog_answers_with_filters(built
     assert len(ids()) == len(IDS)
     assert ids("--where", "tag=animal") == ["cat-pan"]
     assert set(ids("--where", "tag=thing")) == set(IDS) - {"cat-pan"}
+    assert set(ids("--where", "length=11")) == {"flower-zoom"}  # which a CSV has as text
+    assert set(ids("--where", "length=[7, 11]", "--where", "tag=animal")) == {"cat-pan"}
+    assert ids("--where", "caption=null", "-k", "1") == ["cat-pan"]
     assert ids("--where", 'id=["cat-pan", "none"]', "--engine", "hnsw", "--effort", "3") == ["cat-pan"]
     for engine in ("annoy", "scan", "hnsw"):
         assert ids("--engine", engine) == ids("--exact")
