@@ -16,6 +16,7 @@ from gifdex.encoders.projection import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import artifact, store
 from gifdex.index.build import VersionFacts, finish_version, write_items
+from gifdex.index.engines import hnsw
 from gifdex.pipeline import shards
 from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.embed import RunSummary, commit_lists, commit_statistics, held_workspace, prepare, recipe_id, split
@@ -51,6 +52,8 @@ def build(settings: BuildSettings, progress: Progress = silent) -> BuildSummary:
 
 def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) -> BuildSummary:
     shared = Shared()
+    if settings.index.engines.hnsw is not None:
+        hnsw.usearch()
     texts = text_encoder(settings.index.text_encoder)  # first: its mistakes are found without loading anything
     images, cache = prepare(settings, workspace, shared, progress)
     summary = BuildSummary(store=str(workspace.store), precision=images.precision)

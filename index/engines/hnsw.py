@@ -37,7 +37,8 @@ _KINDS = (105, 23, 14, 15)  # inner product, int8, uint64 keys, uint32 links
 _SEE = "restore the file or rebuild the index"
 
 
-def _usearch() -> Any:
+def usearch() -> Any:
+    """Return the library's module; raises MissingExtraError where it is not installed."""
     try:
         from usearch import index
     except ImportError as err:
@@ -90,7 +91,7 @@ class HnswBuilder:
     """A graph under construction: rows are added in parts, and it answers in between."""
 
     def __init__(self, dimensions: int, settings: HnswSettings) -> None:
-        self._index = _usearch().Index(
+        self._index = usearch().Index(
             ndim=dimensions,
             metric=METRIC,
             dtype="i8",
@@ -134,7 +135,7 @@ class HnswEngine:
 
     def __init__(self, path: Path, items: int, dimensions: int) -> None:
         """Map the file; raises CorruptIndexError where it is no graph over `items` items of `dimensions`."""
-        self._library = _usearch()
+        self._library = usearch()
         self._path, self._items = path, items
         self._mapped = map_graph(path, items, dimensions)
         _check_nodes(path, self._mapped, items, dimensions)

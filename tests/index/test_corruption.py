@@ -150,6 +150,7 @@ def damages(other: Path, names: Iterable[str]) -> dict[str, tuple[str, Damage]]:
         "truncated to nothing": truncate(0),
         "truncated to a tenth": truncate(0.1),
         "truncated to a half": truncate(0.5),
+        **{f"truncated to {share:.0%}": truncate(share) for share in np.linspace(0.02, 0.98, 13)},
         "short of one byte": truncate(-1),
         "one byte longer": extend(b"\0"),
         "some nodes longer": extend(b"\0" * 76 * 3),

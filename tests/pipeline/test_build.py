@@ -22,6 +22,7 @@ from gifdex.encoders.projection import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import store
 from gifdex.index.artifact import read_manifest, verify
+from gifdex.index.engines.settings import EngineSettings, HnswSettings
 from gifdex.index.lookup import open_index
 from gifdex.pipeline.build import BuildSummary, build
 from gifdex.pipeline.decoders import registry
@@ -273,6 +274,16 @@ def test_a_gif_cut_short_is_a_partial_item_and_with_strict_a_reject(tmp_path: Pa
     assert row["reason"] == f"only the beginning of the file is good, and --strict was asked for: it {found['cut']}"
     again = run(corpus, workspace)
     assert (again.build_id, again.partial, again.tried, damage(again)) == (first.build_id, 1, 0, found)
+
+
+def test_a_graph_without_its_library_stops_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_gif: GifWriter
+) -> None:
+    monkeypatch.setitem(sys.modules, "usearch", None)
+    write_gif(tmp_path / "gifs" / "a.gif")
+    with pytest.raises(MissingExtraError, match="the engine hnsw needs the module usearch"):
+        run(tmp_path / "gifs", tmp_path / "ws", index=IndexSettings(engines=EngineSettings(hnsw=HnswSettings())))
+    assert not list((tmp_path / "ws").rglob("*.parquet"))
 
 
 def test_an_unknown_decoder_stops_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
