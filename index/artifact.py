@@ -13,10 +13,12 @@ from gifdex.index.engines.settings import ANNOY, ENGINES, HNSW, SCAN
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError
 from gifdex.schemas.files import commit_bytes, sha256_file
 from gifdex.schemas.manifest import MANIFEST_NAME, FileFacts, Manifest
+from gifdex.schemas.progress import Progress, silent
 
 ITEMS_NAME = "items.arrow"
 PROJECTION_NAME = "projection.safetensors"
 REDUCTION_NAME = "reduction.safetensors"
+_MIB = 1024**2
 _MOST_ITEMS = 2**48  # more would overflow what is counted in bytes
 # What a manifest may call a file: nothing that could lead out of the version's folder.
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -123,8 +125,10 @@ def check_sizes(version: Path, manifest: Manifest) -> list[str]:
     return needed
 
 
-def check_hashes(version: Path, manifest: Manifest) -> None:
-    """Raise CorruptIndexError unless every file has the SHA-256 that the manifest says."""
+def check_hashes(version: Path, manifest: Manifest, progress: Progress = silent) -> None:
+    """Raise CorruptIndexError unless every file has the SHA-256 that the manifest says; `progress` counts MiB."""
+    done, total = 0, sum(facts.bytes for facts in manifest.files.values())
+    progress("verify", 0, total // _MIB)
     for name, facts in manifest.files.items():
         try:
             found = sha256_file(version / name)
@@ -137,16 +141,19 @@ def check_hashes(version: Path, manifest: Manifest) -> None:
                 f"{version / name} has SHA-256 {found[:16]}..., but the manifest says {facts.sha256[:16]}...: its "
                 "bytes were altered; restore the file or rebuild"
             )
+        done += facts.bytes
+        progress("verify", max(0, min(done, total - _MIB)) // _MIB, total // _MIB)
+    progress("verify", total // _MIB, total // _MIB)
 
 
-def verify(version: Path) -> Manifest:
+def verify(version: Path, progress: Progress = silent) -> Manifest:
     """Check every byte of a version against its manifest and return the manifest.
 
     Raises an ArtifactError for the first thing that is wrong.
     """
     manifest = read_manifest(version)
     check_sizes(version, manifest)
-    check_hashes(version, manifest)
+    check_hashes(version, manifest, progress)
     return manifest
 
 

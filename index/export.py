@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ from gifdex.schemas import tables
 from gifdex.schemas.errors import CorruptIndexError, ExportError, MissingExtraError
 from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, commit_bytes, committing, read_table
 from gifdex.schemas.manifest import FileFacts, Manifest
+from gifdex.schemas.progress import Progress, silent
 
 FACTS_NAME = "facts.json"
 ITEMS_NAME = "items.jsonl"
@@ -41,9 +42,6 @@ TREES = 50
 # Vectors that are read at a time.
 _BLOCK_BYTES = 16 * 1024**2
 _ITEMS_BLOCK = 10_000
-
-# Told a stage, how much of it is done, and of how much.
-Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def export(
     *,
     trees: int = TREES,
     force: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> Exported:
     """Verify every byte of a version, and write it to the folder `destination` in one of FORMATS.
 
@@ -115,9 +113,7 @@ def export(
     place = Path(os.path.realpath(absolute(destination)))
     try:
         replaces = _replaces(place, force)
-        progress("verify", 0, 1)
-        manifest = verify(version)
-        progress("verify", 1, 1)
+        manifest = verify(version, progress)
         shards = open_shards(version, manifest.shards, manifest.dimensions, manifest.reduction is not None)
         source = _Source(manifest, _read_items(version, manifest), shards, trees, progress)
         with _committing_folder(place, replaces) as folder:

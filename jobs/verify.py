@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.console import Console
 
-from gifdex.jobs.console import PathOption, print_json
+from gifdex.jobs.console import PathOption, StageProgress, print_json
 
 _EPILOG = """\b
 Example:
@@ -27,7 +28,8 @@ def command(store: Path, as_json: bool) -> None:
     from gifdex.index.store import resolve
 
     version = resolve(store)
-    manifest = verify(version)
+    with StageProgress(Console(stderr=True)).shown() as progress:
+        manifest = verify(version, progress)
     index = open_index(version)
     for engine in index.engines:
         index.prepare(engine)

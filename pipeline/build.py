@@ -23,11 +23,12 @@ from gifdex.pipeline.embed import RunSummary, commit_lists, commit_statistics, h
 from gifdex.pipeline.encode import encode_missing
 from gifdex.pipeline.scan import scan
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
-from gifdex.pipeline.tasks import Progress, run_tasks, silent
+from gifdex.pipeline.tasks import run_tasks
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.errors import ArtifactError, PipelineError, ProjectionError
 from gifdex.schemas.files import read_table
 from gifdex.schemas.manifest import FORMAT_VERSION, EncoderFacts
+from gifdex.schemas.progress import Progress, silent
 
 
 @dataclass

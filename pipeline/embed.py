@@ -24,11 +24,12 @@ from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.encode import Encoded, acquire_encoder, encode_missing, open_cache
 from gifdex.pipeline.scan import Scan, scan
 from gifdex.pipeline.settings import BuildSettings
-from gifdex.pipeline.tasks import Progress, pipeline_options, silent
+from gifdex.pipeline.tasks import pipeline_options
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorpusError, WorkspaceError
 from gifdex.schemas.files import commit_bytes, commit_table, remove_unfinished
+from gifdex.schemas.progress import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,11 @@ from gifdex.pipeline.corpus import read_bytes
 from gifdex.pipeline.decode import RESIZE, SampledFrames, decode
 from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.settings import BuildSettings, EncodeSettings
-from gifdex.pipeline.tasks import Progress, run_tasks
+from gifdex.pipeline.tasks import run_tasks
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.errors import DecodeError, EncoderError, GifdexError, PipelineError
 from gifdex.schemas.files import read_table
+from gifdex.schemas.progress import Progress
 
 # Raised when our own decoding, sampling or pooling gives other features than before.
 _REVISION = 2

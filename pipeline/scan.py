@@ -20,11 +20,12 @@ import pyarrow.compute as pc
 from gifdex.pipeline.corpus import Entry, Listing, file_metadata, list_corpus, read_bytes
 from gifdex.pipeline.decoders.base import check_bytes
 from gifdex.pipeline.settings import BuildSettings, Limits
-from gifdex.pipeline.tasks import Progress, run_tasks
+from gifdex.pipeline.tasks import run_tasks
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.errors import LimitError, PipelineError
 from gifdex.schemas.files import commit_table, read_table
+from gifdex.schemas.progress import Progress
 
 _TASK_ITEMS = 256
 

@@ -20,6 +20,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from gifdex.schemas.errors import BeamOptionsError, GifdexError, PipelineError
+from gifdex.schemas.progress import Progress, silent
 
 # Named explicitly: Beam's default runner first looks for a program to download.
 _LOCAL_RUNNER = "--runner=FnApiRunner"
@@ -40,17 +41,6 @@ class Task(Protocol):
     @property
     def items(self) -> int:
         """How many items it stands for."""
-
-
-class Progress(Protocol):
-    """Told how far a stage is; called from another thread than the one that runs the stage."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take note that `done` of `total` items of the stage are finished."""
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """A Progress that says nothing."""
 
 
 def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:

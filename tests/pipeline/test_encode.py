@@ -33,10 +33,10 @@ from gifdex.pipeline.encode import (
     plan,
 )
 from gifdex.pipeline.settings import SAMPLING_STRATEGIES, BuildSettings, EncodeSettings, Limits, Sampling
-from gifdex.pipeline.tasks import silent
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.errors import EncoderError
+from gifdex.schemas.progress import silent
 
 GifMaker = Callable[..., Path]
 CACHE = FeatureCache(Path("/nowhere/features"), "f" * 16, 3, "decoder 1")
