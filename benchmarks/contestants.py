@@ -20,7 +20,7 @@ SAMPLE = 20_000  # rows that the reduction is fitted on
 EF = (10, 20, 40, 80, 120, 160, 240, 320, 480)
 TREES = (10, 50, 100)
 SEARCH_K = (2000, 5000, 10000, 20000, 40000, 60000, 80000, 100000)
-EFFORTS = (15, 20, 35, 50, 75, 100, 150, 200, 300, 400, 600, 800)  # fewer than 15 candidates are 15
+EFFORTS = (15, 20, 35, 50, 65, 80, 100, 125, 150, 200, 250, 325, 400, 600, 800)  # fewer than 15 candidates are 15
 Search = Callable[[Vectors], Any]
 
 

@@ -33,6 +33,8 @@ _EFFORT_HITS = 10
 _SMALL = 512
 # Reading a vector here and there takes longer than reading it in order by this factor or more.
 _SCANNED = 2
+# Of so few scores the highest are found at once.
+_FEW = 4096
 # Scores held at a time by an exact scan: 64 MiB of float32.
 _SCAN_SCORES = 16 * 1024**2
 # Rows scored again at a time.
@@ -258,7 +260,7 @@ def _contenders(scores: FloatArray, k: int) -> Rows:
     """Return the places of float32 (n,) scores that exact ones may still put among the k best."""
     if k >= len(scores):
         return np.arange(len(scores))
-    high = scores[highest(scores, k)]
+    high = scores if len(scores) < _FEW else scores[highest(scores, k)]
     threshold = np.partition(high, len(high) - k)[len(high) - k]
     return np.flatnonzero(scores >= threshold - _ROUNDING)
 
