@@ -79,7 +79,11 @@ def _check_facts(path: Path, manifest: Manifest) -> None:
                 f"{path} says that the engine {name} sees {engine.dimensions} of {width} dimensions, which cannot be: "
                 "restore it or rebuild"
             )
-        if engine.effort < 1 or engine.metric != metrics[name] or (name == ANNOY and engine.library != "annoy"):
+        if (
+            not 1 <= engine.effort <= _MOST_ITEMS
+            or engine.metric != metrics[name]
+            or (name == ANNOY and engine.library != "annoy")
+        ):
             raise CorruptIndexError(
                 f"{path} says that the engine {name} is of {engine.library!r:.40}, metric {engine.metric!r:.40} and "
                 f"effort {engine.effort}, which cannot be: restore it or rebuild"

@@ -30,7 +30,7 @@ from gifdex.index.engines.hnsw import HnswBuilder
 from gifdex.index.engines.settings import ANNOY, HNSW, SCAN, EngineSettings, HnswSettings
 from gifdex.index.reduction import Reduction
 from gifdex.index.search import Searcher, Shard, open_shards
-from gifdex.index.tuning import QUERIES, Curve, HeldOut, Tuned, curve, fastest, pooled, tune
+from gifdex.index.tuning import QUERIES, HeldOut, Measured, Tuned, curve, fastest, pooled, tune
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.files import commit_bytes, committing
 from gifdex.schemas.manifest import (
@@ -100,7 +100,8 @@ def _write_graph(
     shard = Shard(version, shard_facts, 0, vectors, reduction is not None, {HNSW: builder})
     facts = _facts(vectors.shape[1], reduction, EngineSettings(hnsw=settings))
     searcher = Searcher([shard], facts, reduction)
-    found = curve(searcher, HeldOut(searcher, held_out, np.sort(first)), HNSW)
+    asked = HeldOut(searcher, held_out, np.sort(first))
+    found = {"queries": len(asked.queries), "curve": curve(searcher, asked, HNSW)}
     builder.add(held_out, seen[held_out])
     builder.save(version / graph_name(number))
     commit_bytes(version / held_out_name(number), json.dumps(found).encode())
@@ -194,14 +195,14 @@ def _tuned(
     held_out = HeldOut(searcher, spread(searcher.items, QUERIES))
     known = {}
     if HNSW in engines:
-        curves = [_curve(version / held_out_name(number)) for number in range(len(shards))]
-        known[HNSW] = pooled(curves, [shard.items for shard in shards])
+        measured = [_measured(version / held_out_name(number)) for number in range(len(shards))]
+        known[HNSW] = pooled([(found, shard.items) for found, shard in zip(measured, shards, strict=True)])
     return {name: tune(searcher, held_out, name, known.get(name)) for name in engines}
 
 
-def _curve(path: Path) -> Curve:
+def _measured(path: Path) -> Measured:
     try:
         found = json.loads(path.read_text())
-        return {int(effort): {str(k): float(share) for k, share in shares.items()} for effort, shares in found.items()}
-    except (OSError, ValueError, AttributeError) as err:
+        return Measured(found["queries"], {int(effort): shares for effort, shares in found["curve"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise CorruptIndexError(f"cannot read {path}: {err}; build the shard again") from err

@@ -30,7 +30,7 @@ from gifdex.index.engines.settings import AnnoySettings, HnswSettings
 from gifdex.index.search import Shard, open_shards
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorruptIndexError, ExportError, MissingExtraError
-from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, commit_bytes, committing, read_table
+from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, commit_bytes, committing, read_table, sync
 from gifdex.schemas.manifest import FileFacts, Manifest
 from gifdex.schemas.progress import Progress, silent
 
@@ -194,15 +194,24 @@ def _committing_folder(place: Path, replaces: bool) -> Iterator[Path]:
     What it replaces is moved aside just before, and deleted after.
     """
     aside = place.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{place.name}")
-    with committing(place) as folder:
-        try:
-            folder.mkdir()
-            yield folder
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+    folder = place.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{place.name}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
+        yield folder
+        sync(folder)
         if replaces:
             place.rename(aside)
+        try:
+            folder.replace(place)
+        except OSError:
+            if replaces:
+                aside.rename(place)
+            raise
+        sync(place.parent)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -118,7 +118,13 @@ class Items:
             raise CorruptIndexError(f"{self._path} is damaged ({err}): restore the file or rebuild") from err
         table = self._table
         if self._path.suffix == _FIRST_SUFFIX:  # which has no columns of metadata
-            for name, column in metadata_columns(table["metadata"]).items():
+            try:
+                columns = metadata_columns(table["metadata"])
+            except (ValueError, AttributeError, TypeError, RecursionError) as err:
+                raise CorruptIndexError(
+                    f"{self._path} has metadata that are no JSON objects ({err}): restore the file or rebuild"
+                ) from err
+            for name, column in columns.items():
                 table = table.append_column(name, column)
         return table
 
@@ -129,7 +135,7 @@ class Items:
                 _item(key, uri, caption, text)
                 for key, uri, caption, text in zip(*(column.take(rows) for column in self._texts), strict=True)
             ]
-        except (ValueError, IndexError) as err:
+        except (ValueError, IndexError, RecursionError) as err:
             raise CorruptIndexError(
                 f"one of the rows {list(rows[:10])} of the items {self._path} cannot be read ({err}): restore the file "
                 "or rebuild"
@@ -147,16 +153,15 @@ class Items:
                 f"the filter is a {type(where).__name__}; expected a dict such as {{'tag': 'cat'}} or a pyarrow "
                 "expression such as pyarrow.compute.field('year') > 2015"
             )
-        number = "row"
+        number = " row"
         while number in table.column_names:
-            number += "_"
+            number += " "
         numbered = table.append_column(number, pa.array(np.arange(len(table))))
         try:
             rows: Rows = numbered.filter(where)[number].to_numpy()
         except (pa.ArrowException, KeyError, TypeError, ValueError) as err:
             raise QueryError(
-                f"the filter {where} cannot be applied to the items: {str(err).partition(chr(10))[0]} (they have "
-                f"{_names(table)})"
+                f"the filter {_line(where)} cannot be applied to the items: {_line(err)} (they have {_names(table)})"
             ) from err
         return rows
 
@@ -166,6 +171,10 @@ def _item(key: str | None, uri: str | None, caption: str | None, text: str | Non
     if key is None or uri is None or not isinstance(metadata, dict):
         raise ValueError("its id, uri or metadata is missing")
     return key, uri, metadata if caption is None else {"caption": caption, **metadata}
+
+
+def _line(what: object) -> str:
+    return " ".join(str(what).split())[:200]
 
 
 def _names(table: pa.Table) -> str:
@@ -191,10 +200,10 @@ def _equal(table: pa.Table, key: str, value: Any) -> NDArray[np.bool_]:
         if isinstance(value, bool) != pa.types.is_boolean(column.type):
             raise pa.ArrowInvalid(f"{value!r} is no {column.type}")
         equal = pc.equal(column, pa.scalar(value))
-    except (pa.ArrowException, TypeError, OverflowError) as err:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as err:
         raise QueryError(
-            f"the filter asks for {key} = {value!r:.80}, but the items' {key} is {column.type}: give a value of that "
-            "type"
+            f"the filter asks for {key} = {_line(repr(value))}, but the items' {key} is {column.type}: give a value of "
+            "that type"
         ) from err
     return np.asarray(equal.fill_null(False).to_numpy(zero_copy_only=False))
 
@@ -247,7 +256,7 @@ def load(path: Path, count: int) -> Items:
         reason = str(err).partition("\n")[0]  # Arrow goes on for many lines
         raise CorruptIndexError(f"cannot read {path}: {reason}; restore the file or rebuild") from err
     expected = tables.ITEMS if is_first else tables.STORED_ITEMS
-    if any(types.get(name) != expected.field(name).type for name in _READ):
+    if len(types) < len(table.column_names) or any(types.get(name) != expected.field(name).type for name in _READ):
         raise CorruptIndexError(f"{path} has the columns {table.schema.names}, not those of items: restore or rebuild")
     if table.num_rows != count:
         raise CorruptIndexError(

@@ -31,6 +31,8 @@ from gifdex.schemas.manifest import Manifest
 
 # A batch's scan answers each of its queries this many times as fast as a scan asked one at a time.
 _BATCH_GAIN = 3
+# Of hits and of effort: more than any index has items.
+_MOST = 2**48
 # Between these, a vector's squared length neither over- nor underflowed on the way.
 _LEAST_SQUARE, _MOST_SQUARE = 1e-200, 1e200
 
@@ -103,11 +105,13 @@ class Index:
     @property
     def ids(self) -> list[str]:
         """The ids of all items, in row order."""
+        self._unchanged.check()
         return self._items.ids
 
     @property
     def columns(self) -> dict[str, str]:
         """What `where` may name, and its Arrow type, such as {"id": "large_string", "year": "int64"}."""
+        self._unchanged.check()
         return self._items.columns
 
     @overload  # a str is a Sequence[str] too, and the first that matches counts
@@ -176,7 +180,7 @@ class Index:
         """
         one = isinstance(query, str) or (isinstance(query, np.ndarray) and query.ndim == 1)
         if isinstance(query, np.ndarray):
-            vectors: NDArray[Any] = query[None] if one else query
+            vectors: NDArray[Any] = np.asarray(query)[None] if one else np.asarray(query)
         else:
             vectors = self.embed([query] if isinstance(query, str) else query)
         found = self.search_vectors(vectors, k, where=where, engine=engine, effort=effort, exact=exact)
@@ -232,7 +236,7 @@ class Index:
         return self.engine
 
     def _known(self, engine: str) -> str:
-        if engine not in self.manifest.engines:
+        if not isinstance(engine, str) or engine not in self.manifest.engines:
             built = ", ".join(self.manifest.engines)
             how = ": build it with --hnsw" if engine == HNSW else ""
             raise QueryError(f"the index {self.path} has no engine {engine!r:.40}, only {built}{how}")
@@ -243,13 +247,16 @@ class Index:
 
         Equal scores share the best rank. Raises QueryError as `search` does.
         """
-        return self._searcher.ranks(self._check(queries), rows)
+        units = self._check(queries)
+        self._unchanged.check()
+        return self._searcher.ranks(units, rows)
 
     def engine_recall(self, queries: NDArray[Any], k: int = 10, engine: str | None = None) -> float:
         """Return the mean share of the exact k best for vectors (n, d) that an engine finds, at its default effort."""
         name = self.engine if engine is None else self._known(engine)
         units = self._check(queries)
         effort = self.manifest.engines[name].effort
+        self._unchanged.check()
         return recall(self._searcher.scan(units, k), self._searcher.search(units, k, name, effort))
 
     def _encoder(self) -> TextEncoder:
@@ -323,7 +330,7 @@ def _at_least_one(name: str, value: int) -> int:
         raise QueryError(f"{name} is {value!r}; expected a whole number, at least 1") from err
     if count < 1:
         raise QueryError(f"{name} is {count}; expected at least 1")
-    return count
+    return min(count, _MOST)
 
 
 def _sentences(query: object) -> list[str]:

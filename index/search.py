@@ -21,7 +21,7 @@ from gifdex.index.engines import annoy_trees
 from gifdex.index.engines.annoy_trees import AnnoyEngine
 from gifdex.index.engines.base import Engine, Rows
 from gifdex.index.engines.hnsw import HnswEngine, map_graph
-from gifdex.index.engines.scan import ScanEngine, highest, products
+from gifdex.index.engines.scan import NOT_FINITE, ScanEngine, highest, products
 from gifdex.index.engines.settings import ANNOY, HNSW, SCAN
 from gifdex.index.reduction import Reduction
 from gifdex.schemas.errors import CorruptIndexError
@@ -238,7 +238,7 @@ def _cosines(shard: Shard, query: FloatArray, rows: Rows) -> Scores:
 def _rescored(proposed: Sequence[tuple[Shard, Rows]], query: FloatArray, k: int) -> tuple[Rows, Scores]:
     """Return the k best of the rows proposed of each shard, and their exact cosines."""
     vectors = [shard.vectors[rows] for shard, rows in proposed]
-    scores = [block @ query for block in vectors]
+    scores = [products(query[None], block)[0] for block in vectors]
     if len(proposed) == 1:
         kept = _contenders(scores[0], k)
         rows = proposed[0][1][kept] + proposed[0][0].first
@@ -258,6 +258,8 @@ def _rescored(proposed: Sequence[tuple[Shard, Rows]], query: FloatArray, k: int)
 
 def _contenders(scores: FloatArray, k: int) -> Rows:
     """Return the places of float32 (n,) scores that exact ones may still put among the k best."""
+    if not np.isfinite(scores.sum()):
+        raise CorruptIndexError(NOT_FINITE)
     if k >= len(scores):
         return np.arange(len(scores))
     high = scores if len(scores) < _FEW else scores[highest(scores, k)]

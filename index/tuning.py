@@ -32,6 +32,14 @@ Curve = Mapping[int, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
+class Measured:
+    """An engine's curve, and of how many queries it is."""
+
+    queries: int
+    curve: Curve
+
+
+@dataclass(frozen=True)
 class Tuned:
     """An engine's default effort, and what it gives."""
 
@@ -48,8 +56,9 @@ class HeldOut:
     """
 
     def __init__(self, searcher: Searcher, rows: Rows, others: Rows | None = None) -> None:
-        self._rows = rows
-        self.queries = searcher.vectors_at(rows)
+        vectors = searcher.vectors_at(rows)
+        self._rows = rows = rows[vectors.any(axis=1)]  # a vector of length zero has no neighbours
+        self.queries = vectors[vectors.any(axis=1)]
         k = int(_REPORTED[-1]) + 1
         exact = searcher.scan(self.queries, k) if others is None else searcher.scan_rows(self.queries, others, k)
         self._exact = _without(rows, exact)
@@ -95,37 +104,34 @@ def curve(searcher: Searcher, held_out: HeldOut, engine: str) -> dict[int, dict[
     return found
 
 
-def pooled(curves: Sequence[Curve], items: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Return the mean of several shards' curves, weighted by their items, at every effort that one of them has.
+def pooled(shards: Sequence[tuple[Measured, int]]) -> Measured:
+    """Return what several shards' own curves and counts of items say of them together.
 
-    A shard whose curve ends before, because it reached the target, has no less at a higher effort.
+    The effort is the greatest that one of them needs, and recall the mean of their own at the effort that each needs,
+    weighted by items: at the greatest it is no less.
     """
-    return {
-        effort: {k: float(np.average([_at(shares, effort, k) for shares in curves], weights=items)) for k in _REPORTED}
-        for effort in sorted({effort for shares in curves for effort in shares})
+    ends = [(max(measured.curve), measured, items) for measured, items in shards]
+    weights = [items for *_, items in ends]
+    shares = {
+        k: float(np.average([measured.curve[end][k] for end, measured, _ in ends], weights=weights)) for k in _REPORTED
     }
+    return Measured(sum(measured.queries for measured, _ in shards), {max(end for end, *_ in ends): shares})
 
 
-def _at(shares: Curve, effort: int, k: str) -> float:
-    """Return recall@k of the greatest effort up to `effort` that has it, else of the least."""
-    having = [known for known in shares if k in shares[known]]
-    return shares[max((known for known in having if known <= effort), default=min(having))][k]
+def tune(searcher: Searcher, held_out: HeldOut, engine: str, known: Measured | None = None) -> Tuned:
+    """Return the least effort whose recall@10 reaches the target, or the greatest there is, and its quality.
 
-
-def tune(searcher: Searcher, held_out: HeldOut, engine: str, known: Curve | None = None) -> Tuned:
-    """Return the least effort whose recall@10 reaches the target, and its quality.
-
-    `known` is the curve that was measured while the engine was built, of one that cannot be measured now. The
-    queries a second are of this moment on this machine; everything else is the same in every run.
+    `known` was measured while the engine was built, of one that cannot be measured now. The queries a second are of
+    this moment on this machine; everything else is the same in every run.
     """
-    found = curve(searcher, held_out, engine) if known is None else known
-    effort = next((effort for effort, shares in found.items() if shares[_K] >= TARGETS[engine]), max(found))
-    shares = {k: round(found[effort][k], 4) for k in _REPORTED}
+    found = known or Measured(len(held_out.queries), curve(searcher, held_out, engine))
+    effort = max(found.curve)
+    shares = dict(found.curve[effort])
     if _SPARE[engine] > 1:
         effort *= _SPARE[engine]
         shares = held_out.recalls(searcher, engine, effort) | held_out.recalls(searcher, engine, effort, _MANY)
     speed = _queries_per_second(searcher, held_out.queries, engine, effort)
-    return Tuned(effort, QualityFacts(len(held_out.queries), shares, speed))
+    return Tuned(effort, QualityFacts(found.queries, {k: round(shares[k], 4) for k in _REPORTED}, speed))
 
 
 def _queries_per_second(searcher: Searcher, queries: FloatArray, engine: str, effort: int) -> float:
@@ -136,7 +142,7 @@ def _queries_per_second(searcher: Searcher, queries: FloatArray, engine: str, ef
     while asked < len(queries) and elapsed < _SECONDS:
         searcher.search(queries[asked : asked + 1], int(_K), engine, effort)
         asked, elapsed = asked + 1, time.perf_counter() - started
-    return round(asked / elapsed, 1)
+    return round(asked / elapsed, 1) if asked else 0.0
 
 
 def fastest(tuned: Mapping[str, Tuned]) -> str:

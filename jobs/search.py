@@ -36,7 +36,7 @@ def _value(text: str, kind: str) -> Any:
     """Return VALUE for a column of an Arrow type: JSON where it can be read as that, but text for text."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if "string" not in kind:
         return value

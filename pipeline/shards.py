@@ -13,8 +13,8 @@ from pathlib import Path
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
-from numpy.typing import NDArray
 
 from gifdex.encoders import projection as projections
 from gifdex.encoders.base import FloatArray, available_cpus, encode_known
@@ -128,13 +128,14 @@ def beam_options(given: Sequence[str], tasks: int) -> list[str]:
 
 def fit_reduction(items: pa.Table, cache: FeatureCache, projection: projections.Projection) -> Reduction | None:
     """Fit the reduction on the items of the lowest SHA-256s, which are a random sample of all."""
-    keys = np.unique(np.asarray(items["sha256"].to_pylist(), dtype=np.str_))[:SAMPLE]
-    return fit(_projected(cache, keys, projection))
+    distinct = pa.table({"sha256": pc.unique(items["sha256"])})
+    lowest = pc.select_k_unstable(distinct, min(SAMPLE, len(distinct)), [("sha256", "ascending")])
+    return fit(_projected(cache, distinct["sha256"].take(lowest).to_pylist(), projection))
 
 
-def _projected(cache: FeatureCache, keys: NDArray[np.str_], projection: projections.Projection) -> FloatArray:
+def _projected(cache: FeatureCache, keys: list[str], projection: projections.Projection) -> FloatArray:
     """Return the embeddings float32 (n, d) of distinct SHA-256s."""
-    features = cache.features([str(key) for key in keys])
+    features = cache.features(keys)
     blocks = [projection.embed_images(features[at : at + _BLOCK]) for at in range(0, len(features), _BLOCK)]
     return np.concatenate(blocks)
 
@@ -152,7 +153,7 @@ class RunIndexTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         items = read_rows(task.indexed, task.first, task.items)
         projection = projections.load(task.projection)
         keys, places = np.unique(np.asarray(items["sha256"].to_pylist(), dtype=np.str_), return_inverse=True)
-        vectors = _projected(self._cache, keys, projection)[places]
+        vectors = _projected(self._cache, [str(key) for key in keys], projection)[places]
         captions = self._embed_captions(items["caption"].to_pylist(), projection)
         commit_table(task.embeddings, _embeddings_table(items, vectors, captions, projection.dimensions))
         reduction = None if task.reduction is None else reductions.load(task.reduction, projection.dimensions)

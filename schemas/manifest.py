@@ -60,9 +60,9 @@ class ReductionFacts:
 class QualityFacts:
     """What was measured of one engine at its default effort, against exact search.
 
-    `recall` at "1", "10" and "100" hits over `queries` vectors that the answers do not count, and
-    `queries_per_second` of one thread, each query alone; 0 where it was not measured. `recall` has only those k
-    that the index has hits for.
+    `recall` at "1", "10" and "100" hits over `queries` vectors that the answers do not count (of a graph: each asked
+    of its own shard before it was added), and `queries_per_second` of one thread, each query alone, without reading
+    the items; 0 where it was not measured.
     """
 
     queries: int

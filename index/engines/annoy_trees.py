@@ -102,25 +102,34 @@ def _map_words(path: Path, items: int, dimensions: int, metric: str) -> NDArray[
 
 
 def _check_nodes(path: Path, words: NDArray[np.int32], items: int, metric: str) -> None:
-    """Raise CorruptIndexError unless every node that Annoy may come to lies in the file, and no path goes in circles.
+    """Raise CorruptIndexError unless every node that Annoy may come to lies in the file, in trees and not in circles.
 
-    Annoy follows what a file says unchecked. Its builder writes children before their parents, so those of an
-    intact file point backwards.
+    Annoy follows what a file says unchecked. Its builder writes children before their parents, each child of one
+    parent alone, and copies of the roots at the end.
     """
     first_id = _HEADER_WORDS[metric] - 2
     most_ids = words.shape[1] - first_id
+    others = np.flatnonzero(words[::-1, 0] != items)
+    first_root = max(items, len(words) - int(others[0]) if len(others) else 0)  # of those that the file ends with
     damaged = (words[:items, 0] != 1).any()
+    parents = np.zeros(len(words), np.int32)
     for start in range(items, len(words), _CHECKED_NODES):
         part = words[start : start + _CHECKED_NODES]
         descendants = part[:, 0]
         is_split = descendants > most_ids
+        numbers = start + np.flatnonzero(is_split)
         children = part[is_split, first_id : first_id + 2]
-        parents = (start + np.flatnonzero(is_split))[:, None]
-        damaged |= (descendants < 1).any() or ((children < 0) | (children >= parents)).any()
+        # A root's children may be its copy's too, but no other node's.
+        damaged |= (descendants < 1).any() or (children < 0).any()
+        damaged |= (children >= np.minimum(numbers, first_root)[:, None]).any()
+        if damaged:
+            break
+        own = children[numbers < first_root].ravel()
+        np.add.at(parents, own[own >= items], 1)
         leaves = part[~is_split, first_id:]
         counted = np.arange(most_ids) < descendants[~is_split, None]
         damaged |= (((leaves < 0) | (leaves >= items)) & counted).any()
-    if damaged:
+    if damaged or parents.max() > 1:
         raise CorruptIndexError(f"{path} has nodes that lead out of the file, so its bytes were altered: {_SEE}")
 
 

@@ -109,9 +109,12 @@ class HnswBuilder:
         return _nearest(self._index, queries, count)
 
     def save(self, path: Path) -> None:
-        """Write the graph."""
+        """Write the graph; raises OSError where the disk does not take it."""
         with committing(path) as temporary:
-            self._index.save(str(temporary))
+            try:
+                self._index.save(str(temporary))
+            except RuntimeError as err:
+                raise OSError(f"usearch cannot write {path}: {err}") from err
 
 
 def _nearest(index: Any, queries: FloatArray, count: int) -> Sequence[Rows]:
@@ -196,7 +199,7 @@ def _check_nodes(path: Path, mapped: NDArray[np.uint8], items: int, dimensions: 
         raise _refused(path, f"does not say that it has {items:,} nodes")
     levels = np.frombuffer(mapped, "<i2", items, levels_at).astype(np.int64)
     fits = entry < items and levels.min() >= 0 and levels.max() == highest == levels[entry]
-    if not fits or not 1 <= max(upper, lowest) <= _MOST_LINKS:
+    if not fits or min(upper, lowest) < 1 or max(upper, lowest) > _MOST_LINKS:
         raise _refused(path, "does not say where to begin")
     head_bytes = _NODE_HEAD + _LINK * (1 + lowest)
     sizes = head_bytes + levels * _LINK * (1 + upper)

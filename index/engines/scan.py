@@ -8,7 +8,12 @@ import numpy as np
 
 from gifdex.encoders.base import FloatArray
 from gifdex.index.engines.base import Rows
+from gifdex.schemas.errors import CorruptIndexError
 
+NOT_FINITE = (
+    "the index holds vectors that are not finite numbers, so its bytes were altered: see which with gifdex verify, and "
+    "restore the file or rebuild"
+)
 METRIC = "ip"  # inner product
 # Scores held at a time: 64 MiB of float32.
 _SCORES = 16 * 1024**2
@@ -39,7 +44,8 @@ class ScanEngine:
 def products(queries: FloatArray, vectors: FloatArray) -> FloatArray:
     """Return the inner products float32 (n, items) of queries (n, r) and vectors (items, r)."""
     # numpy multiplies a matrix by a vector twice as fast as by a matrix of one row.
-    result: FloatArray = (vectors @ queries[0])[None] if len(queries) == 1 else queries @ vectors.T
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked at next
+        result: FloatArray = (vectors @ queries[0])[None] if len(queries) == 1 else queries @ vectors.T
     return result
 
 
@@ -49,6 +55,8 @@ def highest(scores: FloatArray, count: int) -> Rows:
     The scores are folded into columns, and the count-th highest of the columns' maxima is a threshold that at least
     `count` scores reach, and few more.
     """
+    if not np.isfinite(scores.sum()):
+        raise CorruptIndexError(NOT_FINITE)
     columns = len(scores) // _FOLDS
     if columns < 2 * count:
         return np.sort(np.argpartition(scores, len(scores) - count)[len(scores) - count :])

@@ -233,6 +233,63 @@ def test_without_hashing_another_versions_engine_files_change_no_score(
                 assert all(scores[hit.id] == hit.score for hit in hits)
 
 
+@pytest.mark.parametrize("fill", [0xFF, 0x7F])
+@pytest.mark.parametrize("name", ["shard-00000.vectors.npy", "shard-00000.ann", "shard-00000.usearch"])
+def test_blocks_of_no_numbers_are_an_error_or_no_harm(tmp_path: Path, version: Path, name: str, fill: int) -> None:
+    size = (version / name).stat().st_size
+
+    def fill_block(path: Path, at: int, length: int) -> None:
+        data = bytearray(path.read_bytes())
+        data[at : at + length] = bytes([fill]) * length
+        path.write_bytes(data[:size])
+
+    cases: dict[str, tuple[str, Damage]] = {
+        f"{length} at {at}": (name, lambda path, at=at, length=length: fill_block(path, at, length))
+        for at in (4096, size // 3, size // 2)
+        for length in (4, 512, 4096, 65536)
+    }
+    found = open_all(damaged_copies(version, tmp_path, cases), verify=False)
+    allowed = ("opened", "CorruptIndexError")
+    assert {case: came for case, came in found.items() if not came.startswith(allowed)} == {}
+    if name.endswith(".npy") and fill == 0xFF:  # which is NaN
+        assert set(found.values()) == {"CorruptIndexError"}
+
+
+def test_trees_that_share_branches_are_refused(tmp_path: Path, version: Path) -> None:
+    # Each split leads twice to the one before: as many paths as two to the power of their number.
+    manifest = artifact.read_manifest(version)
+    width = manifest.engines["annoy"].dimensions + 1
+    items, words = manifest.shards[0].items, 4 + width
+    path = version / "shard-00000.ann"
+    nodes = np.frombuffer(path.read_bytes(), np.int32).reshape(-1, words).copy()
+    splits = nodes[items:]
+    splits[:, 0], splits[:, 1], splits[:, 4:] = width + 3, 0, 0
+    splits[:, 2] = splits[:, 3] = np.arange(items - 1, len(nodes) - 1)
+    splits[-1, 0] = items
+    copy = shutil.copytree(version, tmp_path / version.name)
+    (copy / path.name).write_bytes(nodes.tobytes())
+    with pytest.raises(CorruptIndexError, match="lead out of the file"):
+        gifdex.open(copy).prepare("annoy")
+
+
+def test_another_file_between_opening_and_the_first_use_of_an_engine_is_refused(
+    tmp_path: Path, version: Path, other_version: Path
+) -> None:
+    copy = shutil.copytree(version, tmp_path / version.name)
+    manifest = json.loads((copy / MANIFEST_NAME).read_text())
+    manifest["engine"] = "scan"
+    (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
+    opened = gifdex.open(copy)
+    shutil.copy(version / "shard-00001.usearch", tmp_path / "new")
+    (tmp_path / "new").replace(copy / "shard-00001.usearch")
+    for _ in range(2):
+        with pytest.raises(
+            CorruptIndexError, match=r"shard-00001\.usearch was replaced while the index was being opened"
+        ):
+            opened.search(np.ones(128), engine="hnsw")
+    assert len(opened.search(np.ones(128))) == 10
+
+
 REPLACER = """
 import json, os, shutil, sys
 import numpy as np
@@ -258,10 +315,23 @@ for line in sys.stdin:
         open(path, "wb").close()
     elif how == "copy":
         shutil.copyfile(other, path)
+    others = [
+        lambda: index.ids,
+        lambda: index.columns,
+        lambda: index.ranks(queries[:1], np.array([3])),
+        lambda: index.engine_recall(queries[:2]),
+    ]
     try:
         outcome = "same" if ask() == before else "other answers"
+        [other() for other in others]
     except gifdex.GifdexError as err:
         outcome = f"{type(err).__name__}: {err}"
+        for other in others:
+            try:
+                other()
+                outcome = "answered after all"
+            except gifdex.GifdexError:
+                pass
     print(outcome.replace("\\n", " "), flush=True)
 """
 
@@ -332,6 +402,7 @@ def add_file(name: str) -> Callable[[dict[str, Any]], object]:
         lambda manifest: manifest["engines"]["annoy"].update(metric="angular"),
         lambda manifest: manifest["engines"]["annoy"].update(metric="dot"),
         lambda manifest: manifest["engines"]["annoy"].update(effort=0),
+        lambda manifest: manifest["engines"]["annoy"].update(effort=10**400),
         lambda manifest: manifest["engines"]["scan"].update(effort=-1),
         *(
             lambda manifest, name=name, value=value: manifest["engines"][name].update(dimensions=value)

@@ -142,6 +142,10 @@ def test_filters_let_through_what_they_say(items: Items, where: Any, rows: list[
         (pc.field("colour") == "red", r"cannot be applied to the items: .*colour"),
         (pc.field("year") > "2015", r"cannot be applied to the items"),
         (pc.field("year"), r"cannot be applied to the items"),
+        (pc.field("colour").isin(["cat", "dog"]), r"cannot be applied to the items: .*colour"),
+        (pc.field("row") < 2, r"cannot be applied to the items: .*row"),
+        ({"id": "\udcff"}, r"asks for id = "),
+        ({"tag": pa.array(["cat"])}, r"asks for tag = "),
     ],
 )
 def test_filters_that_mean_nothing_are_query_errors(items: Items, where: Any, message: str) -> None:

@@ -21,6 +21,7 @@ from gifdex.encoders.base import FloatArray, unit
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import store
 from gifdex.index.lookup import Hit, Index
+from gifdex.index.search import Searcher
 from gifdex.schemas.errors import EncoderError, IndexNotFoundError, MissingExtraError, QueryError
 from gifdex.schemas.manifest import MANIFEST_NAME
 
@@ -189,12 +190,50 @@ def test_engine_that_answers_is_the_one_that_was_fastest_when_built(reduced: Ind
     assert reduced.search(query) == reduced.search(query, engine=reduced.engine)
 
 
+def test_batch_is_scanned_where_that_was_measured_to_be_faster(
+    tmp_path: Path, reduced_version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = Searcher.search
+
+    def search(self: Searcher, queries: FloatArray, k: int, engine: str, effort: int) -> Any:
+        asked.append(engine)
+        return real(self, queries, k, engine, effort)
+
+    monkeypatch.setattr(Searcher, "search", search)
+    queries = np.random.default_rng(1).standard_normal((2, 128))
+    for scan, expected in ((40.0, ["hnsw", "scan"]), (30.0, ["hnsw", "hnsw"])):
+        copy = shutil.copytree(reduced_version, tmp_path / str(scan) / reduced_version.name)
+        manifest = json.loads((copy / MANIFEST_NAME).read_text())
+        manifest["engine"] = "hnsw"
+        for name, speed in (("annoy", 1.0), ("scan", scan), ("hnsw", 100.0)):
+            manifest["engines"][name]["quality"]["queries_per_second"] = speed
+        (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
+        opened = gifdex.open(copy)
+        opened.search(queries[0])
+        opened.search(queries)
+        assert asked == expected
+        asked.clear()
+        opened.search(queries, engine="annoy")
+        assert asked == ["annoy"]
+        asked.clear()
+
+
+@pytest.mark.parametrize("huge", [10**18, 10**400])
+def test_numbers_beyond_any_index_mean_all_of_it(index: Index, huge: int) -> None:
+    query = np.ones(DIMENSIONS)
+    assert len(index.search(query, huge)) == 700
+    assert index.search(query, 5, engine="annoy", effort=huge) == index.search(query, 5, exact=True)
+
+
 def test_unknown_engine_and_effort_are_query_errors(tmp_path: Path, make_version: Callable[..., Path]) -> None:
     opened = gifdex.open(make_version(tmp_path / "00000000000000bb", unit(np.ones((5, 3)))))
     with pytest.raises(QueryError, match=r"has no engine 'hnsw', only annoy, scan: build it with --hnsw"):
         opened.search(np.ones(3), engine="hnsw")
     with pytest.raises(QueryError, match=r"has no engine 'faiss', only annoy, scan$"):
         opened.search(np.ones(3), engine="faiss")
+    with pytest.raises(QueryError, match="has no engine"):
+        opened.search(np.ones(3), engine=["annoy"])  # type: ignore[call-overload]
     for effort in (0, -1, 2.5, "9"):
         with pytest.raises(QueryError, match=r"effort is .*at least 1"):
             opened.search(np.ones(3), effort=effort)  # type: ignore[call-overload]

@@ -12,7 +12,7 @@ from gifdex.index import reduction
 from gifdex.index.engines.base import spread
 from gifdex.index.lookup import Index
 from gifdex.index.search import Searcher
-from gifdex.index.tuning import QUERIES, TARGETS, HeldOut, Tuned, curve, fastest, pooled, tune
+from gifdex.index.tuning import QUERIES, TARGETS, HeldOut, Measured, Tuned, curve, fastest, pooled, tune
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import QualityFacts
 
@@ -65,21 +65,28 @@ def test_graph_is_measured_on_vectors_that_it_does_not_have(
     assert [path.name for path in opened.path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_curves_of_shards_are_pooled_by_their_items() -> None:
-    first = {10: {"10": 0.5}, 15: {"10": 0.9, "1": 1.0, "100": 0.8}}
-    second = {10: {"10": 1.0, "1": 0.5, "100": 1.0}}
-    assert pooled([first, second], [300, 100]) == {
-        10: {"1": pytest.approx(0.875), "10": pytest.approx(0.625), "100": pytest.approx(0.85)},
-        15: {"1": pytest.approx(0.875), "10": pytest.approx(0.925), "100": pytest.approx(0.85)},
-    }
+def test_shards_are_pooled_by_their_items_and_the_one_that_needs_most() -> None:
+    first = Measured(30, {10: {"10": 0.5, "1": 0.9}, 15: {"10": 0.9, "1": 1.0, "100": 0.8}})
+    second = Measured(10, {10: {"10": 1.0, "1": 0.6, "100": 1.0}})
+    found = pooled([(first, 300), (second, 100)])
+    assert found.queries == 40
+    assert found.curve == {15: {"1": pytest.approx(0.9), "10": pytest.approx(0.925), "100": pytest.approx(0.85)}}
 
 
 def test_known_curve_gives_the_effort_and_the_engine_its_speed(reduced: Index) -> None:
     held_out = HeldOut(searcher(reduced), spread(len(reduced), 20))
-    known = {10: {"1": 1.0, "10": 0.5, "100": 0.4}, 15: {"1": 1.0, "10": 0.995, "100": 0.9}}
+    known = Measured(70, {10: {"1": 1.0, "10": 0.5}, 15: {"1": 1.0, "10": 0.995, "100": 0.9}})
     tuned = tune(searcher(reduced), held_out, "hnsw", known)
-    assert (tuned.effort, tuned.quality.recall, tuned.quality.queries) == (15, known[15], 20)
+    assert (tuned.effort, tuned.quality.recall, tuned.quality.queries) == (15, known.curve[15], 70)
     assert tuned.quality.queries_per_second > 0
+
+
+def test_vectors_of_no_length_are_no_queries(tmp_path: Path, make_version: Callable[..., Path]) -> None:
+    vectors = np.zeros((600, 4), np.float32)
+    vectors[::3, 0] = 1
+    facts = gifdex.open(make_version(tmp_path / "00000000000000ef", vectors, hnsw=True)).manifest.engines
+    assert 0 < facts["annoy"].quality.queries < 128
+    assert 0 < facts["hnsw"].quality.queries < 61
 
 
 def test_fastest_engine_answers() -> None:
