@@ -103,7 +103,7 @@ def test_reduction_is_fitted_where_the_spectrum_falls_and_nowhere_else(spectral:
     found = reduction.fit(spectral(2000, 256))
     assert found is not None
     kept = np.sum((spectral(2000, 256) @ found.directions) ** 2) / 2000
-    assert 0.85 <= kept <= 0.95
+    assert 0.9 <= kept <= 0.98
     assert found.scanned % 16 == 0
     assert np.sum((spectral(2000, 256) @ found.leading(found.scanned)) ** 2) / 2000 >= 0.75
 
