@@ -16,7 +16,7 @@ class AnnoySettings:
     20 and 100 trees have the same recall within .01.
     """
 
-    trees: int = 10
+    trees: int = 5
     seed: int = 20150622
 
 

@@ -15,8 +15,8 @@ from gifdex.encoders.base import unit
 from gifdex.encoders.projection import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import store
-from gifdex.index.build import VersionFacts, finish_version, write_shard
-from gifdex.index.engine import AnnoySettings
+from gifdex.index.build import VersionFacts, finish_version, write_items, write_shard
+from gifdex.index.engines.settings import EngineSettings
 from gifdex.index.lookup import Hit, Index, open_index
 from gifdex.schemas import tables
 from gifdex.schemas.errors import GifdexError
@@ -31,7 +31,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     random = np.random.default_rng(0)
     version = folder / "00000000000000aa"
-    write_shard(version, 0, unit(random.standard_normal((40, 8))), AnnoySettings(2))
+    write_shard(version, 0, unit(random.standard_normal((40, 8))), None, EngineSettings())
     shapes = {"image_center": (4,), "image_map": (4, 8), "text_center": (512,), "text_map": (512, 8)}
     tensors = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     rows = [
@@ -41,7 +41,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = EncoderFacts(encoder.name, encoder.fingerprint, encoder.dimensions)
     facts = VersionFacts(version.name, EncoderFacts("pixels", "0" * 16, 4), "1" * 16, text)
     items = pa.Table.from_pylist(rows, schema=tables.ITEMS)
-    finish_version(version, facts, items, [40], Projection("linear", tensors), AnnoySettings(2))
+    write_items(version, items)
+    finish_version(version, facts, [40], Projection("linear", tensors), None, EngineSettings())
     store.publish(folder, version.name)
     return folder
 
@@ -65,7 +66,8 @@ def test_lookup_imports_neither_tensorflow_nor_beam(published: Path) -> None:
         "import gifdex\n"
         "import numpy as np\n"
         "index = gifdex.open(sys.argv[1])\n"
-        "assert len(index.search(np.ones(8), 3)) == len(index.search(np.ones(8), 3, exact=False)) == 3\n"
+        "assert len(index.search(np.ones(8), 3)) == len(index.search(np.ones(8), 3, engine='annoy')) == 3\n"
+        "assert len(index.search(np.ones(8), 3, where={'id': ['1', '2']})) == 2\n"
         "assert len(index.search('a cat playing the piano', 3)) == 3\n",
         str(published),
     )
