@@ -167,11 +167,12 @@ class Index:
         must fit), or a pyarrow expression over the metadata, such as `pyarrow.compute.field("year") > 2015`; `id`,
         `uri`, `sha256` and `caption` can be named too.
 
-        Without it, an engine proposes candidates, and `effort` of them in each shard are rescored for ten hits or
-        fewer, in proportion for more: the more, the better and the slower. Both have defaults that were measured
-        when the index was built (`engine` and `manifest.engines`). Several vectors are scanned by products of
-        matrices where that is faster than to ask the engine for each. `exact` scores every item instead. Fewer than
-        k hits mean that there are fewer items, or fewer that `where` lets through.
+        Without it, an engine proposes candidates, and `effort` of them in each shard (at least half as many again
+        as k) are rescored for ten hits or fewer, with the root of k more for more: the more, the better and the
+        slower. Both have defaults that were measured when the index was built (`engine` and `manifest.engines`).
+        Several vectors are scanned by products of matrices where that is faster than to ask the engine for each.
+        `exact` scores every item instead. Fewer than k hits mean that there are fewer items, or fewer that `where`
+        lets through.
 
         Several threads may search at once. Raises QueryError for a query of the wrong dimensions, with NaN or
         infinity, of length zero, or empty, and for a filter or an engine that the index does not have; EncoderError
@@ -357,10 +358,10 @@ def open_index(path: str | os.PathLike[str], *, verify: bool = False, text_encod
     `text_encoder` names the encoder of sentences where the one that the manifest names lies elsewhere here, such as
     glove:<file>, or is behind a URL; another one than the index was built with is refused when a sentence comes.
 
-    Format version, sizes, counts and dimensions are checked before a byte is mapped, and that no node of an
-    engine's file leads out of it, which takes milliseconds. `verify` hashes every file too (a second for a gigabyte
-    or so), as `gifdex verify` does: without it, bytes of a vector that were altered in place are not noticed.
-    Raises an ArtifactError that says what is wrong.
+    Format version, sizes, counts and dimensions are checked before a byte is mapped, and of the engine that answers
+    (of others when they are first asked) that no node leads out of its file, which takes milliseconds. `verify`
+    hashes every file too (a second for a gigabyte or so), as `gifdex verify` does: without it, bytes of a vector
+    that were altered in place are not noticed. Raises an ArtifactError that says what is wrong.
     """
     version = resolve(Path(path))
     manifest = read_manifest(version)

@@ -22,6 +22,8 @@ Examples:
   gifdex build gifs/ --workspace ws -- --runner=FlinkRunner --flink_master=host:8081
 """
 
+_MOST_SHARDS = 4096
+
 
 class ShardCount(click.ParamType[int]):
     """A whole number of shards, or auto, which is None."""
@@ -31,7 +33,11 @@ class ShardCount(click.ParamType[int]):
     def convert(  # noqa: D102
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
-        return None if value == "auto" else click.IntRange(1, 4096).convert(value, param, ctx)
+        if value in (None, "auto"):
+            return None
+        if not str(value).isdecimal() or not 1 <= int(value) <= _MOST_SHARDS:
+            self.fail(f"{value!r} is neither auto nor a whole number from 1 to {_MOST_SHARDS:,}.", param, ctx)
+        return int(value)
 
 
 @click.command("build", epilog=_EPILOG)

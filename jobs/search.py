@@ -28,6 +28,8 @@ def _parsed(given: tuple[str, ...]) -> dict[str, str]:
         key, equals, value = argument.partition("=")
         if not equals or not key:
             raise click.UsageError(f"--where {argument!r} is no KEY=VALUE; expected such as tag=cat")
+        if key in pairs:
+            raise click.UsageError(f'--where names {key} twice; for any of several values give {key}=["a", "b"]')
         pairs[key] = value
     return pairs
 
@@ -51,7 +53,9 @@ def _value(text: str, kind: str) -> Any:
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many items to return.")
 @click.option("--exact", is_flag=True, help="Score every item instead of an engine's candidates.")
 @click.option("--engine", type=click.Choice(ENGINES), help="What proposes candidates.  [default: the index's fastest]")
-@click.option("--effort", type=click.IntRange(1), help="Candidates to rescore for ten hits.  [default: as measured]")
+@click.option(
+    "--effort", type=click.IntRange(1), help="Candidates of each shard to rescore for ten hits.  [default: as measured]"
+)
 @click.option(
     "--where", multiple=True, metavar="KEY=VALUE", help="Only items with that metadata; several must all fit."
 )

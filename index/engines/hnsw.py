@@ -48,9 +48,11 @@ def usearch() -> Any:
 
 def is_installed() -> bool:
     """Tell whether the engine can be used here."""
-    from importlib.util import find_spec
-
-    return find_spec("usearch") is not None
+    try:
+        usearch()
+    except MissingExtraError:
+        return False
+    return True
 
 
 def library_version() -> str:
