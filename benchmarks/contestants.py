@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ EFFORTS = (15, 20, 35, 50, 65, 80, 100, 125, 150, 200, 250, 325, 400, 600, 800) 
 Search = Callable[[Vectors], Any]
 
 
-class Contestant:
+class Contestant(ABC):
     """A library, or one of our engines, in one configuration; what it needs is imported when it is used."""
 
     name = ""
@@ -43,20 +44,21 @@ class Contestant:
         """The folder of what it builds; contestants with the same one share it."""
         return re.sub(r"\W+", "-", self.title)
 
+    @abstractmethod
     def build(self, items: Vectors, folder: Path) -> None:
         """Write an index of the items into an empty folder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open(self, folder: Path, dimensions: int) -> None:
-        raise NotImplementedError
+        """Open what `build` wrote."""
 
+    @abstractmethod
     def at(self, effort: int | None) -> Search:
         """Return the search whose calls are timed, of a vector or of several; it gives what the library gives."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows(self, answer: Any) -> list[list[int]]:
         """Return the rows of an answer, a list for each vector that was asked."""
-        raise NotImplementedError
 
     def bytes_on_disk(self, folder: Path) -> int:
         return size(folder)

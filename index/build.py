@@ -111,7 +111,7 @@ def _facts(dimensions: int, reduction: Reduction | None, settings: EngineSetting
     """Return the engines that `settings` give, before anything was measured of them."""
     scanned = dimensions if reduction is None else reduction.scanned
     unknown = QualityFacts(0, {}, 0.0)
-    trees = {"trees": settings.annoy.trees, "seed": settings.annoy.seed, "threads": 1}
+    trees = {"trees": settings.annoy.count(reduction is not None), "seed": settings.annoy.seed, "threads": 1}
     metric = annoy_trees.metric(reduction is not None)
     facts = {
         ANNOY: EngineFacts("annoy", annoy_trees.library_version(), metric, scanned, trees, 0, unknown),

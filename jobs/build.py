@@ -44,7 +44,7 @@ class ShardCount(click.ParamType[int]):
 @corpus_options
 @click.option("--text-encoder", help="See `gifdex encoders`.  [default: use-multilingual]")
 @click.option("--projection", type=PathOption(), help="A trained projection instead of the zero-shot one.")
-@click.option("--trees", type=click.IntRange(1), help="Trees of the Annoy index.  [default: 5]")
+@click.option("--trees", type=click.IntRange(1), help="Trees of the Annoy index.  [default: 5; 50 without a reduction]")
 @click.option("--hnsw", is_flag=True, default=None, help="Build a graph too, the fastest engine (extra hnsw).")
 @click.option(
     "--shards",

@@ -66,7 +66,7 @@ def build(path: Path, reduced: FloatArray, metric: str, settings: AnnoySettings)
     index.set_seed(settings.seed)
     for row, vector in enumerate(reduced):
         index.add_item(row, vector)
-    index.build(settings.trees, n_jobs=1)
+    index.build(settings.count(metric == EUCLIDEAN), n_jobs=1)
     with committing(path) as temporary:
         index.save(str(temporary))
 

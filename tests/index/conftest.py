@@ -86,7 +86,7 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         version: Path,
         vectors: FloatArray,
         shards: Sequence[int] | None = None,
-        trees: int = 10,
+        trees: int | None = 10,
         seed: int = 0,
         hnsw: bool = False,
     ) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annoy import AnnoyIndex
 
 import gifdex
 from gifdex.encoders.base import FloatArray
@@ -87,6 +88,20 @@ def test_vectors_of_no_length_are_no_queries(tmp_path: Path, make_version: Calla
     facts = gifdex.open(make_version(tmp_path / "00000000000000ef", vectors, hnsw=True)).manifest.engines
     assert 0 < facts["annoy"].quality.queries < 128
     assert 0 < facts["hnsw"].quality.queries < 61
+
+
+def test_whole_vectors_get_more_trees_than_reduced_ones(
+    tmp_path: Path, make_version: Callable[..., Path], spectral: Callable[..., FloatArray]
+) -> None:
+    for dimensions, trees in ((128, 5), (64, 50)):
+        version = make_version(tmp_path / f"{dimensions:016x}", spectral(1000, dimensions), trees=None)
+        manifest = gifdex.open(version).manifest
+        assert (manifest.reduction is None) == (dimensions == 64)
+        annoy = manifest.engines["annoy"]
+        assert annoy.parameters["trees"] == trees
+        index = AnnoyIndex(annoy.dimensions + (dimensions == 128), annoy.metric)
+        index.load(str(version / "shard-00000.ann"))
+        assert index.get_n_trees() == trees
 
 
 def test_fastest_engine_answers() -> None:
