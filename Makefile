@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 FOLDERS = api schemas encoders index pipeline jobs
 CHECKED = $(FOLDERS) tests benchmarks setup.py
 # What is installed depends on these and on which modules there are, not on what the modules say.
-PACKAGING = setup.py pyproject.toml $(VENV)/modules
+PACKAGING = setup.py pyproject.toml index/kernels.c $(VENV)/modules
 # The development install holds all that the demo needs.
 DEMO = $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/dev.stamp,$(VENV)/demo.stamp)
 

@@ -18,10 +18,11 @@ from vectors import Vectors
 
 K = 10
 SAMPLE = 20_000  # rows that the reduction is fitted on
-EF = (10, 15, 20, 30, 40, 50, 65, 80, 100, 125, 160, 200, 250, 320, 400, 500)
+EF = (10, 15, 20, 30, 40, 45, 50, 55, 60, 70, 80, 90, 100, 110, 120, 130, 140, 160, 200, 250, 320, 400, 500)
 TREES = (10, 50, 100)
 SEARCH_K = (1000, 2000, 3500, 5000, 10000, 20000, 30000, 40000, 50000, 60000, 70000, 80000, 100000)
-EFFORTS = (15, 20, 35, 50, 65, 80, 100, 125, 150, 200, 250, 325, 400, 600, 800)  # fewer than 15 candidates are 15
+# Fewer than 15 candidates are 15.
+EFFORTS = (15, 18, 20, 22, 25, 28, 30, 35, 40, 45, 50, 55, 60, 65, 70, 80, 100, 125, 150, 200, 250, 325, 400, 600, 800)
 Search = Callable[[Vectors], Any]
 
 
@@ -256,7 +257,7 @@ class Gifdex(Contestant):
         """Take the items that it will have, a quarter of which is the most effort that is asked for."""
         self.engine = engine
         self.name = f"gifdex-{engine}"
-        self.modules = ("gifdex.index.lookup", *(("usearch.index",) if engine == "hnsw" else ()))
+        self.modules = ("gifdex.index.lookup",)
         sensible = (effort for effort in EFFORTS if items is None or effort <= items // 4)
         self.efforts = (None,) if engine == "exact" else (None, *sensible)
 
@@ -289,7 +290,9 @@ class Gifdex(Contestant):
         return size(folder) - sum((folder / file).stat().st_size for file in others)
 
 
-def build_gifdex(folder: Path, shards: Iterable[Vectors], sample: Vectors, graph: bool) -> tuple[float, Any]:
+def build_gifdex(
+    folder: Path, shards: Iterable[Vectors], sample: Vectors, graph: bool, alone: bool = True
+) -> tuple[float, Any]:
     """Build a version as the pipeline does; return its seconds, without those of `shards`, and the manifest."""
     from gifdex.index.build import VersionFacts, finish_version, write_items, write_shard
     from gifdex.index.engines.settings import EngineSettings, HnswSettings
@@ -305,7 +308,7 @@ def build_gifdex(folder: Path, shards: Iterable[Vectors], sample: Vectors, graph
     counts: list[int] = []
     for number, shard in enumerate(shards):
         started = time.perf_counter()
-        write_shard(folder, number, shard, reduction, settings)
+        write_shard(folder, number, shard, reduction, settings, alone=alone)
         elapsed += time.perf_counter() - started
         counts.append(len(shard))
     items = any_items(sum(counts))

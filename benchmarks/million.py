@@ -16,10 +16,15 @@ from vectors import BLOCK, Mixture, Vectors
 SHARD_BLOCKS = 16  # of BLOCK rows: 262,144 items
 
 
-def shards(mixture: Mixture) -> Iterator[Vectors]:
-    """Yield the items of several shards, each of SHARD_BLOCKS blocks at most."""
+def shard_rows(mixture: Mixture) -> int:
+    """Return the items of a shard: a quarter of all, in whole blocks, and SHARD_BLOCKS at most."""
     blocks = -(-mixture.n // BLOCK)
-    rows = BLOCK * min(SHARD_BLOCKS, -(-blocks // 4))
+    return BLOCK * min(SHARD_BLOCKS, -(-blocks // 4))
+
+
+def shards(mixture: Mixture) -> Iterator[Vectors]:
+    """Yield the items of each shard."""
+    rows = shard_rows(mixture)
     shard, filled = np.empty((rows, mixture.d), np.float32), 0
     for block in mixture.blocks():
         shard[filled : filled + len(block)] = block
@@ -37,7 +42,8 @@ def million(mixture: Mixture, folder: Path, asked: int, seconds: float) -> Row:
 
     step = max(1, mixture.n // SAMPLE)
     sample = np.concatenate([block[::step] for block in mixture.blocks()])[:SAMPLE]
-    spent, manifest = build_gifdex(folder, shards(mixture), sample, graph=True)
+    alone = mixture.n <= shard_rows(mixture)
+    spent, manifest = build_gifdex(folder, shards(mixture), sample, graph=True, alone=alone)
     most = resident()["most"]
     say(f"built in {spent:.0f} s")
     queries = mixture.queries(asked)

@@ -17,6 +17,8 @@ from gifdex.schemas.progress import Progress, silent
 
 ITEMS_NAME = "items.arrow"
 PROJECTION_NAME = "projection.safetensors"
+# What the graph of an only shard found while it was built; it goes when the manifest has come.
+HELD_OUT_NAME = ".held-out.json"
 REDUCTION_NAME = "reduction.safetensors"
 _MIB = 1024**2
 _MOST_ITEMS = 2**48  # more would overflow what is counted in bytes
@@ -32,11 +34,6 @@ def shard_names(number: int) -> tuple[str, str]:
 def graph_name(number: int) -> str:
     """Return the name of a shard's graph, for the engine hnsw."""
     return f"shard-{number:05d}.usearch"
-
-
-def held_out_name(number: int) -> str:
-    """Return the name of what a shard's graph found while it was built, which goes when the manifest comes."""
-    return f".held-out-{number:05d}.json"
 
 
 def read_manifest(version: Path) -> Manifest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -15,22 +15,22 @@ from gifdex.encoders.base import FloatArray
 from gifdex.encoders.projection import Projection
 from gifdex.index import items as item_files
 from gifdex.index.artifact import (
+    HELD_OUT_NAME,
     ITEMS_NAME,
     PROJECTION_NAME,
     REDUCTION_NAME,
     commit_manifest,
     file_facts,
     graph_name,
-    held_out_name,
     shard_names,
 )
 from gifdex.index.engines import annoy_trees, hnsw, scan
 from gifdex.index.engines.base import spread
-from gifdex.index.engines.hnsw import HnswBuilder
+from gifdex.index.engines.hnsw import HnswBuilder, HnswEngine
 from gifdex.index.engines.settings import ANNOY, HNSW, SCAN, EngineSettings, HnswSettings
 from gifdex.index.reduction import Reduction
 from gifdex.index.search import Searcher, Shard, open_shards
-from gifdex.index.tuning import QUERIES, HeldOut, Measured, Tuned, curve, fastest, pooled, tune
+from gifdex.index.tuning import QUERIES, Measured, Tuned, across, curve, fastest, held_out, tune
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.files import commit_bytes, committing
 from gifdex.schemas.manifest import (
@@ -64,10 +64,18 @@ def write_items(version: Path, items: pa.Table) -> None:
 
 
 def write_shard(
-    version: Path, number: int, vectors: FloatArray, reduction: Reduction | None, settings: EngineSettings
+    version: Path,
+    number: int,
+    vectors: FloatArray,
+    reduction: Reduction | None,
+    settings: EngineSettings,
+    *,
+    alone: bool = True,
 ) -> None:
     """Write one shard's files from its unit vectors float32 (n, d), in row order, Annoy's last.
 
+    A graph that is `alone`, the version's only shard, is measured before it is complete; several are measured on each
+    other's vectors when the version is finished.
     A vector of length zero is let through: it has no direction, and scores 0 against every query. Raises
     ValueError for no vectors, and for others that are not finite or not of length one: Annoy would take
     them in silence.
@@ -78,33 +86,47 @@ def write_shard(
     if not ((np.abs(squares - 1) < _UNIT_TOLERANCE) | (squares == 0)).all():
         raise ValueError(f"shard {number} was given vectors that are not finite or not of length one")
     annoy_name, vectors_name = shard_names(number)
+    vectors = np.ascontiguousarray(vectors, np.float32)
     with committing(version / vectors_name) as temporary, temporary.open("wb") as stream:
-        np.save(stream, np.ascontiguousarray(vectors, np.float32), allow_pickle=False)
+        np.save(stream, vectors, allow_pickle=False)
+    facts = _facts(vectors.shape[1], reduction, settings)
+    seen = vectors
+    if reduction is not None:
+        seen = vectors @ reduction.leading(max(engine.dimensions for engine in facts.values()))
     if settings.hnsw is not None:
-        _write_graph(version, number, vectors, reduction, settings.hnsw)
-    seen = vectors if reduction is None else vectors @ reduction.leading(reduction.scanned)
+        _write_graph(version, number, vectors, seen, reduction, settings.hnsw, facts if alone else None)
+    seen = seen[:, : facts[ANNOY].dimensions]
     annoy_trees.build(version / annoy_name, seen, annoy_trees.metric(reduction is not None), settings.annoy)
 
 
 def _write_graph(
-    version: Path, number: int, vectors: FloatArray, reduction: Reduction | None, settings: HnswSettings
+    version: Path,
+    number: int,
+    vectors: FloatArray,
+    reduced: FloatArray,
+    reduction: Reduction | None,
+    settings: HnswSettings,
+    alone: Mapping[str, EngineFacts] | None,
 ) -> None:
-    """Write a shard's graph, and what it found of vectors that were not in it yet."""
-    seen = hnsw.quantized(vectors if reduction is None else vectors @ reduction.directions, together=True)
-    held_out = spread(len(vectors), min(QUERIES, 1 + len(vectors) // 10))
+    """Write a shard's graph and, of one that is alone, what it found of vectors that were not in it yet."""
+    seen = hnsw.quantized(reduced)
     order = hnsw.insertion_order(seen)
-    first = order[~np.isin(order, held_out)]
     builder = HnswBuilder(seen.shape[1], settings)
-    builder.add(first, seen[first])
-    shard_facts = ShardFacts(len(vectors), shard_names(number)[1], {})
-    shard = Shard(version, shard_facts, 0, vectors, reduction is not None, {HNSW: builder})
-    facts = _facts(vectors.shape[1], reduction, EngineSettings(hnsw=settings))
-    searcher = Searcher([shard], facts, reduction)
-    asked = HeldOut(searcher, held_out, np.sort(first))
-    found = {"queries": len(asked.queries), "curve": curve(searcher, asked, HNSW)}
-    builder.add(held_out, seen[held_out])
-    builder.save(version / graph_name(number))
-    commit_bytes(version / held_out_name(number), json.dumps(found).encode())
+    path = version / graph_name(number)
+    if alone is not None:
+        rows = spread(len(vectors), min(QUERIES, 1 + len(vectors) // 10, len(vectors) - 1))
+        first = order[~np.isin(order, rows)]
+        builder.add(first, seen[first])
+        builder.save(path)
+        engine = HnswEngine(path, len(first), seen.shape[1], len(vectors))
+        shard_facts = ShardFacts(len(vectors), shard_names(number)[1], {})
+        shard = Shard(version, shard_facts, 0, vectors, reduction is not None, {HNSW: engine})
+        asked = held_out(Searcher([shard], alone, reduction), rows, np.sort(first))
+        found = {"queries": len(asked.queries), "curve": curve(asked, HNSW, len(vectors))}
+        commit_bytes(version / HELD_OUT_NAME, json.dumps(found).encode())
+        order = rows
+    builder.add(order, seen[order])
+    builder.save(path)
 
 
 def _facts(dimensions: int, reduction: Reduction | None, settings: EngineSettings) -> dict[str, EngineFacts]:
@@ -170,8 +192,7 @@ def finish_version(
         shards=shards,
         files=file_facts(version, names),
     )
-    for number in range(len(shards)):
-        (version / held_out_name(number)).unlink(missing_ok=True)
+    (version / HELD_OUT_NAME).unlink(missing_ok=True)
     commit_manifest(version, manifest)
     return manifest
 
@@ -192,12 +213,14 @@ def _tuned(
     """Measure every engine on the files as they are."""
     opened = open_shards(version, shards, dimensions, reduction is not None)
     searcher = Searcher(opened, engines, reduction)
-    held_out = HeldOut(searcher, spread(searcher.items, QUERIES))
+    asked = held_out(searcher, spread(searcher.items, QUERIES))
     known = {}
-    if HNSW in engines:
-        measured = [_measured(version / held_out_name(number)) for number in range(len(shards))]
-        known[HNSW] = pooled([(found, shard.items) for found, shard in zip(measured, shards, strict=True)])
-    return {name: tune(searcher, held_out, name, known.get(name)) for name in engines}
+    if HNSW in engines and len(shards) == 1:
+        known[HNSW] = _measured(version / HELD_OUT_NAME)
+    elif HNSW in engines:
+        others = across(searcher, QUERIES)
+        known[HNSW] = Measured(len(others.queries), curve(others, HNSW, searcher.items))
+    return {name: tune(searcher, asked, name, known.get(name)) for name in engines}
 
 
 def _measured(path: Path) -> Measured:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gifdex.index import kernels
 from gifdex.index.engines.base import Rows
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorruptIndexError, QueryError
@@ -128,17 +129,17 @@ class Items:
                 table = table.append_column(name, column)
         return table
 
-    def rows(self, rows: Sequence[int]) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return the id, uri and metadata of each row, its caption under "caption"."""
+    def rows(self, rows: Rows) -> tuple[list[str], list[str], list[dict[str, Any]]]:
+        """Return the ids, the uris and the metadata of rows, their captions under "caption"."""
         try:
-            return [
-                _item(key, uri, caption, text)
-                for key, uri, caption, text in zip(*(column.take(rows) for column in self._texts), strict=True)
-            ]
-        except (ValueError, IndexError, RecursionError) as err:
+            keys, uris, captions, texts = (column.take(rows) for column in self._texts)
+            if None in keys or None in uris:
+                raise ValueError("its id or uri is missing")
+            return keys, uris, list(map(_metadata, captions, texts))  # type: ignore[return-value]  # no None, as was seen
+        except (ValueError, RecursionError) as err:
             raise CorruptIndexError(
-                f"one of the rows {list(rows[:10])} of the items {self._path} cannot be read ({err}): restore the file "
-                "or rebuild"
+                f"one of the rows {rows[:10].tolist()} of the items {self._path} cannot be read ({err}): restore the "
+                "file or rebuild"
             ) from err
 
     def matching(self, where: Where) -> Rows:
@@ -166,11 +167,13 @@ class Items:
         return rows
 
 
-def _item(key: str | None, uri: str | None, caption: str | None, text: str | None) -> tuple[str, str, dict[str, Any]]:
-    metadata = json.loads(text) if text else {}
-    if key is None or uri is None or not isinstance(metadata, dict):
-        raise ValueError("its id, uri or metadata is missing")
-    return key, uri, metadata if caption is None else {"caption": caption, **metadata}
+def _metadata(caption: str | None, text: str | None) -> dict[str, Any]:
+    if not text:
+        return {} if caption is None else {"caption": caption}
+    metadata = json.loads(text)
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata are no JSON object")
+    return metadata if caption is None else {"caption": caption, **metadata}
 
 
 def _line(what: object) -> str:
@@ -214,26 +217,15 @@ class _Texts:
     def __init__(self, column: pa.ChunkedArray) -> None:
         array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
         validity, offsets, data = array.buffers()
-        # Items of memoryviews are Python's own numbers, and come three times as fast as numpy's.
-        self._offsets = memoryview(offsets).cast("B").cast("q" if pa.types.is_large_string(array.type) else "i")
+        self._large = pa.types.is_large_string(array.type)
+        self._offsets = memoryview(offsets)
         self._data = memoryview(data if data is not None else b"")
-        self._valid = None if validity is None else memoryview(validity).cast("B")
+        self._valid = None if validity is None else memoryview(validity)
         self._first = array.offset
 
-    def take(self, rows: Sequence[int]) -> list[str | None]:
-        """Return the strings of rows; raises ValueError or IndexError for what cannot be one."""
-        offsets, data, valid, first = self._offsets, self._data, self._valid, self._first
-        taken: list[str | None] = []
-        for row in rows:
-            at = row + first
-            if valid is not None and not valid[at >> 3] >> (at & 7) & 1:
-                taken.append(None)
-                continue
-            low, high = offsets[at], offsets[at + 1]
-            if not 0 <= low <= high <= len(data):
-                raise ValueError("its bytes lie outside the file")
-            taken.append(str(data[low:high], "utf-8"))
-        return taken
+    def take(self, rows: Rows) -> list[str | None]:
+        """Return the strings of rows; raises ValueError for what cannot be one."""
+        return kernels.texts(self._offsets, self._large, self._data, self._valid, self._first, rows)
 
 
 def read_rows(path: Path, first: int, count: int) -> pa.Table:

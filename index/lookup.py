@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 import os
 import threading
@@ -18,10 +17,11 @@ from gifdex.encoders import registry
 from gifdex.encoders.base import FloatArray, TextEncoder, encode_known, unit
 from gifdex.encoders.projection import Projection
 from gifdex.index import items as item_files
+from gifdex.index import kernels
 from gifdex.index import reduction as reductions
 from gifdex.index.artifact import check_hashes, check_sizes, read_manifest
-from gifdex.index.engines import hnsw
-from gifdex.index.engines.settings import ANNOY, HNSW, SCAN
+from gifdex.index.engines.base import Rows
+from gifdex.index.engines.settings import HNSW, SCAN
 from gifdex.index.items import Items, Where
 from gifdex.index.search import Searcher, open_shards, recall
 from gifdex.index.store import resolve
@@ -33,6 +33,7 @@ from gifdex.schemas.manifest import Manifest
 _BATCH_GAIN = 3
 # Of hits and of effort: more than any index has items.
 _MOST = 2**48
+_DOUBLE = 8  # bytes of a float64
 # Between these, a vector's squared length neither over- nor underflowed on the way.
 _LEAST_SQUARE, _MOST_SQUARE = 1e-200, 1e200
 
@@ -77,7 +78,7 @@ class Index:
     def prepare(self, engine: str | None = None) -> None:
         """Open an engine's files and check them, which its first search does else; the default one's are open.
 
-        Raises QueryError, CorruptIndexError or MissingExtraError as that search would.
+        Raises QueryError or CorruptIndexError as that search would.
         """
         self._open(self.engine if engine is None else self._known(engine))
 
@@ -89,18 +90,15 @@ class Index:
         """Size of the joint space, which query vectors must have."""
         return self.manifest.dimensions
 
-    @functools.cached_property
+    @property
     def engines(self) -> tuple[str, ...]:
         """The engines that can be asked here."""
-        able = (name for name in self.manifest.engines if name != HNSW or hnsw.is_installed())
-        return tuple(able)
+        return tuple(self.manifest.engines)
 
-    @functools.cached_property
+    @property
     def engine(self) -> str:
         """The engine that answers unless another is asked for: the fastest one when the index was built."""
-        if self.manifest.engine in self.engines:
-            return self.manifest.engine
-        return max((ANNOY, SCAN), key=lambda name: self.manifest.engines[name].quality.queries_per_second)
+        return self.manifest.engine
 
     @property
     def ids(self) -> list[str]:
@@ -221,7 +219,7 @@ class Index:
             found = self._searcher.scan(units, count)
         else:
             found = self._searcher.search(units, count, name, rescored)
-        return [self._hits(rows.tolist(), scores.tolist()) for rows, scores in found]
+        return [self._hits(rows, scores.tolist()) for rows, scores in found]
 
     def _open(self, engine: str) -> None:
         """Open an engine's files, which must still be those of this version."""
@@ -231,10 +229,12 @@ class Index:
 
     def _engine_for(self, queries: int) -> str:
         """Return the engine that answers so many vectors at once soonest, as far as it was measured one at a time."""
-        speed = {name: facts.quality.queries_per_second for name, facts in self.manifest.engines.items()}
-        if queries > 1 and _BATCH_GAIN * speed[SCAN] >= speed[self.engine]:
+        known, default = self.manifest.engines, self.manifest.engine
+        if queries > 1 and _BATCH_GAIN * known[SCAN].quality.queries_per_second >= (
+            known[default].quality.queries_per_second
+        ):
             return SCAN
-        return self.engine
+        return default
 
     def _known(self, engine: str) -> str:
         if not isinstance(engine, str) or engine not in self.manifest.engines:
@@ -304,11 +304,13 @@ class Index:
             )
         if queries.shape[1] != self.dimensions:
             raise QueryError(f"the index has {self.dimensions} dimensions, but the query has {queries.shape[1]}")
-        with np.errstate(over="ignore"):  # what overflows is infinite, which is looked at next
-            wide = queries.astype(np.float64)
-            squares = np.vecdot(wide, wide)
-        if len(squares) and squares.min() > _LEAST_SQUARE and squares.max() < _MOST_SQUARE:  # of NaN, neither is true
-            units: FloatArray = (wide / np.sqrt(squares)[:, None]).astype(np.float32)
+        if queries.dtype.itemsize <= _DOUBLE:
+            wide = np.ascontiguousarray(queries, np.float64)
+        else:
+            with np.errstate(over="ignore"):  # what overflows is infinite, which is looked at next
+                wide = np.ascontiguousarray(queries, np.float64)
+        units: FloatArray = np.empty(wide.shape, np.float32)
+        if kernels.units(wide, self.dimensions, _LEAST_SQUARE, _MOST_SQUARE, units) == len(wide):
             return units
         if not np.isfinite(wide).all():
             raise QueryError("the query has values that are NaN or infinite; expected finite numbers")
@@ -317,11 +319,11 @@ class Index:
             raise QueryError("the query is a zero vector, which has no direction to search in")
         return unit(wide / largest)
 
-    def _hits(self, rows: Sequence[int], scores: Sequence[float]) -> list[Hit]:
-        return [
-            Hit(key, min(max(score, -1.0), 1.0), uri, metadata)
-            for (key, uri, metadata), score in zip(self._items.rows(rows), scores, strict=True)
-        ]
+    def _hits(self, rows: Rows, scores: Sequence[float]) -> list[Hit]:
+        if scores and (scores[0] > 1 or scores[-1] < -1):  # by rounding
+            scores = [min(max(score, -1.0), 1.0) for score in scores]
+        keys, uris, metadata = self._items.rows(rows)
+        return list(map(Hit, keys, scores, uris, metadata))
 
 
 def _at_least_one(name: str, value: int) -> int:
@@ -365,8 +367,11 @@ def open_index(path: str | os.PathLike[str], *, verify: bool = False, text_encod
     """
     version = resolve(Path(path))
     manifest = read_manifest(version)
-    mapped = set(check_sizes(version, manifest)) - {manifest.projection.file}  # which is read into memory
-    unchanged = Unchanged(version / name for name in sorted(mapped))
+    read = {
+        manifest.projection.file,
+        manifest.reduction and manifest.reduction.file,
+    }  # into memory; the others are mapped
+    unchanged = Unchanged(version / name for name in check_sizes(version, manifest) if name not in read)
     if verify:
         check_hashes(version, manifest)
     items = item_files.load(version / manifest.items_file, manifest.items)

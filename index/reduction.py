@@ -10,6 +10,7 @@ a mean.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gifdex.encoders.base import FACTS_KEY, FloatArray, safetensors_bytes
+from gifdex.index import kernels
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.files import commit_bytes
 
@@ -33,6 +35,7 @@ _LEAST_DIMENSIONS = 64
 # Vectors for each of their dimensions: fewer lie along directions that the next ones do not.
 _LEAST_SAMPLE = 4
 _TENSOR = "directions"
+_WHOLE = 32767  # the length of a direction in whole numbers, as kernels.c has it
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,21 @@ class Reduction:
     def leading(self, dimensions: int) -> FloatArray:
         """Return the map float32 (d, dimensions) onto the leading directions, laid out for products."""
         return np.ascontiguousarray(self.directions[:, :dimensions])
+
+    def for_queries(self, dimensions: int) -> Callable[[FloatArray], FloatArray]:
+        """Return the map of unit queries float32 (n, d) onto the leading directions, to (n, dimensions).
+
+        All directions are read for each query, so they are kept in 16 bits a number, half the bytes; of a product,
+        that changes less than .0001.
+        """
+        directions = np.rint(self.leading(dimensions).T * np.float32(_WHOLE)).astype(np.int16, order="C")
+
+        def reduce(queries: FloatArray) -> FloatArray:
+            reduced: FloatArray = np.empty((len(queries), dimensions), np.float32)
+            kernels.reduce(np.ascontiguousarray(queries), directions, directions.shape[1], reduced)
+            return reduced
+
+        return reduce
 
     def save(self, path: Path) -> None:
         """Write the directions as safetensors."""

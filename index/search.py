@@ -8,6 +8,7 @@ the batch or the way it was found, and equal vectors tie.
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
+from gifdex.index import kernels
 from gifdex.index.engines import annoy_trees
 from gifdex.index.engines.annoy_trees import AnnoyEngine
 from gifdex.index.engines.base import Engine, Rows
@@ -37,10 +39,15 @@ _SCANNED = 2
 _FEW = 4096
 # Scores held at a time by an exact scan: 64 MiB of float32.
 _SCAN_SCORES = 16 * 1024**2
-# Rows scored again at a time.
-_RESCORED = 4096
+# Vectors copied together at a time.
+_COPIED = 4096
 # More than a float32 product of two unit vectors is off by: about 1e-7 is seen at 512 dimensions.
-_ROUNDING = np.float32(1e-5)
+_ROUNDING = 1e-5
+
+_ODD_ROWS = (
+    "an engine's file names rows that are none, or one twice, so its bytes were altered: see which with gifdex verify, "
+    "and restore the file or rebuild"
+)
 
 Scores = NDArray[np.float64]
 
@@ -70,7 +77,7 @@ class Shard:
         return self._facts.items
 
     def engine(self, name: str, facts: EngineFacts) -> Engine:
-        """Return an engine, opened once; raises CorruptIndexError or MissingExtraError."""
+        """Return an engine, opened once; raises CorruptIndexError."""
         opened = self._engines.get(name)
         if opened is None:
             with self._lock:
@@ -114,10 +121,10 @@ def _map_vectors(path: Path, shape: tuple[int, int]) -> FloatArray:
     except Exception as err:  # numpy parses a damaged header into half a dozen kinds of error
         reason = str(err).partition("\n")[0]  # numpy may go on with advice
         raise CorruptIndexError(f"cannot read {path}: {reason}; restore the file or rebuild") from err
-    if vectors.shape != shape or vectors.dtype != np.float32:
+    if vectors.shape != shape or vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
         raise CorruptIndexError(
             f"{path} holds {vectors.dtype} of shape {vectors.shape}, but the manifest says float32 of shape "
-            f"{shape}: restore the file or rebuild"
+            f"{shape}, row by row: restore the file or rebuild"
         )
     # A plain view: every operation on a numpy.memmap costs microseconds of bookkeeping.
     plain: FloatArray = np.asarray(vectors).view(np.ndarray)
@@ -139,8 +146,17 @@ class Searcher:
         self.engines = dict(engines)
         self.items = sum(len(shard) for shard in shards)
         self._maps = {
-            facts.dimensions: reduction.leading(facts.dimensions) for facts in engines.values() if reduction is not None
+            facts.dimensions: reduction.for_queries(facts.dimensions)
+            for facts in engines.values()
+            if reduction is not None
         }
+
+    def without(self, number: int) -> Searcher:
+        """Return a searcher of all shards but one; rows keep their numbers."""
+        other = copy.copy(self)
+        other.shards = self.shards[:number] + self.shards[number + 1 :]
+        other.items = self.items - len(self.shards[number])
+        return other
 
     def prepare(self, engine: str) -> None:
         """Open an engine's files, which the first search would do else."""
@@ -159,14 +175,17 @@ class Searcher:
         facts = self.engines[engine]
         if self.items <= _SMALL or _SCANNED * count * len(self.shards) >= self.items:
             return self.scan(queries, k)
-        reduced = queries if not self._maps else queries @ self._maps[facts.dimensions]
+        reduced = queries if not self._maps else self._maps[facts.dimensions](queries)
         proposed = [
             (shard, shard.engine(engine, facts).candidates(reduced, min(count, len(shard)))) for shard in self.shards
         ]
-        return [
-            _rescored([(shard, rows[place]) for shard, rows in proposed], query, k)
-            for place, query in enumerate(queries)
-        ]
+        return _merged(
+            [
+                [_scored(shard, query, rows, k) for query, rows in zip(queries, found, strict=True)]
+                for shard, found in proposed
+            ],
+            k,
+        )
 
     def scan(self, queries: FloatArray, k: int) -> list[tuple[Rows, Scores]]:
         """Score every vector against unit queries (n, d); return each one's k best rows and cosines, best first."""
@@ -194,9 +213,9 @@ class Searcher:
         for number, (query, row) in enumerate(zip(queries, rows, strict=True)):
             scores = np.concatenate([shard.vectors @ query for shard in self.shards])
             near = np.flatnonzero(np.abs(scores - scores[row]) <= _ROUNDING)
-            cosines = np.concatenate([_cosines(shard, query, self._within(shard, near)) for shard in self.shards])
+            ((found, cosines),) = self.scan_rows(query[None], near, len(near))
             above = np.count_nonzero(scores > scores[row] + _ROUNDING)
-            result[number] = 1 + above + np.count_nonzero(cosines > cosines[near == row])
+            result[number] = 1 + above + np.count_nonzero(cosines > cosines[found == row])
         return result
 
 
@@ -209,12 +228,11 @@ def _scanned(shard: Shard, queries: FloatArray, k: int, rows: Rows | None) -> li
         if rows is None:
             scores = products(part, shard.vectors)
         else:
-            blocks = [rows[first : first + _RESCORED] for first in range(0, len(rows), _RESCORED)]
+            blocks = [rows[first : first + _COPIED] for first in range(0, len(rows), _COPIED)]
             scores = np.concatenate([products(part, shard.vectors[block]) for block in blocks], axis=1)
         for query, row in zip(part, scores, strict=True):
             kept = _contenders(row, k)
-            contenders = kept if rows is None else rows[kept]
-            found.append(_best(contenders + shard.first, _cosines(shard, query, contenders), k))
+            found.append(_scored(shard, query, kept if rows is None else rows[kept], k))
     return found
 
 
@@ -228,32 +246,18 @@ def _merged(parts: Sequence[Sequence[tuple[Rows, Scores]]], k: int) -> list[tupl
     ]
 
 
-def _cosines(shard: Shard, query: FloatArray, rows: Rows) -> Scores:
-    """Return the cosine of a unit query (d,) with each of a shard's rows, counted from its first."""
-    starts = range(0, len(rows), _RESCORED)
-    parts = [_products(shard.vectors[rows[start : start + _RESCORED]], query) for start in starts]
-    return np.concatenate([np.empty(0), *parts])
-
-
-def _rescored(proposed: Sequence[tuple[Shard, Rows]], query: FloatArray, k: int) -> tuple[Rows, Scores]:
-    """Return the k best of the rows proposed of each shard, and their exact cosines."""
-    vectors = [shard.vectors[rows] for shard, rows in proposed]
-    scores = [products(query[None], block)[0] for block in vectors]
-    if len(proposed) == 1:
-        kept = _contenders(scores[0], k)
-        rows = proposed[0][1][kept] + proposed[0][0].first
-        return _best(rows, _products(vectors[0][kept], query), k)
-    together = np.concatenate(scores)
-    kept = np.sort(_contenders(together, k))
-    rows = np.concatenate([rows + shard.first for shard, rows in proposed])[kept]
-    ends = np.searchsorted(kept, np.cumsum([0, *map(len, scores)]))
-    cosines = [
-        _products(block[kept[low:high] - offset], query)
-        for block, low, high, offset in zip(
-            vectors, ends[:-1], ends[1:], np.cumsum([0, *map(len, scores)])[:-1], strict=True
-        )
-    ]
-    return _best(rows, np.concatenate(cosines), k)
+def _scored(shard: Shard, query: FloatArray, rows: Rows, k: int) -> tuple[Rows, Scores]:
+    """Return the k best of a shard's rows, counted from its first, for a unit query (d,), and their exact cosines."""
+    kept = min(k, len(rows))
+    found, scores = np.empty(kept, np.int64), np.empty(kept)
+    try:
+        kernels.best(shard.vectors, rows, query, k, _ROUNDING, found, scores)
+    except FloatingPointError as err:
+        raise CorruptIndexError(NOT_FINITE) from err
+    except IndexError as err:
+        raise CorruptIndexError(_ODD_ROWS) from err
+    found += shard.first
+    return found, scores
 
 
 def _contenders(scores: FloatArray, k: int) -> Rows:
@@ -265,12 +269,6 @@ def _contenders(scores: FloatArray, k: int) -> Rows:
     high = scores if len(scores) < _FEW else scores[highest(scores, k)]
     threshold = np.partition(high, len(high) - k)[len(high) - k]
     return np.flatnonzero(scores >= threshold - _ROUNDING)
-
-
-def _products(vectors: FloatArray, query: FloatArray) -> Scores:
-    """Return the inner products of (n, d) vectors with a query (d,), each summed alone and in float64."""
-    products: Scores = np.vecdot(vectors.astype(np.float64), query.astype(np.float64))
-    return products
 
 
 def _best(rows: Rows, scores: Scores, k: int) -> tuple[Rows, Scores]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gifdex.encoders.base import FloatArray
-from gifdex.index.engines.base import Rows
+from gifdex.index.engines.base import Rows, spread
 from gifdex.index.engines.settings import ANNOY, HNSW, SCAN
 from gifdex.index.search import Scores, Searcher, candidates, recall
 from gifdex.schemas.manifest import QualityFacts
@@ -23,7 +23,11 @@ TARGETS = {ANNOY: 0.98, SCAN: 0.99, HNSW: 0.99}
 _SPARE = {ANNOY: 1, SCAN: 2, HNSW: 1}
 _LEAST_EFFORT = 10
 _MANY = 100
-_SECONDS = 0.5  # that an engine is timed for, at most
+_MOST = _MANY + 1  # of which one may be the query itself
+_QUARTER = 4
+# Three times what the recall of a quarter of the queries is off by.
+_FAR = 0.03
+_SECONDS = 0.25  # that an engine is timed for, at most
 QUERIES = 128
 
 Found = Sequence[tuple[Rows, Scores]]
@@ -47,35 +51,71 @@ class Tuned:
     quality: QualityFacts
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Queries (n, d) for a searcher, the rows that they are of, and the best of other items for each."""
+
+    searcher: Searcher
+    rows: Rows
+    queries: FloatArray
+    exact: Found
+
+
 class HeldOut:
     """Vectors of the index as queries, and the best of other items for each, by exact search.
 
-    A query's own item is not counted, neither in the exact answers nor in those found. Trees and scans answer it as
-    if they did not have it: neither shapes itself after one item. A graph does, so it is asked before it has the
-    queries, and then `others` are the rows that it has.
+    A query's own item is not counted, neither in the exact answers nor in those found.
     """
 
-    def __init__(self, searcher: Searcher, rows: Rows, others: Rows | None = None) -> None:
-        vectors = searcher.vectors_at(rows)
-        self._rows = rows = rows[vectors.any(axis=1)]  # a vector of length zero has no neighbours
-        self.queries = vectors[vectors.any(axis=1)]
-        k = int(_REPORTED[-1]) + 1
-        exact = searcher.scan(self.queries, k) if others is None else searcher.scan_rows(self.queries, others, k)
-        self._exact = _without(rows, exact)
+    def __init__(self, parts: Sequence[_Part]) -> None:
+        self._parts = parts
+        self.queries = np.concatenate([part.queries for part in parts])
 
-    def recalls(self, searcher: Searcher, engine: str, effort: int, k: int = 10) -> dict[str, float]:
-        """Return the engine's recall@k, rounded to four digits, and for ten hits that of the first one too.
-
-        Of a hundred hits, a quarter of the queries tells as much.
-        """
-        step = 1 if k < _MANY else 4
+    def recalls(self, engine: str, effort: int, k: int = 10, step: int = 1) -> dict[str, float]:
+        """Return recall@k of every `step`-th query, rounded to four digits, and for ten hits that of the first, too."""
         count = candidates(effort, k) + 1
-        found = _without(self._rows[::step], searcher.search_among(self.queries[::step], k + 1, engine, count))
-        exact = self._exact[::step]
+        exact: list[tuple[Rows, Scores]] = []
+        found: list[tuple[Rows, Scores]] = []
+        for part in self._parts:
+            answers = part.searcher.search_among(part.queries[::step], k + 1, engine, count)
+            found += _without(part.rows[::step], answers)
+            exact += part.exact[::step]
         return {
             str(first): round(recall([(rows[:first], scores[:first]) for rows, scores in exact], found), 4)
             for first in ((1, k) if k == int(_K) else (k,))
         }
+
+
+def held_out(searcher: Searcher, rows: Rows, others: Rows | None = None) -> HeldOut:
+    """Return the vectors of `rows` as queries.
+
+    Trees and scans answer them as if they did not have them: neither shapes itself after one item. A graph does, so
+    it is asked before it has the queries, and then `others` are the rows that it has.
+    """
+    rows, queries = _directed(searcher, rows)
+    exact = searcher.scan(queries, _MOST) if others is None else searcher.scan_rows(queries, others, _MOST)
+    return HeldOut([_Part(searcher, rows, queries, _without(rows, exact))])
+
+
+def across(searcher: Searcher, count: int) -> HeldOut:
+    """Return about `count` vectors of several shards as queries, each for all shards but its own.
+
+    No graph that is asked has them, and the ten best are of several shards, as they are of a service's queries.
+    """
+    each = -(-count // len(searcher.shards))
+    parts = []
+    for number, shard in enumerate(searcher.shards):
+        rows, queries = _directed(searcher, shard.first + spread(len(shard), each))
+        others = searcher.without(number)
+        parts.append(_Part(others, rows, queries, others.scan(queries, _MOST)))
+    return HeldOut(parts)
+
+
+def _directed(searcher: Searcher, rows: Rows) -> tuple[Rows, FloatArray]:
+    """Return those of rows whose vectors have a direction, and so neighbours, and the vectors."""
+    vectors = searcher.vectors_at(rows)
+    directed = vectors.any(axis=1)
+    return rows[directed], vectors[directed]
 
 
 def _without(own: Rows, found: Found) -> list[tuple[Rows, Scores]]:
@@ -93,44 +133,36 @@ def _efforts(items: int) -> Iterator[int]:
     yield items
 
 
-def curve(searcher: Searcher, held_out: HeldOut, engine: str) -> dict[int, dict[str, float]]:
-    """Return an engine's recall@10 at rising efforts, until it reaches the target, and there recall@100 too."""
+def curve(asked: HeldOut, engine: str, items: int) -> dict[int, dict[str, float]]:
+    """Return an engine's recall@10 at rising efforts, until it reaches the target, and there recall@100 too.
+
+    An effort that is far from the target by a quarter of the queries is not tried with all; and of a hundred hits, a
+    quarter of them tells as much.
+    """
     found: dict[int, dict[str, float]] = {}
-    for effort in _efforts(searcher.items):
-        found[effort] = held_out.recalls(searcher, engine, effort)
+    for effort in _efforts(items):
+        found[effort] = asked.recalls(engine, effort, step=_QUARTER)
+        if found[effort][_K] >= TARGETS[engine] - _FAR:
+            found[effort] = asked.recalls(engine, effort)
         if found[effort][_K] >= TARGETS[engine]:
             break
-    found[effort] |= held_out.recalls(searcher, engine, effort, _MANY)
+    found[effort] |= asked.recalls(engine, effort, _MANY, _QUARTER)
     return found
 
 
-def pooled(shards: Sequence[tuple[Measured, int]]) -> Measured:
-    """Return what several shards' own curves and counts of items say of them together.
-
-    The effort is the greatest that one of them needs, and recall the mean of their own at the effort that each needs,
-    weighted by items: at the greatest it is no less.
-    """
-    ends = [(max(measured.curve), measured, items) for measured, items in shards]
-    weights = [items for *_, items in ends]
-    shares = {
-        k: float(np.average([measured.curve[end][k] for end, measured, _ in ends], weights=weights)) for k in _REPORTED
-    }
-    return Measured(sum(measured.queries for measured, _ in shards), {max(end for end, *_ in ends): shares})
-
-
-def tune(searcher: Searcher, held_out: HeldOut, engine: str, known: Measured | None = None) -> Tuned:
+def tune(searcher: Searcher, asked: HeldOut, engine: str, known: Measured | None = None) -> Tuned:
     """Return the least effort whose recall@10 reaches the target, or the greatest there is, and its quality.
 
     `known` was measured while the engine was built, of one that cannot be measured now. The queries a second are of
     this moment on this machine; everything else is the same in every run.
     """
-    found = known or Measured(len(held_out.queries), curve(searcher, held_out, engine))
+    found = known or Measured(len(asked.queries), curve(asked, engine, searcher.items))
     effort = max(found.curve)
     shares = dict(found.curve[effort])
     if _SPARE[engine] > 1:
         effort *= _SPARE[engine]
-        shares = held_out.recalls(searcher, engine, effort) | held_out.recalls(searcher, engine, effort, _MANY)
-    speed = _queries_per_second(searcher, held_out.queries, engine, effort)
+        shares = asked.recalls(engine, effort) | asked.recalls(engine, effort, _MANY, _QUARTER)
+    speed = _queries_per_second(searcher, asked.queries, engine, effort)
     return Tuned(effort, QualityFacts(found.queries, {k: round(shares[k], 4) for k in _REPORTED}, speed))
 
 

@@ -28,18 +28,21 @@ class Unchanged:
                 found = _facts(path)
             except OSError:  # unlinked; the mapping stays
                 found = None
-            if replaced and (found is None or found[0] != known[0]):
-                raise CorruptIndexError(
-                    f"{path} was replaced while the index was being opened: open it again, and leave versions as they "
-                    "are"
-                )
-            if found is not None and found != known and found[0] == known[0]:
+            if found == known:
+                continue
+            if found is None or found[:2] != known[:2]:
+                if replaced:
+                    raise CorruptIndexError(
+                        f"{path} was replaced while the index was being opened: open it again, and leave versions as "
+                        "they are"
+                    )
+            else:
                 raise CorruptIndexError(
                     f"{path} was changed in place while the index was open, which is not safe to read: restore it, "
                     "open the index again, and replace files by renaming new ones over them"
                 )
 
 
-def _facts(path: str) -> tuple[tuple[int, int], int, int]:
+def _facts(path: str) -> tuple[int, int, int, int]:
     found = os.stat(path)  # noqa: PTH116  # a path object would take as long again
-    return (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_dev, found.st_size, found.st_mtime_ns

@@ -43,7 +43,7 @@ _KEY_DIGITS, _KEY_BITS = 8, 32
 
 @dataclass(frozen=True)
 class IndexTask:
-    """One shard: which slice of the indexed items it holds, and where its files go.
+    """One shard, `alone` or one of several: which slice of the indexed items it holds, and where its files go.
 
     `indexed` is the index's file of items in row order; `embeddings` and the shard's files in `version` are
     written, `output` (its Annoy file) last.
@@ -57,6 +57,7 @@ class IndexTask:
     reduction: Path | None
     embeddings: Path
     version: Path
+    alone: bool
 
     @property
     def output(self) -> Path:
@@ -110,6 +111,7 @@ def plan(
             reduction,
             embeddings / embeddings_name(number),
             version,
+            len(firsts) == 1,
         )
         for number, (first, end) in enumerate(zip(firsts, ends, strict=True))
     ]
@@ -157,7 +159,7 @@ class RunIndexTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         captions = self._embed_captions(items["caption"].to_pylist(), projection)
         commit_table(task.embeddings, _embeddings_table(items, vectors, captions, projection.dimensions))
         reduction = None if task.reduction is None else reductions.load(task.reduction, projection.dimensions)
-        write_shard(task.version, task.number, vectors, reduction, self._settings.engines)
+        write_shard(task.version, task.number, vectors, reduction, self._settings.engines, alone=task.alone)
         yield str(task.output), task.items
 
     def _embed_captions(

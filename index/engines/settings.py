@@ -30,7 +30,7 @@ class HnswSettings:
     """How the graph is built: links a node has on each level but the lowest, which has twice as many, and breadth."""
 
     connectivity: int = 24
-    expansion_add: int = 128
+    expansion_add: int = 96
 
 
 @dataclass(frozen=True)

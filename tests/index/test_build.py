@@ -14,6 +14,7 @@ from gifdex.encoders.base import FloatArray, unit
 from gifdex.index import artifact
 from gifdex.index.build import VersionFacts, finish_version, write_items, write_shard
 from gifdex.index.engines.settings import AnnoySettings, EngineSettings, HnswSettings
+from gifdex.index.tuning import QUERIES
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import MANIFEST_NAME, EncoderFacts, Manifest
@@ -66,7 +67,7 @@ def test_manifest_says_what_the_version_is(version: Path) -> None:
     assert manifest.reduction is None
     projection = projections.load(version / manifest.projection.file)
     assert (manifest.projection.kind, manifest.projection.fingerprint) == ("linear", projection.fingerprint)
-    asked = sum(1 + count // 10 for count in SHARDS)
+    asked = sum(min(count, -(-QUERIES // len(SHARDS))) for count in SHARDS)
     assert {name: facts.quality.queries for name, facts in manifest.engines.items()} == {
         "annoy": 128,
         "scan": 128,

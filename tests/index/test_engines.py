@@ -43,7 +43,7 @@ def built(path: Path, stored: FloatArray, metric: str = ANGULAR, settings: Annoy
 
 def graph(path: Path, stored: FloatArray, connectivity: int = 4) -> Path:
     builder = HnswBuilder(stored.shape[1], HnswSettings(connectivity, 32))
-    builder.add(np.arange(len(stored)), quantized(stored, together=True))
+    builder.add(np.arange(len(stored)), quantized(stored))
     builder.save(path)
     return path
 
@@ -223,37 +223,47 @@ def levels(data: bytes) -> Iterator[tuple[int, int, int]]:
     assert at == len(data)
 
 
+def walked(path: Path, queries: FloatArray) -> list[list[int]] | None:
+    """Return what a damaged graph gives for queries that lead to all of its nodes, None where it is refused."""
+    engine = HnswEngine(path, ITEMS, DIMENSIONS)
+    try:
+        return [rows.tolist() for rows in engine.candidates(queries, ITEMS)]
+    except CorruptIndexError:
+        return None
+
+
 @pytest.mark.parametrize("upper", [False, True])
-def test_graphs_links_that_lead_out_of_it_are_refused(tmp_path: Path, leading: FloatArray, upper: bool) -> None:
+def test_graphs_links_that_lead_out_of_it_are_not_followed(tmp_path: Path, leading: FloatArray, upper: bool) -> None:
     path = graph(tmp_path / "g.usearch", leading)
     intact = path.read_bytes()
     lowest = 8  # twice the connectivity
     nodes = [(slot, at) for slot, at, level in levels(intact) if level > 0 or not upper]
     low = {slot for slot, _, level in levels(intact) if level == 0}
+    refused, tried = 0, 0
     for _, at in nodes[:: max(1, len(nodes) // 8)]:
         first = at + 10 + (4 * (1 + lowest) if upper else 0)
+        # Links of 2**32 - 1, more links than there is room for, and a link one beyond the last node.
         for place, value in ((first, 2**32 - 1), (first, 1000), (first + 4, ITEMS), (first + 4, 2**32 - 1)):
             path.write_bytes(intact)
             altered(path, lambda data, place=place, value=value: put(data, place, "<I", value))  # type: ignore[misc]
-            with pytest.raises(CorruptIndexError, match="lead out of the graph"):
-                HnswEngine(path, ITEMS, DIMENSIONS)
-        if upper:  # to a node that does not reach so high
+            found = walked(path, leading)
+            tried, refused = tried + 1, refused + (found is None)
+            assert all(0 <= row < ITEMS for rows in found or [] for row in rows)
+        if upper:  # to a node that does not reach so high: what is read there is another's links
             path.write_bytes(intact)
             altered(path, lambda data, first=first: put(data, first + 4, "<I", min(low)))  # type: ignore[misc]
-            with pytest.raises(CorruptIndexError, match="lead out of the graph"):
-                HnswEngine(path, ITEMS, DIMENSIONS)
+            assert all(0 <= row < ITEMS for rows in walked(path, leading) or [] for row in rows)
+    assert refused > (0.7 if upper else 0.9) * tried  # the others lie where no walk comes by
 
 
 def test_graph_whose_keys_are_not_its_rows_is_refused(tmp_path: Path, leading: FloatArray) -> None:
     path = graph(tmp_path / "g.usearch", leading)
     intact = path.read_bytes()
-    (_, first, _), (_, second, _) = list(levels(intact))[:2]
-    for at, value in ((first, ITEMS), (first, 2**63), (second, 0), (first + 8, 1)):
+    _, first, _ = next(levels(intact))
+    for value in (ITEMS, 2**63, 2**64 - 1):
         path.write_bytes(intact)
-        kind = "<h" if at == first + 8 else "<Q"
-        altered(path, lambda data, at=at, kind=kind, value=value: put(data, at, kind, value))  # type: ignore[misc]
-        with pytest.raises(CorruptIndexError, match="lead out of the graph"):
-            HnswEngine(path, ITEMS, DIMENSIONS)
+        altered(path, lambda data, value=value: put(data, first, "<Q", value))  # type: ignore[misc]
+        assert walked(path, leading) is None
 
 
 def test_graph_cut_off_anywhere_or_of_another_shape_is_refused(tmp_path: Path, leading: FloatArray) -> None:
@@ -311,17 +321,16 @@ def test_highest_hold_the_highest_and_are_not_many_more(seed: int, n: int, share
 
 
 def test_quantized_vectors_keep_the_order_of_their_products(leading: FloatArray) -> None:
-    together, alone = quantized(leading, together=True), quantized(leading, together=False)
-    assert np.abs(together).max() == 127
-    assert (np.abs(alone).max(axis=1) == 127).all()
-    exact, rounded = leading @ leading.T, together.astype(np.float64) @ together.astype(np.float64).T
+    found = quantized(leading)
+    assert np.abs(found).max() == 127
+    exact, rounded = leading @ leading.T, found.astype(np.float64) @ found.astype(np.float64).T
     scale = (127 / np.abs(leading).max()) ** 2
     np.testing.assert_allclose(rounded / scale, exact, atol=0.01)
-    assert quantized(np.zeros((3, 4), np.float32), together=True).tolist() == [[0] * 4] * 3
+    assert quantized(np.zeros((3, 4), np.float32)).tolist() == [[0] * 4] * 3
 
 
 def test_insertion_order_has_every_row_once_and_like_rows_together(stored: FloatArray) -> None:
-    bytes_ = quantized(stored, together=True)
+    bytes_ = quantized(stored)
     order = insertion_order(bytes_)
     assert sorted(order.tolist()) == list(range(ITEMS))
     assert sorted(order[: ITEMS // 10].tolist()) == list(range(0, ITEMS, 10))

@@ -13,7 +13,7 @@ from gifdex.index import reduction
 from gifdex.index.engines.base import spread
 from gifdex.index.lookup import Index
 from gifdex.index.search import Searcher
-from gifdex.index.tuning import QUERIES, TARGETS, HeldOut, Measured, Tuned, curve, fastest, pooled, tune
+from gifdex.index.tuning import QUERIES, TARGETS, Measured, Tuned, across, curve, fastest, held_out, tune
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import QualityFacts
 
@@ -43,9 +43,9 @@ def test_recall_of_the_manifest_is_what_stored_vectors_find_of_each_other(reduce
 
 
 def test_default_effort_is_the_least_of_the_ladder_that_has_the_recall(reduced: Index) -> None:
-    held_out = HeldOut(searcher(reduced), spread(len(reduced), QUERIES))
+    asked = held_out(searcher(reduced), spread(len(reduced), QUERIES))
     for engine in ("annoy", "scan"):
-        found = curve(searcher(reduced), held_out, engine)
+        found = curve(asked, engine, len(reduced))
         *before, last = found
         assert last * {"annoy": 1, "scan": 2}[engine] == reduced.manifest.engines[engine].effort
         assert all(found[effort]["10"] < TARGETS[engine] for effort in before)
@@ -66,18 +66,35 @@ def test_graph_is_measured_on_vectors_that_it_does_not_have(
     assert [path.name for path in opened.path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_shards_are_pooled_by_their_items_and_the_one_that_needs_most() -> None:
-    first = Measured(30, {10: {"10": 0.5, "1": 0.9}, 15: {"10": 0.9, "1": 1.0, "100": 0.8}})
-    second = Measured(10, {10: {"10": 1.0, "1": 0.6, "100": 1.0}})
-    found = pooled([(first, 300), (second, 100)])
-    assert found.queries == 40
-    assert found.curve == {15: {"1": pytest.approx(0.9), "10": pytest.approx(0.925), "100": pytest.approx(0.85)}}
+def test_graphs_of_several_shards_are_measured_on_each_others_vectors(
+    tmp_path: Path, make_version: Callable[..., Path], spectral: Callable[..., FloatArray]
+) -> None:
+    vectors = spectral(4000)
+    opened = gifdex.open(make_version(tmp_path / "00000000000000ee", vectors, shards=(2000, 1300, 700), hnsw=True))
+    asked = across(searcher(opened), QUERIES)
+    facts = opened.manifest.engines["hnsw"]
+    assert facts.quality.queries == len(asked.queries) == 3 * 43
+    # By hand: the best ten of the shards that a vector is not of, among what the engine finds in those.
+    shares, firsts = [], np.array([0, 2000, 3300, 4000])
+    for row in (searcher(opened).shards[s].first + place for s in range(3) for place in spread(700, 43)):
+        own = np.searchsorted(firsts, row, side="right") - 1
+        scores = vectors @ vectors[row]
+        scores[firsts[own] : firsts[own + 1]] = -2
+        best = set(np.argsort(-scores)[:10].tolist())
+        hits = searcher(opened).without(int(own)).search(vectors[row][None], 10, "hnsw", facts.effort)[0][0].tolist()
+        assert not any(firsts[own] <= hit < firsts[own + 1] for hit in hits)
+        shares.append(len(best & set(hits)) / 10)
+    assert np.mean(shares) >= TARGETS["hnsw"] - 0.01
+    assert TARGETS["hnsw"] <= facts.quality.recall["10"] <= 1.0
+    # Three shards need not each find their own ten best.
+    alone = gifdex.open(make_version(tmp_path / "00000000000000ef", vectors[:2000], hnsw=True))
+    assert facts.effort <= alone.manifest.engines["hnsw"].effort * 1.5
 
 
 def test_known_curve_gives_the_effort_and_the_engine_its_speed(reduced: Index) -> None:
-    held_out = HeldOut(searcher(reduced), spread(len(reduced), 20))
+    asked = held_out(searcher(reduced), spread(len(reduced), 20))
     known = Measured(70, {10: {"1": 1.0, "10": 0.5}, 15: {"1": 1.0, "10": 0.995, "100": 0.9}})
-    tuned = tune(searcher(reduced), held_out, "hnsw", known)
+    tuned = tune(searcher(reduced), asked, "hnsw", known)
     assert (tuned.effort, tuned.quality.recall, tuned.quality.queries) == (15, known.curve[15], 70)
     assert tuned.quality.queries_per_second > 0
 

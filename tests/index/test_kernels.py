@@ -1,0 +1,150 @@
+"""The compiled kernels against plain numpy, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gifdex.index import kernels
+from gifdex.index.reduction import Reduction
+
+ROUNDING = 1e-5
+
+
+def best(vectors: Any, rows: Any, query: Any, k: int) -> tuple[list[int], list[float]]:
+    found, scores = np.empty(min(k, len(rows)), np.int64), np.empty(min(k, len(rows)))
+    count = kernels.best(vectors, rows, query, k, ROUNDING, found, scores)
+    return found[:count].tolist(), scores[:count].tolist()
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 200),
+    d=st.integers(1, 200),
+    k=st.integers(1, 250),
+    distinct=st.sampled_from([1, 3, 1000]),
+)
+def test_best_are_those_of_float64_products_and_equal_ones_come_in_row_order(
+    seed: int, n: int, d: int, k: int, distinct: int
+) -> None:
+    random = np.random.default_rng(seed)
+    vectors = random.standard_normal((distinct, d)).astype(np.float32)[random.integers(0, distinct, n)]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    query = (vectors[0] + random.normal(0, 1e-4, d)).astype(np.float32)  # so that many are close
+    rows = random.permutation(n)[: random.integers(0, n + 1)]
+    found, scores = best(vectors, rows, query, k)
+    exact = vectors.astype(np.float64) @ query.astype(np.float64)
+    assert len(found) == min(k, len(rows))
+    assert scores == pytest.approx(exact[found].tolist(), abs=1e-12)
+    assert len(set(found)) == len(found)
+    assert set(found) <= set(rows.tolist())
+    least = np.sort(exact[rows])[::-1][: len(found)]
+    np.testing.assert_allclose(scores, least, atol=1e-12)
+    assert all(
+        first > second or (first == second and row < other)
+        for first, second, row, other in zip(scores, scores[1:], found, found[1:], strict=False)
+    )
+
+
+def test_score_depends_on_the_vector_alone() -> None:
+    random = np.random.default_rng(0)
+    vectors = np.repeat(random.standard_normal((3, 77)).astype(np.float32), 20, axis=0)
+    query = random.standard_normal(77).astype(np.float32)
+    found, scores = best(vectors, np.arange(60), query, 60)
+    assert len(set(scores)) == 3
+    for row, score in zip(found, scores, strict=True):
+        assert best(vectors, np.array([row]), query, 1) == ([row], [score])
+
+
+def test_products_that_float32_cannot_tell_apart_are_put_in_order() -> None:
+    # Each vector's product exceeds the next one's by 1e-9.
+    vectors = np.zeros((50, 4), np.float32)
+    vectors[:, 0], vectors[:, 1] = 1, np.arange(50, dtype=np.float32)[::-1]
+    found, scores = best(vectors, np.random.default_rng(1).permutation(50), np.array([1, 1e-9, 0, 0], np.float32), 5)
+    assert found == [0, 1, 2, 3, 4]
+    assert scores == sorted(set(scores), reverse=True)
+
+
+@pytest.mark.parametrize("rows", [[-1], [5], [2**62], [0, 1, -(2**63)], [3, 3]])
+def test_rows_that_are_none_or_come_twice_are_refused(rows: list[int]) -> None:
+    with pytest.raises(IndexError):
+        best(np.eye(5, dtype=np.float32), np.array(rows), np.ones(5, np.float32), 2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_vectors_whose_products_are_not_finite_are_refused(value: float) -> None:
+    vectors = np.ones((6, 200), np.float32)
+    vectors[4] = value
+    with pytest.raises(FloatingPointError):
+        best(vectors, np.arange(6), np.full(200, 2, np.float32), 2)
+
+
+def test_arrays_that_do_not_fit_together_are_refused() -> None:
+    vectors, query, rows = np.ones((6, 8), np.float32), np.ones(8, np.float32), np.arange(6)
+    short, scores = np.empty(2, np.int64), np.empty(3)
+    for arguments in (
+        (vectors, rows, query, 3, ROUNDING, short, scores),
+        (vectors, rows, query, 0, ROUNDING, short, scores),
+        (vectors, rows, query[:7], 1, ROUNDING, short, scores),
+        (vectors, rows, query[:0], 1, ROUNDING, short, scores),
+    ):
+        with pytest.raises(ValueError, match=r"do not fit together|expected 24"):
+            kernels.best(*arguments)
+    with pytest.raises(ValueError, match="not of so many dimensions"):
+        kernels.units(np.ones(7), 8, 0.0, 1.0, np.empty(8, np.float32))
+    with pytest.raises(ValueError, match="do not fit together"):
+        kernels.walk(np.zeros(9, np.uint8), np.zeros(1, np.int64), (2, 1, 1, 0, 0), 1, query[:2], 1, 1, rows, rows)
+
+
+def test_units_stop_at_the_first_odd_vector() -> None:
+    wide = np.random.default_rng(2).standard_normal((5, 33)) * 1e30
+    narrow = np.zeros((5, 33), np.float32)
+    assert kernels.units(wide, 33, 1e-200, 1e200, narrow) == 5
+    np.testing.assert_array_equal(narrow, (wide / np.linalg.norm(wide, axis=1)[:, None]).astype(np.float32))
+    for odd in (0.0, np.nan, np.inf, 1e150):
+        wide[3] = odd
+        assert kernels.units(wide, 33, 1e-200, 1e200, narrow) == 3
+
+
+@pytest.mark.parametrize(("n", "d", "r"), [(1, 1, 1), (3, 77, 20), (2, 1024, 5)])
+def test_reduced_vectors_are_products_with_the_directions(n: int, d: int, r: int) -> None:
+    random = np.random.default_rng(3)
+    directions = np.linalg.qr(random.standard_normal((d, d)))[0][:, : min(r, d)].astype(np.float32)
+    queries = random.standard_normal((n, d)).astype(np.float32) * np.float32(1e-3)
+    found = Reduction(directions, 1, n).for_queries(directions.shape[1])(queries)
+    lengths = np.linalg.norm(queries, axis=1)[:, None]
+    np.testing.assert_allclose(found / lengths, queries @ directions / lengths, atol=5e-4)
+    assert found.dtype == np.float32
+
+
+def test_a_vector_and_a_direction_that_agree_in_every_dimension_do_not_overflow() -> None:
+    for d in (1, 64, 4096):
+        same = np.full((1, d), 1 / np.sqrt(d), np.float32)
+        found = Reduction(same.T.copy(), 1, 1).for_queries(1)(same)
+        assert found.tolist() == [[pytest.approx(1, abs=0.01)]]
+
+
+def test_texts_are_read_and_what_is_none_is_refused() -> None:
+    words = ["", "häß", "cat", "dog"]
+    data = "".join(words).encode()
+    for wide, kind in ((True, np.int64), (False, np.int32)):
+        offsets = np.cumsum([0, *(len(word.encode()) for word in words)]).astype(kind)
+        rows = np.array([3, 1, 1, 0])
+        assert kernels.texts(offsets, wide, data, None, 0, rows) == ["dog", "häß", "häß", ""]
+        assert kernels.texts(offsets, wide, data, None, 1, rows[1:]) == ["cat", "cat", "häß"]
+        assert kernels.texts(offsets, wide, data, b"\x05", 0, rows) == [None, None, None, ""]
+        for row in (-1, 4, 2**62):
+            with pytest.raises(ValueError, match="outside the column"):
+                kernels.texts(offsets, wide, data, None, 0, np.array([row]))
+        with pytest.raises(ValueError, match="outside the column"):  # the bits end before the rows do
+            kernels.texts(np.zeros(20, kind), wide, data, b"\xff", 0, np.array([8]))
+        for first, second in ((-1, 3), (3, 2), (0, 99)):
+            with pytest.raises(ValueError, match="outside the file"):
+                kernels.texts(np.array([first, second], kind), wide, data, None, 0, np.array([0]))
+        with pytest.raises(UnicodeDecodeError):
+            kernels.texts(np.array([0, 2], kind), wide, data, None, 0, np.array([0]))
