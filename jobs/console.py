@@ -7,11 +7,13 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TextIO
 
 import click
 from rich.console import Console
@@ -113,6 +115,13 @@ class StageProgress:
         self._logged[stage] = math.inf if ended else now
         return True
 
+    def notice(self, sentence: str) -> None:
+        """Say something between the bars."""
+        self._console.print(f"gifdex: {sentence}", markup=False, highlight=False, soft_wrap=True)
+
+    def event(self, event: str, level: str = "info", **facts: Any) -> None:
+        """Nothing: what people want to know of it is in the closing table, or in the error."""
+
     @contextmanager
     def shown(self) -> Iterator[StageProgress]:
         """Draw while the block runs."""
@@ -121,6 +130,50 @@ class StageProgress:
             return
         with self._bars:
             yield self
+
+
+class Reporter(Protocol):
+    """What a long job tells while it runs: progress, notices, and events with facts."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """See gifdex.schemas.progress.Progress."""
+
+    def notice(self, sentence: str) -> None:
+        """See gifdex.schemas.progress.Notice."""
+
+    def event(self, event: str, level: str = "info", **facts: Any) -> None:
+        """Take note of something that happened."""
+
+
+class JsonLog:
+    """Writes what a job tells as JSON, one object a line, with the time and a level."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._stages: dict[str, tuple[float, float]] = {}  # when it began, and when it was last told of
+        self._lock = threading.Lock()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Write a line when a stage begins and ends, and now and then in between."""
+        now = time.monotonic()
+        began, last = self._stages.get(stage, (now, -math.inf))
+        ended = done >= total
+        if last == math.inf or not total or not (ended or now - last >= _LOG_SECONDS):
+            return
+        self._stages[stage] = began, math.inf if ended else now
+        self.event("progress", stage=stage, done=done, total=total, seconds=round(now - began, 3))
+
+    def notice(self, sentence: str) -> None:
+        """Write a warning."""
+        self.event("notice", level="warning", message=sentence)
+
+    def event(self, event: str, level: str = "info", **facts: Any) -> None:
+        """Write a line."""
+        time_ = datetime.now(UTC).isoformat("T", "milliseconds")
+        line = json.dumps({"time": time_, "level": level, "event": event, **facts}, ensure_ascii=False)
+        with self._lock:  # progress comes from another thread
+            self._stream.write(line + "\n")
+            self._stream.flush()
 
 
 @contextmanager
@@ -144,19 +197,19 @@ def _ending_at_once(descriptor: int) -> Iterator[None]:
 
 
 @contextmanager
-def stage_progress(verbose: bool) -> Iterator[StageProgress]:
-    """Yield a progress reporter; unless `verbose`, libraries keep their warnings and notes to themselves."""
+def stage_progress(verbose: bool, *, log_json: bool = False) -> Iterator[Reporter]:
+    """Yield a reporter; unless `verbose`, libraries keep their warnings and notes to themselves.
+
+    `log_json` makes it write JSON lines instead of bars and sentences.
+    """
     logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
     # It logs what a task raised, with its traceback; the run ends with the same as one sentence.
     logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
-    if verbose:
-        with _ending_at_once(2), StageProgress(Console(stderr=True)).shown() as progress:
-            yield progress
-        return
-    with (
-        filtered_stderr() as descriptor,
-        _ending_at_once(descriptor),
-        open(descriptor, "w", closefd=False) as stream,
-        StageProgress(Console(file=stream)).shown() as progress,
-    ):
-        yield progress
+    with ExitStack() as stack:
+        descriptor = 2 if verbose else stack.enter_context(filtered_stderr())
+        stack.enter_context(_ending_at_once(descriptor))
+        stream = stack.enter_context(open(descriptor, "w", closefd=False, encoding="utf-8"))
+        if log_json:
+            yield JsonLog(stream)
+        else:
+            yield stack.enter_context(StageProgress(Console(file=stream)).shown())

@@ -21,15 +21,16 @@ from apache_beam.utils.shared import Shared
 from gifdex.encoders.base import ImageEncoder
 from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.decoders import registry
-from gifdex.pipeline.encode import Encoded, acquire_encoder, encode_missing, open_cache
+from gifdex.pipeline.encode import Encoded, Todo, acquire_encoder, encode_missing, look_up, open_cache
+from gifdex.pipeline.plan import plan
 from gifdex.pipeline.scan import Scan, scan
 from gifdex.pipeline.settings import BuildSettings
 from gifdex.pipeline.tasks import pipeline_options
-from gifdex.pipeline.workspace import Workspace
+from gifdex.pipeline.workspace import FINGERPRINT_KEY, Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorpusError, WorkspaceError
 from gifdex.schemas.files import commit_bytes, commit_table, remove_unfinished
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import Notice, Progress, silence, silent
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def prepare(
     return encoder, cache
 
 
-def embed(settings: BuildSettings, progress: Progress = silent) -> EmbedSummary:
+def embed(settings: BuildSettings, progress: Progress = silent, notice: Notice = silence) -> EmbedSummary:
     """Bring the workspace's features up to date with the corpus; no index is built, and nothing published.
 
     Leaves the catalog and the rejects as a build does, under an id of their own. Raises a GifdexError.
@@ -144,15 +145,24 @@ def embed(settings: BuildSettings, progress: Progress = silent) -> EmbedSummary:
         summary = EmbedSummary(features=str(cache.folder), precision=encoder.precision)
         with summary.timed("scan"):
             scanned = scan(settings, workspace, progress)
+        todo = announced(scanned, workspace, cache, encoder, notice)
         with summary.timed("encode"):
-            encoded = encode_missing(scanned.catalog, settings, cache, encoder, shared, progress)
+            encoded = encode_missing(todo, settings, cache, encoder, shared, progress)
         lists = split(scanned, encoded, settings.strict)
         build_id = recipe_id({"features": cache.fingerprint}, lists.items)
-        commit_lists(workspace, build_id, lists)
+        commit_lists(workspace, build_id, lists, cache.fingerprint)
         summary.catalog = str(workspace.catalog(build_id))
         summary.fill(build_id, scanned, encoded, lists)
         commit_statistics(workspace, settings, summary)
         return summary
+
+
+def announced(scanned: Scan, workspace: Workspace, cache: FeatureCache, encoder: ImageEncoder, notice: Notice) -> Todo:
+    """Return what has to be encoded, after saying so if another encoder makes it more than what is new."""
+    todo = look_up(scanned.catalog, cache)
+    if (said := plan(scanned, todo, workspace, cache, encoder.name).notice) is not None:
+        notice(said)
+    return todo
 
 
 def split(scanned: Scan, encoded: Encoded, strict: bool) -> Lists:
@@ -205,9 +215,10 @@ def recipe_id(recipe: Mapping[str, Any], items: pa.Table) -> str:
     return digest.hexdigest()[:16]
 
 
-def commit_lists(workspace: Workspace, build_id: str, lists: Lists) -> None:
+def commit_lists(workspace: Workspace, build_id: str, lists: Lists, fingerprint: str) -> None:
     """Write the catalog and the rejects of the run; then the scan's own results are no longer needed."""
-    commit_table(workspace.catalog(build_id), lists.catalog)
+    catalog = lists.catalog.replace_schema_metadata({FINGERPRINT_KEY: fingerprint})
+    commit_table(workspace.catalog(build_id), catalog)
     commit_table(workspace.rejects(build_id), lists.rejects)
     for path in workspace.scan.glob("*.parquet"):
         path.unlink()
@@ -220,5 +231,4 @@ def commit_statistics(workspace: Workspace, settings: BuildSettings, summary: Ru
         "corpus": settings.corpus,
         **asdict(summary),
     }
-    path = workspace.build(summary.build_id) / "stats.json"
-    commit_bytes(path, (json.dumps(facts, indent=2) + "\n").encode())
+    commit_bytes(workspace.statistics(summary.build_id), (json.dumps(facts, indent=2) + "\n").encode())

@@ -127,3 +127,28 @@ class BuildSettings:
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     index: IndexSettings = field(default_factory=IndexSettings)
     beam_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """What the gate asks for.
+
+    `min_recall`: recall@10 of the default engine as its build measured it. `max_shrink`: share of the last published
+    version's items that may be missing. `max_rejects`: of all files, a share if below 1, else a count. `canaries`: a
+    file of JSON Lines {"sentence": ..., "id": ..., "k": 10}; each sentence must find its id among the first k.
+    """
+
+    min_recall: float = 0.95
+    max_shrink: float = 0.2
+    max_rejects: float = 0.2
+    canaries: Path | None = None
+
+
+@dataclass(frozen=True)
+class NightlySettings:
+    """What a nightly run is told. `keep` versions stay; `force` publishes what the gate refuses."""
+
+    build: BuildSettings
+    gate: GateSettings = field(default_factory=GateSettings)
+    keep: int = 3
+    force: bool = False

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from gifdex.schemas.errors import WorkspaceBusyError, WorkspaceError
+
+FINGERPRINT_KEY = b"features_fingerprint"  # in a catalog's schema metadata
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,20 @@ class Workspace:
         """The embeddings of a build, one file a shard."""
         return self.build(build_id) / "embeddings"
 
+    def statistics(self, build_id: str) -> Path:
+        """What a run says of itself."""
+        return self.build(build_id) / "stats.json"
+
+    @property
+    def status(self) -> Path:
+        """What became of the last nightly runs."""
+        return self.root / "status.json"
+
+    def newest_catalog(self) -> Path | None:
+        """Return the catalog that was written last, with which the next run compares the corpus."""
+        catalogs = sorted(self.builds.glob("*/catalog/part-00000.parquet"), key=lambda path: path.stat().st_mtime)
+        return catalogs[-1] if catalogs else None
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Create the workspace and hold it for writing.
@@ -106,6 +124,12 @@ class Workspace:
             yield
         finally:
             os.close(descriptor)
+
+
+def catalog_fingerprint(path: Path) -> str | None:
+    """Return the fingerprint of the features that a catalog was written for; None where it does not say."""
+    found = (pq.read_schema(path).metadata or {}).get(FINGERPRINT_KEY)
+    return None if found is None else found.decode()
 
 
 def _holder(descriptor: int) -> str:
