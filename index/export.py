@@ -204,11 +204,13 @@ def _committing_folder(place: Path, replaces: bool) -> Iterator[Path]:
             place.rename(aside)
         try:
             folder.replace(place)
-        except OSError:
+            sync(place.parent)
+        except BaseException:
             if replaces:
+                if place.exists():
+                    place.rename(folder)
                 aside.rename(place)
             raise
-        sync(place.parent)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

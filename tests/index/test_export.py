@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -303,6 +305,27 @@ def test_an_earlier_export_survives_one_that_fails(wide: Path, tmp_path: Path) -
     done = run_with_limit(1_000, "export", wide, tmp_path / "out", "--format", "npy", "--force")
     assert done.returncode == 1
     assert "File too large" in done.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_earlier_export_is_put_back_where_the_new_one_cannot_take_its_place(
+    version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(version, tmp_path / "out", "npy")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    replace, there = Path.replace, []
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target != tmp_path / "out":
+            return replace(self, target)
+        there.append(target.exists())
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(ExportError, match=r"cannot write the export .*/out: Input/output error"):
+        export(GOLDEN, tmp_path / "out", "npy", force=True)
+    assert there == [False]  # the earlier one had been moved aside
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +99,49 @@ def test_scores_of_proposed_rows_are_those_of_a_scan(searcher: Searcher, engine:
         assert [exact[row] for row in rows.tolist()] == scores.tolist()
 
 
+def test_everything_is_scanned_where_the_candidates_of_all_shards_are_half_of_it(
+    version: Path, searcher: Searcher
+) -> None:
+    # Without their engines' files, these shards can only be scanned.
+    shards = [ShardFacts(items, facts(n, items).vectors, {"annoy": "absent.ann"}) for n, items in enumerate(COUNTS)]
+    opened = Searcher(open_shards(version, shards, DIMENSIONS, reduced=False), searcher.engines, None)
+    query = unit(np.random.default_rng(4).standard_normal((1, DIMENSIONS)))
+    (found, scores), (rows, exact) = opened.search_among(query, 10, "annoy", 117)[0], searcher.scan(query, 10)[0]
+    assert (found.tolist(), scores.tolist()) == (rows.tolist(), exact.tolist())
+    with pytest.raises(CorruptIndexError, match=r"absent\.ann"):
+        opened.search_among(query, 10, "annoy", 116)
+
+
+@pytest.mark.parametrize("engine", ["annoy", "hnsw"])
+def test_an_engine_that_four_threads_ask_for_at_once_is_opened_once(
+    version: Path, searcher: Searcher, engine: str
+) -> None:
+    opened = [
+        shard
+        for _ in range(100)
+        for shard in open_shards(
+            version, [facts(n, items) for n, items in enumerate(COUNTS)], DIMENSIONS, reduced=False
+        )
+    ]
+    ready = threading.Barrier(4, timeout=60)
+
+    def engines(_: int) -> list[object]:
+        found: list[object] = []
+        for shard in opened:
+            ready.wait()
+            found.append(shard.engine(engine, searcher.engines[engine]))
+        return found
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            asked = list(pool.map(engines, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(len({id(found) for found in same}) == 1 for same in zip(*asked, strict=True))
+
+
 def test_candidates_grow_with_the_hits_and_are_never_fewer() -> None:
     assert [candidates(40, k) for k in (1, 10, 40, 1000)] == [40, 40, 80, 1500]
     assert [candidates(1, k) for k in (1, 3, 10)] == [1, 4, 15]
@@ -181,6 +227,17 @@ def test_shard_of_another_shape_is_refused(version: Path, items: int, dimensions
 def test_vectors_of_another_type_are_refused(tmp_path: Path, stored: FloatArray) -> None:
     np.save(tmp_path / facts(0, 5).vectors, stored)
     with pytest.raises(CorruptIndexError, match="the manifest says float32"):
+        open_shards(tmp_path, [facts(0, 5)], 3, reduced=False)
+
+
+def test_vectors_that_lie_column_by_column_are_refused(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    path = tmp_path / facts(0, 5).vectors
+    np.save(path, stored)
+    size = path.stat().st_size
+    np.save(path, np.asfortranarray(stored))
+    assert path.stat().st_size == size
+    with pytest.raises(CorruptIndexError, match=r"float32 of shape \(5, 3\), row by row"):
         open_shards(tmp_path, [facts(0, 5)], 3, reduced=False)
 
 

@@ -52,6 +52,23 @@ def test_default_effort_is_the_least_of_the_ladder_that_has_the_recall(reduced: 
         assert set(found[last]) == {"1", "10", "100"}
 
 
+def test_a_querys_own_item_takes_no_candidates_place(reduced: Index) -> None:
+    rows = spread(len(reduced), QUERIES)
+    asked = held_out(searcher(reduced), rows)
+    exact = searcher(reduced).scan(asked.queries, 11)
+
+    def by_hand(count: int) -> float:
+        answers = searcher(reduced).search_among(asked.queries, 11, "annoy", count)
+        shares = [
+            len(set(best.tolist()) & set(found.tolist()) - {own}) / 10
+            for own, (best, _), (found, _) in zip(rows.tolist(), exact, answers, strict=True)
+        ]
+        return round(float(np.mean(shares)), 4)
+
+    assert by_hand(15) < by_hand(16) < by_hand(17)
+    assert asked.recalls("annoy", 10)["10"] == by_hand(15 + 1)
+
+
 def test_graph_is_measured_on_vectors_that_it_does_not_have(
     tmp_path: Path, make_version: Callable[..., Path], spectral: Callable[..., FloatArray]
 ) -> None:
@@ -103,7 +120,7 @@ def test_vectors_of_no_length_are_no_queries(tmp_path: Path, make_version: Calla
     vectors = np.zeros((600, 4), np.float32)
     vectors[::3, 0] = 1
     facts = gifdex.open(make_version(tmp_path / "00000000000000ef", vectors, hnsw=True)).manifest.engines
-    assert 0 < facts["annoy"].quality.queries < 128
+    assert 0 < facts["annoy"].quality.queries < 64
     assert 0 < facts["hnsw"].quality.queries < 61
 
 
@@ -138,6 +155,12 @@ def test_reduction_is_fitted_where_the_spectrum_falls_and_nowhere_else(spectral:
     assert 0.9 <= kept <= 0.98
     assert found.scanned % 16 == 0
     assert np.sum((spectral(2000, 256) @ found.leading(found.scanned)) ** 2) / 2000 >= 0.75
+
+
+def test_the_largest_number_of_each_direction_is_positive(spectral: Callable[..., FloatArray]) -> None:
+    found = reduction.fit(spectral(2000, 256))
+    assert found is not None
+    np.testing.assert_array_equal(found.directions.max(axis=0), np.abs(found.directions).max(axis=0))
 
 
 def test_reduction_comes_back_as_it_was_and_not_as_another(tmp_path: Path, spectral: Callable[..., FloatArray]) -> None:

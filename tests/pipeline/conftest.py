@@ -1,15 +1,23 @@
-"""GIFs written byte by byte, for what no encoder would write, and a folder of small GIFs."""
+"""GIFs written byte by byte, for what no encoder would write, small GIFs, and a workspace built from some."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
+from gifdex.schemas.manifest import MANIFEST_NAME
+
+if TYPE_CHECKING:
+    from gifdex.pipeline.build import BuildSummary
 
 CLEAR, END = 0x80, 0x81
 
@@ -109,3 +117,76 @@ def write_gif() -> GifWriter:
         return path
 
     return write
+
+
+@dataclass(frozen=True)
+class Built:
+    """A corpus, a workspace that was built from it once, and what that build did. Not to be changed: copy it."""
+
+    corpus: Path
+    workspace: Path
+    summary: BuildSummary
+
+    def copy(self, to: Path) -> Built:
+        """Copy both; files keep their times, but lie elsewhere now."""
+        shutil.copytree(self.corpus, to / "corpus", symlinks=True)
+        return Built(to / "corpus", self.copy_workspace(to), self.summary)
+
+    def copy_workspace(self, to: Path) -> Path:
+        return Path(shutil.copytree(self.workspace, to / "workspace"))
+
+
+Runner = Callable[..., "BuildSummary"]
+Contents = Callable[[Path], dict[str, bytes]]
+
+
+@pytest.fixture(scope="session")
+def run() -> Runner:
+    """Return a function that builds: `run(corpus, workspace, **settings)`."""
+    from gifdex.pipeline.build import build  # only here: Beam takes seconds to import
+    from gifdex.pipeline.settings import BuildSettings
+
+    def run_build(corpus: Path | str, workspace: Path, **changes: Any) -> BuildSummary:
+        return build(BuildSettings(str(corpus), workspace, **changes))
+
+    return run_build
+
+
+@pytest.fixture(scope="session")
+def contents() -> Contents:
+    """Return a function that reads a folder: `contents(folder)`, every file's bytes by its path.
+
+    Manifests come without the speeds that were measured and the fastest engine.
+    """
+
+    def read(folder: Path) -> dict[str, bytes]:
+        found = {
+            str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+        }
+        for name in (name for name in found if name.endswith(MANIFEST_NAME)):
+            manifest = json.loads(found[name])
+            assert manifest.pop("engine") in manifest["engines"]
+            for engine in manifest["engines"].values():
+                assert engine["quality"].pop("queries_per_second") > 0
+            found[name] = json.dumps(manifest).encode()
+        return found
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, write_gif: GifWriter, run: Runner) -> Built:
+    """A corpus of twelve GIFs, four files that are none and one to ignore, and its workspace."""
+    root = tmp_path_factory.mktemp("built")
+    corpus = root / "corpus"
+    for number in range(12):
+        write_gif(corpus / f"g{number:02d}.gif", seed=number, frames=1 + number % 5)
+    whole = (corpus / "g01.gif").read_bytes()
+    (corpus / "broken").mkdir()
+    (corpus / "broken" / "truncated.gif").write_bytes(whole[: len(whole) // 2])
+    (corpus / "broken" / "text.gif").write_text("<html>not found</html>")
+    (corpus / "broken" / "empty.gif").write_bytes(b"")
+    (corpus / "broken" / "gone.gif").symlink_to("nowhere.gif")
+    (corpus / "broken" / "loop").symlink_to(corpus)
+    (corpus / "notes.txt").write_text("about the corpus")
+    return Built(corpus, root / "workspace", run(corpus, root / "workspace"))

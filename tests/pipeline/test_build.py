@@ -2,14 +2,8 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,71 +19,18 @@ from gifdex.index.artifact import read_manifest, verify
 from gifdex.index.engines.settings import EngineSettings, HnswSettings
 from gifdex.index.lookup import open_index
 from gifdex.pipeline.build import BuildSummary, build
-from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings, Limits
 from gifdex.pipeline.workspace import Workspace
-from gifdex.schemas.errors import CorpusError, MissingExtraError, PipelineError, ProjectionError, WorkspaceError
 from gifdex.schemas.files import TEMPORARY_PREFIX, read_table
-from gifdex.schemas.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
-    from tests.pipeline.conftest import GifWriter
+    from tests.pipeline.conftest import Built, Contents, GifWriter, Runner
 
 GIFS = 12
 
 
-@dataclass(frozen=True)
-class Built:
-    """A corpus, a workspace that was built from it once, and what that build did. Not to be changed: copy it."""
-
-    corpus: Path
-    workspace: Path
-    summary: BuildSummary
-
-    def copy(self, to: Path) -> Built:
-        """Copy both; files keep their times, but lie elsewhere now."""
-        shutil.copytree(self.corpus, to / "corpus", symlinks=True)
-        return Built(to / "corpus", self.copy_workspace(to), self.summary)
-
-    def copy_workspace(self, to: Path) -> Path:
-        return Path(shutil.copytree(self.workspace, to / "workspace"))
-
-
-def run(corpus: Path | str, workspace: Path, **changes: Any) -> BuildSummary:
-    return build(BuildSettings(str(corpus), workspace, **changes))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file's bytes, of manifests without the speeds that were measured and the fastest engine."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    for name in (name for name in found if name.endswith(MANIFEST_NAME)):
-        manifest = json.loads(found[name])
-        assert manifest.pop("engine") in manifest["engines"]
-        for engine in manifest["engines"].values():
-            assert engine["quality"].pop("queries_per_second") > 0
-        found[name] = json.dumps(manifest).encode()
-    return found
-
-
 def reject_rows(workspace: Path, summary: BuildSummary) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in read_table(Workspace(workspace).rejects(summary.build_id)).to_pylist()}
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, write_gif: GifWriter) -> Built:
-    root = tmp_path_factory.mktemp("built")
-    corpus = root / "corpus"
-    for number in range(GIFS):
-        write_gif(corpus / f"g{number:02d}.gif", seed=number, frames=1 + number % 5)
-    whole = (corpus / "g01.gif").read_bytes()
-    (corpus / "broken").mkdir()
-    (corpus / "broken" / "truncated.gif").write_bytes(whole[: len(whole) // 2])
-    (corpus / "broken" / "text.gif").write_text("<html>not found</html>")
-    (corpus / "broken" / "empty.gif").write_bytes(b"")
-    (corpus / "broken" / "gone.gif").symlink_to("nowhere.gif")
-    (corpus / "broken" / "loop").symlink_to(corpus)
-    (corpus / "notes.txt").write_text("about the corpus")
-    return Built(corpus, root / "workspace", run(corpus, root / "workspace"))
 
 
 def test_every_file_is_an_item_or_a_reject_with_a_reason(built: Built) -> None:
@@ -132,7 +73,9 @@ def test_nothing_but_what_is_documented_is_left_in_the_workspace(built: Built) -
     assert not list(built.workspace.rglob(f"{TEMPORARY_PREFIX}*"))
 
 
-def test_a_second_run_encodes_nothing_and_leaves_the_same_bytes(built: Built, tmp_path: Path) -> None:
+def test_a_second_run_encodes_nothing_and_leaves_the_same_bytes(
+    built: Built, tmp_path: Path, run: Runner, contents: Contents
+) -> None:
     workspace = built.copy_workspace(tmp_path)
     again = run(built.corpus, workspace)
     assert (again.tried, again.reused, again.unchanged) == (0, GIFS + 3, GIFS + 3)
@@ -142,12 +85,27 @@ def test_a_second_run_encodes_nothing_and_leaves_the_same_bytes(built: Built, tm
     assert contents(workspace / "features") == contents(built.workspace / "features")
 
 
-def test_hashing_every_file_again_gives_the_same_version(built: Built, tmp_path: Path) -> None:
+def test_another_usearch_makes_another_version_of_an_index_with_a_graph_alone(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
+) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    graph = IndexSettings(engines=EngineSettings(hnsw=HnswSettings()))
+    first = run(built.corpus, workspace, index=graph)
+    (tmp_path / "site" / "usearch-0.0.1.dist-info").mkdir(parents=True)
+    (tmp_path / "site" / "usearch-0.0.1.dist-info" / "METADATA").write_text("Name: usearch\nVersion: 0.0.1\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert run(built.corpus, workspace).build_id == built.summary.build_id
+    assert len({built.summary.build_id, first.build_id, run(built.corpus, workspace, index=graph).build_id}) == 3
+
+
+def test_hashing_every_file_again_gives_the_same_version(built: Built, tmp_path: Path, run: Runner) -> None:
     again = run(built.corpus, built.copy_workspace(tmp_path), checksum=True)
     assert (again.tried, again.unchanged, again.build_id) == (0, 0, built.summary.build_id)
 
 
-def test_a_build_from_scratch_elsewhere_gives_the_same_bytes(built: Built, tmp_path: Path) -> None:
+def test_a_build_from_scratch_elsewhere_gives_the_same_bytes(
+    built: Built, tmp_path: Path, run: Runner, contents: Contents
+) -> None:
     workspace = tmp_path / "other"
     (projection,) = (built.workspace / "projections").iterdir()
     (workspace / "projections").mkdir(parents=True)
@@ -177,7 +135,7 @@ def test_a_process_has_one_model_however_many_threads_run_tasks(built: Built, tm
     assert len(seen) == 1
 
 
-def test_moved_and_duplicated_files_cost_no_encoding(built: Built, tmp_path: Path) -> None:
+def test_moved_and_duplicated_files_cost_no_encoding(built: Built, tmp_path: Path, run: Runner) -> None:
     copied = built.copy(tmp_path)
     (copied.corpus / "g00.gif").rename(copied.corpus / "moved.gif")
     shutil.copy(copied.corpus / "g01.gif", copied.corpus / "twice.gif")
@@ -188,7 +146,12 @@ def test_moved_and_duplicated_files_cost_no_encoding(built: Built, tmp_path: Pat
     assert "g00" not in ids
 
 
-def test_one_changed_file_is_one_gif_to_encode(built: Built, tmp_path: Path, write_gif: GifWriter) -> None:
+def test_one_changed_file_is_one_gif_to_encode(
+    built: Built,
+    tmp_path: Path,
+    write_gif: GifWriter,
+    run: Runner,
+) -> None:
     copied = built.copy(tmp_path)
     run(copied.corpus, copied.workspace)
     write_gif(copied.corpus / "g03.gif", seed=1_000)
@@ -197,7 +160,7 @@ def test_one_changed_file_is_one_gif_to_encode(built: Built, tmp_path: Path, wri
     assert summary.build_id != built.summary.build_id
 
 
-def test_a_deleted_file_leaves_the_index_but_not_the_cache(built: Built, tmp_path: Path) -> None:
+def test_a_deleted_file_leaves_the_index_but_not_the_cache(built: Built, tmp_path: Path, run: Runner) -> None:
     copied = built.copy(tmp_path)
     gone = (copied.corpus / "g05.gif").rename(tmp_path / "g05.gif")
     summary = run(copied.corpus, copied.workspace)
@@ -213,7 +176,11 @@ def write_catalog(built: Built, path: Path, captions: dict[int, str], also: str 
     return path
 
 
-def test_captions_are_embedded_and_a_changed_one_costs_no_encoding(built: Built, tmp_path: Path) -> None:
+def test_captions_are_embedded_and_a_changed_one_costs_no_encoding(
+    built: Built,
+    tmp_path: Path,
+    run: Runner,
+) -> None:
     workspace = built.copy_workspace(tmp_path)
     catalog = write_catalog(built, tmp_path / "catalog.jsonl", {0: "a red cat", 2: "two dogs run"})
     first = run(catalog, workspace)
@@ -233,7 +200,7 @@ def test_captions_are_embedded_and_a_changed_one_costs_no_encoding(built: Built,
     assert second.build_id != first.build_id
 
 
-def test_an_unreadable_file_is_tried_again_in_the_next_run(built: Built, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_tried_again_in_the_next_run(built: Built, tmp_path: Path, run: Runner) -> None:
     workspace, late = built.copy_workspace(tmp_path), tmp_path / "late.gif"
     catalog = write_catalog(built, tmp_path / "c.jsonl", {}, json.dumps({"id": "late", "uri": str(late)}))
     first = run(catalog, workspace)
@@ -244,14 +211,16 @@ def test_an_unreadable_file_is_tried_again_in_the_next_run(built: Built, tmp_pat
     assert (second.items, second.rejects, second.tried) == (5, 0, 0)
 
 
-def test_other_limits_try_a_reject_again_and_features_stay(built: Built, tmp_path: Path) -> None:
+def test_other_limits_try_a_reject_again_and_features_stay(built: Built, tmp_path: Path, run: Runner) -> None:
     workspace = built.copy_workspace(tmp_path)
     summary = run(built.corpus, workspace, encode=EncodeSettings(limits=Limits(frames=9_999)))
     assert (summary.tried, summary.reused) == (3, GIFS)
     assert summary.build_id == built.summary.build_id
 
 
-def test_a_gif_cut_short_is_a_partial_item_and_with_strict_a_reject(tmp_path: Path, write_gif: GifWriter) -> None:
+def test_a_gif_cut_short_is_a_partial_item_and_with_strict_a_reject(
+    tmp_path: Path, write_gif: GifWriter, run: Runner
+) -> None:
     corpus, workspace = tmp_path / "corpus", tmp_path / "workspace"
     write_gif(corpus / "whole.gif", frames=5)
     data = (corpus / "whole.gif").read_bytes()
@@ -276,66 +245,7 @@ def test_a_gif_cut_short_is_a_partial_item_and_with_strict_a_reject(tmp_path: Pa
     assert (again.build_id, again.partial, again.tried, damage(again)) == (first.build_id, 1, 0, found)
 
 
-def test_a_graph_without_its_library_stops_before_anything_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_gif: GifWriter
-) -> None:
-    monkeypatch.setitem(sys.modules, "usearch", None)
-    write_gif(tmp_path / "gifs" / "a.gif")
-    with pytest.raises(MissingExtraError, match="the engine hnsw needs the module usearch"):
-        run(tmp_path / "gifs", tmp_path / "ws", index=IndexSettings(engines=EngineSettings(hnsw=HnswSettings())))
-    assert not list((tmp_path / "ws").rglob("*.parquet"))
-
-
-def test_an_unknown_decoder_stops_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "find_spec", lambda _: None)
-    registry._load.cache_clear()
-    with pytest.raises(MissingExtraError, match="the decoder pyav needs the module av"):
-        run(tmp_path, tmp_path / "workspace", encode=EncodeSettings(decoder="pyav"))
-    assert not (tmp_path / "workspace").exists()
-
-
-def test_a_corpus_of_rejects_publishes_nothing(built: Built, tmp_path: Path) -> None:
-    workspace = built.copy_workspace(tmp_path)
-    before = contents(workspace / "index")
-    with pytest.raises(
-        CorpusError, match=r"none of the 4 files .*UnsupportedFormatError \(2\), such as .*empty\.gif: "
-    ):
-        run(built.corpus / "broken", workspace)
-    assert contents(workspace / "index") == before
-
-
-def test_a_corpus_that_is_not_there_publishes_nothing(built: Built, tmp_path: Path) -> None:
-    workspace = built.copy_workspace(tmp_path)
-    before = contents(workspace)
-    with pytest.raises(CorpusError, match="does not exist"):
-        run(tmp_path / "nowhere", workspace)
-    assert {**contents(workspace), ".lock": b""} == {**before, ".lock": b""}
-
-
-def test_a_damaged_version_is_built_again(built: Built, tmp_path: Path) -> None:
-    workspace = built.copy_workspace(tmp_path)
-    version = workspace / "index" / built.summary.build_id
-    shard = version / "shard-00000.ann"
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 0xFF
-    shard.write_bytes(data)
-    (version / "items.arrow").unlink()
-    again = run(built.corpus, workspace)
-    assert (again.index_reused, again.tried) == (False, 0)
-    assert contents(workspace / "index") == contents(built.workspace / "index")
-
-
-def test_lost_embeddings_are_written_again(built: Built, tmp_path: Path) -> None:
-    workspace = built.copy_workspace(tmp_path)
-    shutil.rmtree(workspace / "builds")
-    again = run(built.corpus, workspace)
-    assert (again.index_reused, again.tried) == (False, 0)
-    assert contents(workspace / "builds" / again.build_id / "embeddings") == contents(
-        built.workspace / "builds" / again.build_id / "embeddings"
-    )
-
-
-def test_a_lowered_limit_of_bytes_holds_for_files_that_are_known(built: Built, tmp_path: Path) -> None:
+def test_a_lowered_limit_of_bytes_holds_for_files_that_are_known(built: Built, tmp_path: Path, run: Runner) -> None:
     workspace = built.copy_workspace(tmp_path)
     sizes = {path.stem: path.stat().st_size for path in built.corpus.glob("*.gif")}
     limit = sorted(sizes.values())[GIFS // 2]
@@ -344,26 +254,7 @@ def test_a_lowered_limit_of_bytes_holds_for_files_that_are_known(built: Built, t
     assert refused == {key for key, size in sizes.items() if size > limit} != set()
 
 
-def test_what_a_killed_writer_left_is_removed_and_nothing_of_others(built: Built, tmp_path: Path) -> None:
-    workspace = built.copy_workspace(tmp_path)
-    fingerprint = next((workspace / "features").iterdir()).name
-    left = [workspace / "features" / fingerprint / "all" / ".tmp-0-x.parquet", workspace / "index" / ".tmp-1-CURRENT"]
-    mine = workspace / f"{TEMPORARY_PREFIX}mine"
-    for path in [*left, mine]:
-        path.write_bytes(b"half")
-    run(built.corpus, workspace)
-    assert [path.exists() for path in [*left, mine]] == [False, False, True]
-
-
-def test_a_damaged_part_of_the_cache_is_named(built: Built, tmp_path: Path) -> None:
-    workspace = built.copy_workspace(tmp_path)
-    part = next((workspace / "features").rglob("*.parquet"))
-    part.write_bytes(part.read_bytes()[:-10])
-    with pytest.raises(WorkspaceError, match=rf"{part.name}: .*; delete the file and run again"):
-        run(built.corpus, workspace)
-
-
-def test_several_shards_answer_like_one(built: Built, tmp_path: Path) -> None:
+def test_several_shards_answer_like_one(built: Built, tmp_path: Path, run: Runner) -> None:
     workspace = built.copy_workspace(tmp_path)
     summary = run(built.corpus, workspace, index=IndexSettings(shards=5))
     manifest = read_manifest(workspace / "index" / summary.build_id)
@@ -377,21 +268,9 @@ def test_several_shards_answer_like_one(built: Built, tmp_path: Path) -> None:
             np.testing.assert_allclose([h.score for h in left], [h.score for h in right], atol=1e-6)
 
 
-def test_a_projection_for_another_encoder_is_refused_before_anything_is_encoded(
-    built: Built, tmp_path: Path, write_gif: GifWriter
+def test_a_projection_file_that_fits_is_used(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
-    whole = projections.load(next((built.workspace / "projections").iterdir()))
-    facts = {**whole.facts, "image_encoder": {"name": "vgg16", "fingerprint": "0123456789abcdef", "dimensions": 1280}}
-    Projection(whole.kind, whole.tensors, facts).save(tmp_path / "other.safetensors")
-    write_gif(tmp_path / "new" / "a.gif", seed=77)
-    workspace = built.copy_workspace(tmp_path)
-    before = contents(workspace / "index"), contents(workspace / "features")
-    with pytest.raises(ProjectionError, match=r"was made for the image encoder vgg16 \(0123456789abcdef\), but"):
-        run(tmp_path / "new", workspace, index=IndexSettings(projection=tmp_path / "other.safetensors"))
-    assert (contents(workspace / "index"), contents(workspace / "features")) == before
-
-
-def test_a_projection_file_that_fits_is_used(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = projections.load(next((built.workspace / "projections").iterdir()))
     Projection(whole.kind, whole.tensors, {**whole.facts, "note": "mine"}).save(tmp_path / "mine.safetensors")
     workspace = built.copy_workspace(tmp_path)
@@ -400,40 +279,3 @@ def test_a_projection_file_that_fits_is_used(built: Built, tmp_path: Path, monke
     version = workspace / "index" / summary.build_id
     assert summary.build_id != built.summary.build_id
     assert (version / "projection.safetensors").read_bytes() == (tmp_path / "mine.safetensors").read_bytes()
-
-
-def test_beam_options_reach_beam(built: Built, tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="NoSuchRunner"):
-        run(built.corpus, built.copy_workspace(tmp_path), checksum=True, beam_options=("--runner=NoSuchRunner",))
-
-
-BUILD = """
-import sys
-from pathlib import Path
-from gifdex.pipeline.build import build
-from gifdex.pipeline.settings import BuildSettings, EncodeSettings
-build(BuildSettings(sys.argv[1], Path(sys.argv[2]), encode=EncodeSettings(task_items=2)))
-"""
-
-
-def committed(workspace: Path) -> list[Path]:
-    return [p for p in (workspace / "features").rglob("*.parquet") if not p.name.startswith(TEMPORARY_PREFIX)]
-
-
-def test_a_killed_build_goes_on_where_it_was_and_ends_with_the_same_bytes(built: Built, tmp_path: Path) -> None:
-    workspace = tmp_path / "workspace"
-    shutil.copytree(built.workspace / "projections", workspace / "projections")  # fitting it would take seconds
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "-c", BUILD, built.corpus, workspace], stdout=log, stderr=log)
-        while process.poll() is None and not committed(workspace):
-            time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
-    done = sum(read_table(path, ["sha256"]).num_rows for path in committed(workspace))
-    assert 0 < done < GIFS + 3
-    assert store.current(workspace / "index") is None
-
-    resumed = run(built.corpus, workspace)
-    assert (resumed.tried, resumed.reused) == (GIFS + 3 - done, done)
-    assert contents(workspace / "index") == contents(built.workspace / "index")
-    assert not list(workspace.rglob(f"{TEMPORARY_PREFIX}*"))

@@ -9,14 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 import gifdex
-from gifdex.encoders.base import FloatArray
 from gifdex.index import artifact
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import MANIFEST_NAME
@@ -56,6 +53,7 @@ for line in sys.stdin:
         outcome = f"raw {type(err).__name__}: {err!r}"
     print(outcome.replace("\\n", " "), flush=True)
 """
+
 
 Damage = Callable[[Path], None]
 
@@ -122,21 +120,6 @@ def become_pipe(path: Path) -> None:
 
 def replace_by(other: Path) -> Damage:
     return lambda path: shutil.copy(other / path.name, path) and None
-
-
-@pytest.fixture(scope="module")
-def version(reduced_version: Path) -> Path:
-    """One that has every kind of file."""
-    return reduced_version
-
-
-@pytest.fixture(scope="module")
-def other_version(
-    tmp_path_factory: pytest.TempPathFactory, make_version: Callable[..., Path], spectral: Callable[..., FloatArray]
-) -> Path:
-    """A version of the same counts as `version`, of other vectors and another projection."""
-    folder = tmp_path_factory.mktemp("other") / "00000000000000cc"
-    return make_version(folder, spectral(4000, seed=77), (2500, 1500), seed=77, hnsw=True)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +200,7 @@ def test_without_hashing_altered_bytes_never_end_the_process_and_verify_finds_th
 
 
 def test_without_hashing_another_versions_engine_files_change_no_score(
-    tmp_path: Path, version: Path, other_version: Path
+    tmp_path: Path, version: Path, other_version: Path, vouch_for: Callable[..., None]
 ) -> None:
     manifest = artifact.read_manifest(version)
     opened = gifdex.open(version)
@@ -272,202 +255,6 @@ def test_trees_that_share_branches_are_refused(tmp_path: Path, version: Path) ->
         gifdex.open(copy).prepare("annoy")
 
 
-def test_another_file_between_opening_and_the_first_use_of_an_engine_is_refused(
-    tmp_path: Path, version: Path, other_version: Path
-) -> None:
-    copy = shutil.copytree(version, tmp_path / version.name)
-    manifest = json.loads((copy / MANIFEST_NAME).read_text())
-    manifest["engine"] = "scan"
-    (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
-    opened = gifdex.open(copy)
-    shutil.copy(version / "shard-00001.usearch", tmp_path / "new")
-    (tmp_path / "new").replace(copy / "shard-00001.usearch")
-    for _ in range(2):
-        with pytest.raises(
-            CorruptIndexError, match=r"shard-00001\.usearch was replaced while the index was being opened"
-        ):
-            opened.search(np.ones(128), engine="hnsw")
-    assert len(opened.search(np.ones(128))) == 10
-
-
-REPLACER = """
-import json, os, shutil, sys
-import numpy as np
-import gifdex
-for line in sys.stdin:
-    copy, name, other, how = json.loads(line)
-    path = os.path.join(copy, name)
-    index = gifdex.open(copy)
-    for engine in index.engines:
-        index.prepare(engine)
-    queries = np.random.default_rng(1).standard_normal((30, index.dimensions))
-    def ask():
-        ways = ({}, {"exact": True}, {"engine": "annoy"})
-        return [index.search(query, 5, **way) for query in queries for way in ways]
-    before = ask()
-    if how == "rename":
-        shutil.copy(other, path + ".new"); os.replace(path + ".new", path)
-    elif how == "unlink":
-        os.unlink(path)
-    elif how == "truncate":
-        os.truncate(path, os.path.getsize(path) // 2)
-    elif how == "empty":
-        open(path, "wb").close()
-    elif how == "copy":
-        shutil.copyfile(other, path)
-    others = [
-        lambda: index.ids,
-        lambda: index.columns,
-        lambda: index.ranks(queries[:1], np.array([3])),
-        lambda: index.engine_recall(queries[:2]),
-    ]
-    try:
-        outcome = "same" if ask() == before else "other answers"
-        [other() for other in others]
-    except gifdex.GifdexError as err:
-        outcome = f"{type(err).__name__}: {err}"
-        for other in others:
-            try:
-                other()
-                outcome = "answered after all"
-            except gifdex.GifdexError:
-                pass
-    print(outcome.replace("\\n", " "), flush=True)
-"""
-
-
-def test_files_replaced_under_an_open_index_are_no_harm_or_one_error(
-    tmp_path: Path, version: Path, other_version: Path
-) -> None:
-    mapped = [name for name in FILES if name not in ("projection.safetensors", "reduction.safetensors")]
-    cases = [(name, how) for name in mapped for how in ("rename", "unlink", "truncate", "empty", "copy")]
-    orders = []
-    for number, (name, how) in enumerate(cases):
-        copy = shutil.copytree(version, tmp_path / str(number) / version.name)
-        orders.append(json.dumps([str(copy), name, str(other_version / name), how]))
-    done = subprocess.run(
-        [sys.executable, "-c", REPLACER], input="\n".join(orders), capture_output=True, text=True, check=False
-    )
-    outcomes = done.stdout.splitlines()
-    assert len(outcomes) == len(cases), f"{cases[len(outcomes)]} ended it: {done.returncode} {done.stderr}"
-    for (name, how), outcome in zip(cases, outcomes, strict=True):
-        if how in ("rename", "unlink"):
-            assert outcome == "same", (name, how)
-        else:
-            assert outcome.startswith("CorruptIndexError: "), (name, how, outcome)
-            assert f"{name} was changed in place while the index was open" in outcome
-
-
-def rewrite(copy: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    manifest = json.loads((copy / MANIFEST_NAME).read_text())
-    change(manifest)
-    (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
-
-
-def add_file(name: str) -> Callable[[dict[str, Any]], object]:
-    return lambda manifest: manifest["files"].update({name: {"bytes": 6, "sha256": "0" * 64}})
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        *(
-            lambda manifest, value=value: manifest.update(dimensions=value)
-            for value in (64, 256, 127, 1, 0, -3, -128, 2**70)
-        ),
-        *(
-            lambda manifest, value=value: manifest.update(items=value)
-            for value in (0, -4000, 3999, 4001, 2**70, 4000.0, "4000")
-        ),
-        lambda manifest: manifest["shards"].pop(),
-        lambda manifest: manifest["shards"].clear(),
-        lambda manifest: (manifest["shards"].clear(), manifest.update(items=0)),
-        lambda manifest: manifest["shards"][0].update(items=2501) or manifest["shards"][1].update(items=1499),
-        lambda manifest: manifest["shards"][0].update(items=4300) or manifest["shards"][1].update(items=-300),
-        lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00001.ann"),
-        lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00000.vectors.npy"),
-        lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00000.usearch"),
-        lambda manifest: manifest["shards"][0]["engines"].pop("annoy"),
-        lambda manifest: manifest["shards"][1]["engines"].pop("hnsw"),
-        lambda manifest: manifest["shards"][0].update(vectors="shard-00000.ann"),
-        lambda manifest: manifest["shards"][0].update(vectors="items.arrow"),
-        lambda manifest: manifest.update(items_file="projection.safetensors"),
-        lambda manifest: manifest["projection"].update(file="items.arrow"),
-        lambda manifest: manifest.update(metric="euclidean"),
-        lambda manifest: manifest.update(engine="faiss"),
-        lambda manifest: manifest["engines"].update(faiss=manifest["engines"]["annoy"]),
-        lambda manifest: manifest["engines"].pop("annoy"),
-        lambda manifest: manifest["engines"].pop("scan"),
-        lambda manifest: manifest["engines"]["annoy"].update(library="faiss"),
-        lambda manifest: manifest["engines"]["annoy"].update(metric="angular"),
-        lambda manifest: manifest["engines"]["annoy"].update(metric="dot"),
-        lambda manifest: manifest["engines"]["annoy"].update(effort=0),
-        lambda manifest: manifest["engines"]["annoy"].update(effort=10**400),
-        lambda manifest: manifest["engines"]["scan"].update(effort=-1),
-        *(
-            lambda manifest, name=name, value=value: manifest["engines"][name].update(dimensions=value)
-            for name in ("annoy", "scan")
-            for value in (0, -1, 1, 15, 17, 128, 2**70)
-        ),
-        lambda manifest: manifest.update(reduction=None),
-        lambda manifest: manifest["reduction"].update(dimensions=127),
-        lambda manifest: manifest["reduction"].update(file="projection.safetensors"),
-        lambda manifest: manifest["files"].pop("items.arrow"),
-        lambda manifest: manifest["files"].pop("shard-00001.ann"),
-        lambda manifest: manifest["files"]["items.arrow"].update(bytes=2**80),
-        lambda manifest: manifest["files"]["items.arrow"].update(bytes=-1),
-        lambda manifest: manifest.update(items_file="../secret"),
-        lambda manifest: manifest.pop("files"),
-        lambda manifest: manifest.update(format="another"),
-        lambda manifest: manifest.update(format_version=0),
-    ],
-)
-@pytest.mark.parametrize("verify", [True, False])
-def test_manifest_that_does_not_fit_its_files_is_refused(
-    tmp_path: Path, version: Path, change: Callable[[dict[str, Any]], object], verify: bool
-) -> None:
-    copy = shutil.copytree(version, tmp_path / version.name)
-    rewrite(copy, change)
-    with pytest.raises(CorruptIndexError):
-        gifdex.open(copy, verify=verify)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "..",
-        ".",
-        "",
-        "../secret",
-        "/etc/hostname",
-        "sub/file",
-        "sub\\..\\file",
-        "a\0b",
-        "\ud800",
-        "~root",
-        "C:secret",
-        "line\nbreak",
-        "n" * 256,
-    ],
-)
-def test_manifest_cannot_name_a_file_outside_its_folder(tmp_path: Path, version: Path, name: str) -> None:
-    (tmp_path / "secret").write_bytes(b"secret")
-    copy = shutil.copytree(version, tmp_path / version.name)
-    rewrite(copy, add_file(name))
-    for check in (gifdex.open, artifact.verify):
-        with pytest.raises(CorruptIndexError, match="expected a plain name") as raised:
-            check(copy)
-        assert "\n" not in str(raised.value)
-
-
-def test_manifest_cannot_name_what_is_no_file(tmp_path: Path, version: Path) -> None:
-    copy = shutil.copytree(version, tmp_path / version.name)
-    os.mkfifo(copy / "pipe")  # reading it would wait for ever
-    rewrite(copy, lambda manifest: manifest["files"].update({"pipe": {"bytes": 0, "sha256": "0" * 64}}))
-    with pytest.raises(CorruptIndexError, match="pipe is no file"):
-        gifdex.open(copy)
-
-
 def test_altered_byte_in_the_manifest_is_an_error_or_changes_no_answer(
     tmp_path: Path, version: Path, intact: str
 ) -> None:
@@ -489,7 +276,9 @@ def _flip_bit(path: Path, at: int, bit: int) -> None:
     path.write_bytes(data)
 
 
-def test_manifest_that_is_gone_cut_off_or_garbage_is_one_error_each(tmp_path: Path, version: Path) -> None:
+def test_manifest_that_is_gone_cut_off_or_garbage_is_one_error_each(
+    tmp_path: Path, version: Path, rewrite: Callable[..., None]
+) -> None:
     def become(data: bytes) -> tuple[str, Damage]:
         return MANIFEST_NAME, lambda path: path.write_bytes(data) and None
 
@@ -509,59 +298,3 @@ def test_manifest_that_is_gone_cut_off_or_garbage_is_one_error_each(tmp_path: Pa
     assert (found.pop("gone"), found.pop("folder")) == ("IndexNotFoundError", "IndexNotFoundError")
     assert found.pop("newer") == "FormatVersionError"
     assert set(found.values()) == {"CorruptIndexError"}
-
-
-def vouch_for(copy: Path, name: str) -> None:
-    """Let the manifest say what a file of the version now is."""
-    facts = artifact.file_facts(copy, [name])[name]
-    rewrite(copy, lambda manifest: manifest["files"].update({name: vars(facts)}))
-
-
-def commit_items(copy: Path, table: pa.Table) -> None:
-    """Replace the items by a table that the manifest vouches for."""
-    with pa.ipc.new_file(str(copy / "items.arrow"), table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    vouch_for(copy, "items.arrow")
-
-
-def read_items(version: Path) -> pa.Table:
-    with pa.OSFile(str(version / "items.arrow")) as source:
-        return pa.ipc.open_file(source).read_all()
-
-
-def test_projection_into_a_space_of_other_dimensions_is_refused(
-    tmp_path: Path, version: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]
-) -> None:
-    copy = shutil.copytree(version, tmp_path / version.name)
-    narrow = make_version(tmp_path / "00000000000000bb", clustered(20, dimensions=8))
-    shutil.copy(narrow / "projection.safetensors", copy)
-    vouch_for(copy, "projection.safetensors")
-    with pytest.raises(CorruptIndexError, match="has 8 dimensions, but the manifest says 128"):
-        gifdex.open(copy)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda items: items.drop_columns(["caption"]), "not those of items"),
-        (lambda items: items.set_column(0, "id", pa.array(range(4000))), "not those of items"),
-        (lambda items: items.slice(1), "has 3,999 rows, but the manifest says 4,000"),
-    ],
-)
-def test_items_of_other_columns_or_rows_are_refused(
-    tmp_path: Path, version: Path, change: Callable[[pa.Table], pa.Table], message: str
-) -> None:
-    copy = shutil.copytree(version, tmp_path / version.name)
-    commit_items(copy, change(read_items(version)))
-    with pytest.raises(CorruptIndexError, match=message):
-        gifdex.open(copy)
-
-
-def test_metadata_that_is_no_json_is_an_error_of_its_row(tmp_path: Path, version: Path) -> None:
-    copy = shutil.copytree(version, tmp_path / version.name)
-    items = read_items(version)
-    metadata = pa.array(["{"] + [None] * 3999, pa.large_string())
-    commit_items(copy, items.set_column(items.schema.get_field_index("metadata"), items.field("metadata"), metadata))
-    opened = gifdex.open(copy)
-    with pytest.raises(CorruptIndexError, match=r"one of the rows \[.*0.*\] of the items"):
-        opened.search(np.ones(128), 4000)

@@ -1,0 +1,125 @@
+"""Files that change under an open index, in a process of its own where that may crash."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gifdex
+from gifdex.schemas.errors import CorruptIndexError
+from gifdex.schemas.manifest import MANIFEST_NAME
+
+
+def test_another_file_between_opening_and_the_first_use_of_an_engine_is_refused(
+    tmp_path: Path, version: Path, other_version: Path
+) -> None:
+    copy = shutil.copytree(version, tmp_path / version.name)
+    manifest = json.loads((copy / MANIFEST_NAME).read_text())
+    manifest["engine"] = "scan"
+    (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
+    opened = gifdex.open(copy)
+    shutil.copy(version / "shard-00001.usearch", tmp_path / "new")
+    (tmp_path / "new").replace(copy / "shard-00001.usearch")
+    for _ in range(2):
+        with pytest.raises(
+            CorruptIndexError, match=r"shard-00001\.usearch was replaced while the index was being opened"
+        ):
+            opened.search(np.ones(128), engine="hnsw")
+    assert len(opened.search(np.ones(128))) == 10
+
+
+REPLACER = """
+import json, os, shutil, sys
+import numpy as np
+import gifdex
+for line in sys.stdin:
+    copy, name, other, how = json.loads(line)
+    path = os.path.join(copy, name)
+    index = gifdex.open(copy)
+    for engine in index.engines:
+        index.prepare(engine)
+    queries = np.random.default_rng(1).standard_normal((30, index.dimensions))
+    def ask():
+        ways = ({}, {"exact": True}, {"engine": "annoy"})
+        return [index.search(query, 5, **way) for query in queries for way in ways]
+    before = ask()
+    if how == "rename":
+        shutil.copy(other, path + ".new"); os.replace(path + ".new", path)
+    elif how == "unlink":
+        os.unlink(path)
+    elif how == "truncate":
+        os.truncate(path, os.path.getsize(path) // 2)
+    elif how == "empty":
+        open(path, "wb").close()
+    elif how == "copy":
+        shutil.copyfile(other, path)
+    others = [
+        lambda: index.ids,
+        lambda: index.columns,
+        lambda: index.ranks(queries[:1], np.array([3])),
+        lambda: index.engine_recall(queries[:2]),
+    ]
+    try:
+        outcome = "same" if ask() == before else "other answers"
+        [other() for other in others]
+    except gifdex.GifdexError as err:
+        outcome = f"{type(err).__name__}: {err}"
+        for other in others:
+            try:
+                other()
+                outcome = "answered after all"
+            except gifdex.GifdexError:
+                pass
+    print(outcome.replace("\\n", " "), flush=True)
+"""
+
+
+def test_files_replaced_under_an_open_index_are_no_harm_or_one_error(
+    tmp_path: Path, version: Path, other_version: Path
+) -> None:
+    mapped = sorted(path.name for path in version.iterdir() if path.suffix not in (".json", ".safetensors"))
+    assert len(mapped) == 7
+    cases = [(name, how) for name in mapped for how in ("rename", "unlink", "truncate", "empty", "copy")]
+    orders = []
+    for number, (name, how) in enumerate(cases):
+        copy = shutil.copytree(version, tmp_path / str(number) / version.name)
+        orders.append(json.dumps([str(copy), name, str(other_version / name), how]))
+    done = subprocess.run(
+        [sys.executable, "-c", REPLACER], input="\n".join(orders), capture_output=True, text=True, check=False
+    )
+    outcomes = done.stdout.splitlines()
+    assert len(outcomes) == len(cases), f"{cases[len(outcomes)]} ended it: {done.returncode} {done.stderr}"
+    for (name, how), outcome in zip(cases, outcomes, strict=True):
+        if how in ("rename", "unlink"):
+            assert outcome == "same", (name, how)
+        else:
+            assert outcome.startswith("CorruptIndexError: "), (name, how, outcome)
+            assert f"{name} was changed in place while the index was open" in outcome
+
+
+@pytest.mark.parametrize("name", ["reduction.safetensors", "projection.safetensors"])
+@pytest.mark.parametrize(
+    "change", [Path.unlink, lambda path: path.write_bytes(bytes(path.stat().st_size))], ids=["gone", "rewritten"]
+)
+def test_a_file_that_is_read_into_memory_may_go_or_change_under_an_open_index(
+    tmp_path: Path, version: Path, name: str, change: Callable[[Path], object]
+) -> None:
+    copy = shutil.copytree(version, tmp_path / version.name)
+    opened, queries = gifdex.open(copy), np.random.default_rng(1).standard_normal((30, 128))
+
+    def ask() -> list[object]:
+        ways: list[dict[str, Any]] = [{"exact": True}, *({"engine": engine} for engine in opened.engines)]
+        by_vector = [opened.search(query, 5, **how) for query in queries for how in ways]
+        return [*by_vector, opened.search("a cat playing the piano", 5)]
+
+    before = ask()
+    change(copy / name)
+    assert ask() == before

@@ -1,0 +1,170 @@
+"""Builds that fail, are killed, or find that files were damaged since the last one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gifdex.encoders import projection as projections
+from gifdex.encoders.projection import Projection
+from gifdex.index import store
+from gifdex.index.engines.settings import EngineSettings, HnswSettings
+from gifdex.pipeline.decoders import registry
+from gifdex.pipeline.settings import EncodeSettings, IndexSettings
+from gifdex.schemas.errors import CorpusError, MissingExtraError, PipelineError, ProjectionError, WorkspaceError
+from gifdex.schemas.files import TEMPORARY_PREFIX, read_table
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import Built, Contents, GifWriter, Runner
+
+
+def test_a_graph_without_its_library_stops_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_gif: GifWriter, run: Runner
+) -> None:
+    monkeypatch.setitem(sys.modules, "usearch", None)
+    write_gif(tmp_path / "gifs" / "a.gif")
+    with pytest.raises(MissingExtraError, match="the engine hnsw needs the module usearch"):
+        run(tmp_path / "gifs", tmp_path / "ws", index=IndexSettings(engines=EngineSettings(hnsw=HnswSettings())))
+    assert not list((tmp_path / "ws").rglob("*.parquet"))
+
+
+def test_an_unknown_decoder_stops_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
+) -> None:
+    monkeypatch.setattr(registry, "find_spec", lambda _: None)
+    registry._load.cache_clear()
+    with pytest.raises(MissingExtraError, match="the decoder pyav needs the module av"):
+        run(tmp_path, tmp_path / "workspace", encode=EncodeSettings(decoder="pyav"))
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_a_corpus_of_rejects_publishes_nothing(
+    built: Built,
+    tmp_path: Path,
+    run: Runner,
+    contents: Contents,
+) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    before = contents(workspace / "index")
+    with pytest.raises(
+        CorpusError, match=r"none of the 4 files .*UnsupportedFormatError \(2\), such as .*empty\.gif: "
+    ):
+        run(built.corpus / "broken", workspace)
+    assert contents(workspace / "index") == before
+
+
+def test_a_corpus_that_is_not_there_publishes_nothing(
+    built: Built, tmp_path: Path, run: Runner, contents: Contents
+) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    before = contents(workspace)
+    with pytest.raises(CorpusError, match="does not exist"):
+        run(tmp_path / "nowhere", workspace)
+    assert {**contents(workspace), ".lock": b""} == {**before, ".lock": b""}
+
+
+def test_a_damaged_version_is_built_again(built: Built, tmp_path: Path, run: Runner, contents: Contents) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    version = workspace / "index" / built.summary.build_id
+    shard = version / "shard-00000.ann"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 0xFF
+    shard.write_bytes(data)
+    (version / "items.arrow").unlink()
+    again = run(built.corpus, workspace)
+    assert (again.index_reused, again.tried) == (False, 0)
+    assert contents(workspace / "index") == contents(built.workspace / "index")
+
+
+def test_lost_embeddings_are_written_again(built: Built, tmp_path: Path, run: Runner, contents: Contents) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    shutil.rmtree(workspace / "builds")
+    again = run(built.corpus, workspace)
+    assert (again.index_reused, again.tried) == (False, 0)
+    assert contents(workspace / "builds" / again.build_id / "embeddings") == contents(
+        built.workspace / "builds" / again.build_id / "embeddings"
+    )
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_of_others(
+    built: Built,
+    tmp_path: Path,
+    run: Runner,
+) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    fingerprint = next((workspace / "features").iterdir()).name
+    left = [workspace / "features" / fingerprint / "all" / ".tmp-0-x.parquet", workspace / "index" / ".tmp-1-CURRENT"]
+    mine = workspace / f"{TEMPORARY_PREFIX}mine"
+    for path in [*left, mine]:
+        path.write_bytes(b"half")
+    run(built.corpus, workspace)
+    assert [path.exists() for path in [*left, mine]] == [False, False, True]
+
+
+def test_a_damaged_part_of_the_cache_is_named(built: Built, tmp_path: Path, run: Runner) -> None:
+    workspace = built.copy_workspace(tmp_path)
+    part = next((workspace / "features").rglob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-10])
+    with pytest.raises(WorkspaceError, match=rf"{part.name}: .*; delete the file and run again"):
+        run(built.corpus, workspace)
+
+
+def test_a_projection_for_another_encoder_is_refused_before_anything_is_encoded(
+    built: Built, tmp_path: Path, write_gif: GifWriter, run: Runner, contents: Contents
+) -> None:
+    whole = projections.load(next((built.workspace / "projections").iterdir()))
+    facts = {**whole.facts, "image_encoder": {"name": "vgg16", "fingerprint": "0123456789abcdef", "dimensions": 1280}}
+    Projection(whole.kind, whole.tensors, facts).save(tmp_path / "other.safetensors")
+    write_gif(tmp_path / "new" / "a.gif", seed=77)
+    workspace = built.copy_workspace(tmp_path)
+    before = contents(workspace / "index"), contents(workspace / "features")
+    with pytest.raises(ProjectionError, match=r"was made for the image encoder vgg16 \(0123456789abcdef\), but"):
+        run(tmp_path / "new", workspace, index=IndexSettings(projection=tmp_path / "other.safetensors"))
+    assert (contents(workspace / "index"), contents(workspace / "features")) == before
+
+
+def test_beam_options_reach_beam(built: Built, tmp_path: Path, run: Runner) -> None:
+    with pytest.raises(PipelineError, match="NoSuchRunner"):
+        run(built.corpus, built.copy_workspace(tmp_path), checksum=True, beam_options=("--runner=NoSuchRunner",))
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from gifdex.pipeline.build import build
+from gifdex.pipeline.settings import BuildSettings, EncodeSettings
+build(BuildSettings(sys.argv[1], Path(sys.argv[2]), encode=EncodeSettings(task_items=2)))
+"""
+
+
+def committed(workspace: Path) -> list[Path]:
+    return [p for p in (workspace / "features").rglob("*.parquet") if not p.name.startswith(TEMPORARY_PREFIX)]
+
+
+def test_a_killed_build_goes_on_where_it_was_and_ends_with_the_same_bytes(
+    built: Built, tmp_path: Path, run: Runner, contents: Contents
+) -> None:
+    workspace = tmp_path / "workspace"
+    shutil.copytree(built.workspace / "projections", workspace / "projections")  # fitting it would take seconds
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-c", BUILD, built.corpus, workspace], stdout=log, stderr=log)
+        while process.poll() is None and not committed(workspace):
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    done = sum(read_table(path, ["sha256"]).num_rows for path in committed(workspace))
+    assert 0 < done < built.summary.tried
+    assert store.current(workspace / "index") is None
+
+    resumed = run(built.corpus, workspace)
+    assert (resumed.tried, resumed.reused) == (built.summary.tried - done, done)
+    assert contents(workspace / "index") == contents(built.workspace / "index")
+    assert not list(workspace.rglob(f"{TEMPORARY_PREFIX}*"))
