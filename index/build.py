@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as package_version
@@ -32,7 +33,7 @@ from gifdex.index.reduction import Reduction
 from gifdex.index.search import Searcher, Shard, open_shards
 from gifdex.index.tuning import QUERIES, Measured, Tuned, across, curve, fastest, held_out, tune
 from gifdex.schemas.errors import CorruptIndexError
-from gifdex.schemas.files import commit_bytes, committing
+from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, committing
 from gifdex.schemas.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -117,8 +118,10 @@ def _write_graph(
         rows = spread(len(vectors), min(QUERIES, 1 + len(vectors) // 10, len(vectors) - 1))
         first = order[~np.isin(order, rows)]
         builder.add(first, seen[first])
-        builder.save(path)
-        engine = HnswEngine(path, len(first), seen.shape[1], len(vectors))
+        incomplete = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}")
+        builder.save(incomplete)
+        engine = HnswEngine(incomplete, len(first), seen.shape[1], len(vectors))
+        incomplete.unlink()
         shard_facts = ShardFacts(len(vectors), shard_names(number)[1], {})
         shard = Shard(version, shard_facts, 0, vectors, reduction is not None, {HNSW: engine})
         asked = held_out(Searcher([shard], alone, reduction), rows, np.sort(first))
@@ -192,8 +195,8 @@ def finish_version(
         shards=shards,
         files=file_facts(version, names),
     )
-    (version / HELD_OUT_NAME).unlink(missing_ok=True)
     commit_manifest(version, manifest)
+    (version / HELD_OUT_NAME).unlink(missing_ok=True)
     return manifest
 
 

@@ -6,7 +6,6 @@
    go by the buffer protocol. */
 
 #define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 #include <math.h>
 #include <stdint.h>
@@ -164,8 +163,8 @@ static int writable(PyObject *object, Py_buffer *view, Py_ssize_t bytes, const c
         return 0;
     if (view->len >= bytes)
         return 1;
-    PyBuffer_Release(view);
     PyErr_Format(PyExc_ValueError, "%s has %zd bytes; expected %zd", name, view->len, bytes);
+    PyBuffer_Release(view);
     return 0;
 }
 
@@ -259,6 +258,10 @@ static Py_ssize_t links_of(const Graph *graph, uint32_t slot, Py_ssize_t level, 
 {
     Py_ssize_t start = graph->starts[slot] + HEAD, most = level ? graph->upper : graph->lowest;
     uint32_t count;
+    int16_t own;
+    memcpy(&own, graph->file + start - 2, 2);
+    if (own < level)
+        return -1;
     if (level)
         start += 4 * (1 + graph->lowest) + 4 * (level - 1) * (1 + graph->upper);
     if (start + 4 * (1 + most) > graph->bytes)

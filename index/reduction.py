@@ -35,6 +35,7 @@ _LEAST_DIMENSIONS = 64
 # Vectors for each of their dimensions: fewer lie along directions that the next ones do not.
 _LEAST_SAMPLE = 4
 _TENSOR = "directions"
+_UNIT_TOLERANCE = 1e-3
 _WHOLE = 32767  # the length of a direction in whole numbers, as kernels.c has it
 
 
@@ -115,9 +116,12 @@ def load(path: Path, dimensions: int, kept: int | None = None) -> Reduction:
     fits = (
         len(found) == 2 and found[0] == dimensions and kept in (None, found[1]) and 1 <= scanned <= found[1] <= found[0]
     )
-    if not fits or directions.dtype != np.float32 or not np.isfinite(directions).all():
+    if fits and directions.dtype == np.float32:
+        lengths = np.einsum("ij,ij->j", directions, directions, dtype=np.float64)
+        fits = bool((np.abs(lengths - 1) < _UNIT_TOLERANCE).all())
+    if not fits or directions.dtype != np.float32:
         raise CorruptIndexError(
-            f"{path} holds {directions.dtype} of shape {found}; expected finite float32 of shape "
+            f"{path} holds {directions.dtype} of shape {found}; expected directions of length one, float32 of shape "
             f"({dimensions}, {kept or 'fewer'}): restore the file or rebuild"
         )
     return Reduction(directions, scanned, sample)

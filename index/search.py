@@ -23,7 +23,7 @@ from gifdex.index.engines import annoy_trees
 from gifdex.index.engines.annoy_trees import AnnoyEngine
 from gifdex.index.engines.base import Engine, Rows
 from gifdex.index.engines.hnsw import HnswEngine, map_graph
-from gifdex.index.engines.scan import NOT_FINITE, ScanEngine, highest, products
+from gifdex.index.engines.scan import NOT_FINITE, ScanEngine, check_finite, highest, products
 from gifdex.index.engines.settings import ANNOY, HNSW, SCAN
 from gifdex.index.reduction import Reduction
 from gifdex.schemas.errors import CorruptIndexError
@@ -121,10 +121,14 @@ def _map_vectors(path: Path, shape: tuple[int, int]) -> FloatArray:
     except Exception as err:  # numpy parses a damaged header into half a dozen kinds of error
         reason = str(err).partition("\n")[0]  # numpy may go on with advice
         raise CorruptIndexError(f"cannot read {path}: {reason}; restore the file or rebuild") from err
-    if vectors.shape != shape or vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
+    if (
+        vectors.shape != shape
+        or vectors.dtype != np.float32
+        or not (vectors.flags.c_contiguous and vectors.flags.aligned)
+    ):
         raise CorruptIndexError(
             f"{path} holds {vectors.dtype} of shape {vectors.shape}, but the manifest says float32 of shape "
-            f"{shape}, row by row: restore the file or rebuild"
+            f"{shape}, row by row from a multiple of its size: restore the file or rebuild"
         )
     # A plain view: every operation on a numpy.memmap costs microseconds of bookkeeping.
     plain: FloatArray = np.asarray(vectors).view(np.ndarray)
@@ -152,10 +156,9 @@ class Searcher:
         }
 
     def without(self, number: int) -> Searcher:
-        """Return a searcher of all shards but one; rows keep their numbers."""
+        """Return a searcher of all shards but one; rows keep their numbers, and it scans where this one would."""
         other = copy.copy(self)
         other.shards = self.shards[:number] + self.shards[number + 1 :]
-        other.items = self.items - len(self.shards[number])
         return other
 
     def prepare(self, engine: str) -> None:
@@ -262,8 +265,7 @@ def _scored(shard: Shard, query: FloatArray, rows: Rows, k: int) -> tuple[Rows, 
 
 def _contenders(scores: FloatArray, k: int) -> Rows:
     """Return the places of float32 (n,) scores that exact ones may still put among the k best."""
-    if not np.isfinite(scores.sum()):
-        raise CorruptIndexError(NOT_FINITE)
+    check_finite(scores)
     if k >= len(scores):
         return np.arange(len(scores))
     high = scores if len(scores) < _FEW else scores[highest(scores, k)]

@@ -49,14 +49,21 @@ def products(queries: FloatArray, vectors: FloatArray) -> FloatArray:
     return result
 
 
+def check_finite(scores: FloatArray) -> None:
+    """Raise CorruptIndexError unless all scores are finite numbers."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = scores.sum()
+    if not np.isfinite(total):
+        raise CorruptIndexError(NOT_FINITE)
+
+
 def highest(scores: FloatArray, count: int) -> Rows:
     """Return the ascending places of at least `count` of the highest of float32 (n,) scores, at most twice as many.
 
     The scores are folded into columns, and the count-th highest of the columns' maxima is a threshold that at least
     `count` scores reach, and few more.
     """
-    if not np.isfinite(scores.sum()):
-        raise CorruptIndexError(NOT_FINITE)
+    check_finite(scores)
     columns = len(scores) // _FOLDS
     if columns < 2 * count:
         return np.sort(np.argpartition(scores, len(scores) - count)[len(scores) - count :])

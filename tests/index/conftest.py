@@ -106,7 +106,7 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         reduction = fit(vectors)
         write_items(version, items_table(len(vectors), seed))
         for number, (count, end) in enumerate(zip(counts, ends, strict=True)):
-            write_shard(version, number, vectors[end - count : end], reduction, settings)
+            write_shard(version, number, vectors[end - count : end], reduction, settings, alone=len(counts) == 1)
         facts = VersionFacts(version.name, EncoderFacts("pixels", "0" * 16, 4), "1" * 16, text_facts)
         finish_version(version, facts, counts, projection, reduction, settings)
         return version

@@ -245,3 +245,13 @@ def test_pickled_vectors_are_never_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / facts(0, 1).vectors, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(CorruptIndexError, match="cannot read"):
         open_shards(tmp_path, [facts(0, 1)], 1, reduced=False)
+
+
+def test_vectors_that_do_not_begin_at_a_multiple_of_their_size_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / facts(0, 5).vectors
+    np.save(path, np.full((5, 3), 0.25, np.float32))
+    data = bytearray(path.read_bytes())
+    data[8] -= 1  # the header's length: numbers now begin where its last byte was
+    path.write_bytes(data[:127] + data[128:] + b"\0")
+    with pytest.raises(CorruptIndexError, match="from a multiple of its size"):
+        open_shards(tmp_path, [facts(0, 5)], 3, reduced=False)

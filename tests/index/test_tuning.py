@@ -172,5 +172,27 @@ def test_reduction_comes_back_as_it_was_and_not_as_another(tmp_path: Path, spect
     np.testing.assert_array_equal(again.directions, found.directions)
     assert (again.scanned, again.sample) == (found.scanned, 1100)
     for dimensions, kept in ((255, None), (256, 1)):
-        with pytest.raises(CorruptIndexError, match="expected finite float32 of shape"):
+        with pytest.raises(CorruptIndexError, match="expected directions of length one, float32 of shape"):
             reduction.load(tmp_path / "r.safetensors", dimensions, kept)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30, 2.0, 0.0])
+def test_directions_that_are_not_of_length_one_are_refused(
+    tmp_path: Path, spectral: Callable[..., FloatArray], value: float
+) -> None:
+    found = reduction.fit(spectral(1100, 256))
+    assert found is not None
+    found.directions[17] = value
+    found.save(tmp_path / "r.safetensors")
+    with pytest.raises(CorruptIndexError, match="expected directions of length one"):
+        reduction.load(tmp_path / "r.safetensors", 256)
+
+
+def test_several_small_shards_are_measured_as_they_answer(tmp_path: Path, make_version: Callable[..., Path]) -> None:
+    random = np.random.default_rng(5)
+    vectors = random.standard_normal((1000, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    opened = gifdex.open(make_version(tmp_path / "00000000000000ee", vectors, shards=(500, 500), hnsw=True))
+    queries = random.standard_normal((200, 64))
+    # Were the other shard's 500 items scanned, for they are few, the least effort would do.
+    assert opened.engine_recall(queries, engine="hnsw") >= 0.985
