@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -31,7 +32,6 @@ _MIB = 1024**2
 # Versions that stay in the cache: the one that is published, and the one before, which may be open.
 _CACHED = 2
 _MOST_POINTER, _MOST_MANIFEST = 1024, 64 * 1024**2  # larger ones are none
-_SUM_KEY = "sha256"  # of an object's metadata
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,15 @@ class Place:
             filesystem, root = fs.FileSystem.from_uri(url)
         except (pa.ArrowException, OSError, ValueError) as err:
             raise RemoteError(
-                f"{url} cannot be used: {_line(err)}; expected a URL such as s3://bucket/index or gs://bucket/index"
+                f"the URL cannot be used: {_line(err)}; expected a URL such as s3://bucket/index or gs://bucket/index"
             ) from err
         return cls(url, filesystem, root.rstrip("/"))
+
+    def shown(self, *names: str) -> str:
+        """Return what messages call something below the folder: no key, no secret, no options of the URL."""
+        parts = urlsplit(self.url)
+        host = parts.netloc.rpartition("@")[2]
+        return "/".join([f"{parts.scheme}://{host}{parts.path}".rstrip("/"), *names])
 
     def path(self, *names: str) -> str:
         """Return the path of something below the folder."""
@@ -79,13 +85,13 @@ class Place:
                 local.write(block)
                 yield len(block)
 
-    def write(self, source: BinaryIO, sha256: str, *names: str) -> Iterator[int]:
+    def write(self, source: BinaryIO, *names: str) -> Iterator[int]:
         """Copy `source` to a file, which is there when all of it is; yield the bytes of each block."""
         with self._telling(*names):
             if isinstance(self.filesystem, fs.LocalFileSystem):
                 yield from self._write_locally(source, Path(self.path(*names)))
                 return
-            with self.filesystem.open_output_stream(self.path(*names), metadata={_SUM_KEY: sha256}) as stream:
+            with self.filesystem.open_output_stream(self.path(*names)) as stream:
                 while block := source.read(_BLOCK):
                     stream.write(block)
                     yield len(block)
@@ -102,15 +108,17 @@ class Place:
         temporary.replace(path)
         sync(path.parent)
 
-    def has(self, facts: FileFacts, *names: str) -> bool:
-        """Tell whether a file is there already, of that size and SHA-256, as far as can be told without reading it."""
+    def has(self, facts: FileFacts, checksum: bool, *names: str) -> bool:
+        """Tell whether a file is there already: of that size or, with `checksum`, by its bytes, which are read."""
         if self.size(*names) != facts.bytes:
             return False
-        if isinstance(self.filesystem, fs.LocalFileSystem):
-            return sha256_file(Path(self.path(*names))) == facts.sha256
+        if not checksum:
+            return True
         with self._telling(*names), self.filesystem.open_input_stream(self.path(*names)) as stream:
-            found = {key.lower(): value for key, value in (stream.metadata() or {}).items()}
-        return found.get(_SUM_KEY.encode()) == facts.sha256.encode()
+            digest = hashlib.sha256()
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+        return digest.hexdigest() == facts.sha256
 
     @contextmanager
     def _telling(self, *names: str) -> Iterator[None]:
@@ -120,9 +128,8 @@ class Place:
         except (pa.ArrowException, OSError) as err:
             if isinstance(err, OSError) and err.filename is not None:  # of the local side
                 raise
-            where = "/".join([self.url.partition("?")[0].rstrip("/"), *names])
             raise RemoteError(
-                f"cannot reach {where}: {_line(err)}; see that it is there, and that the network and the credentials "
+                f"cannot reach {self.shown(*names)}: {_line(err)}; see that it is there, and that the network and the credentials "
                 "are, then try again"
             ) from err
 
@@ -140,9 +147,9 @@ def fetch(url: str, cache: Path | None = None, progress: Progress = silent) -> P
     text = place.read(_MOST_MANIFEST, *names, MANIFEST_NAME)
     if text is None:
         raise IndexNotFoundError(
-            f"{url} publishes the version {build_id}, which has no {MANIFEST_NAME}: push the version again"
+            f"{place.shown()} publishes the version {build_id}, which has no {MANIFEST_NAME}: push the version again"
         )
-    where = "/".join([url, *names, MANIFEST_NAME])
+    where = place.shown(*names, MANIFEST_NAME)
     try:
         manifest = Manifest.from_json(text.decode(), where)
     except UnicodeDecodeError as err:
@@ -177,10 +184,10 @@ def _published(place: Place) -> tuple[str | None, tuple[str, ...]]:
         if place.size(MANIFEST_NAME) is not None:
             return None, ()
         raise IndexNotFoundError(
-            f"{place.url} holds neither {store.POINTER_NAME} nor {MANIFEST_NAME}; expected an index store: copy one "
+            f"{place.shown()} holds neither {store.POINTER_NAME} nor {MANIFEST_NAME}; expected an index store: copy one "
             "there with gifdex push"
         )
-    build_id = store.parse_pointer(pointer, f"{place.url}/{store.POINTER_NAME}")
+    build_id = store.parse_pointer(pointer, place.shown(store.POINTER_NAME))
     return build_id, (build_id,)
 
 
@@ -245,25 +252,28 @@ def _link(source: Path | None, target: Path, facts: FileFacts) -> bool:
 def _download(place: Place, names: tuple[str, ...], target: Path, facts: FileFacts) -> Iterator[int]:
     """Copy a file here, going on where an interrupted copy of the same SHA-256 ends; yield how far it is."""
     part = target.parent.parent / f"{TEMPORARY_PREFIX}{facts.sha256}"
-    if part.exists() and part.stat().st_size > facts.bytes:
-        part.unlink()
+    resumed = part.exists() and 0 < part.stat().st_size <= facts.bytes
+    if not resumed:
+        part.unlink(missing_ok=True)
     with part.open("ab") as stream:
-        for count in place.append_to(stream, *names):
-            del count
+        for _ in place.append_to(stream, *names):
             if stream.tell() > facts.bytes:
                 break
             yield stream.tell()
         stream.flush()
         os.fsync(stream.fileno())
-    found = sha256_file(part)
-    if found != facts.sha256:
-        size = part.stat().st_size
-        part.unlink()
-        raise CorruptIndexError(
-            f"{'/'.join([place.url, *names])} has {size:,} bytes of SHA-256 {found[:16]}..., but the manifest says "
-            f"{facts.bytes:,} of {facts.sha256[:16]}...: its bytes were altered; push the version again"
-        )
-    part.replace(target)
+    if _is_right(part, facts):
+        part.replace(target)
+        return
+    found, size = sha256_file(part), part.stat().st_size
+    part.unlink()
+    if resumed:  # the beginning may be what is wrong
+        yield from _download(place, names, target, facts)
+        return
+    raise CorruptIndexError(
+        f"{place.shown(*names)} has {size:,} bytes of SHA-256 {found[:16]}..., but the manifest says {facts.bytes:,} of "
+        f"{facts.sha256[:16]}...: its bytes were altered, so push the version again with --checksum"
+    )
 
 
 def _forget(local: Path, build_id: str) -> None:
@@ -294,10 +304,11 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gifdex"
 
 
-def push(version: Path, destination: str, progress: Progress = silent) -> dict[str, Any]:
+def push(version: Path, destination: str, progress: Progress = silent, *, checksum: bool = False) -> dict[str, Any]:
     """Copy a version to a store elsewhere and publish it there; what is there already is not copied again.
 
-    The version is verified first. Returns the build id, and the files and bytes that were copied and that were there.
+    A file is there if one of its size is, for files of a version are never other ones; `checksum` reads its bytes
+    instead. The version is verified first. Returns the build id, and the files and bytes that were copied and that were there.
     Raises an ArtifactError for a version that is not whole, RemoteError where the destination cannot be written.
     """
     manifest = artifact.verify(version, progress)
@@ -305,11 +316,11 @@ def push(version: Path, destination: str, progress: Progress = silent) -> dict[s
     total = sum(facts.bytes for facts in manifest.files.values())
     done, counts = 0, {"copied": 0, "copied_bytes": 0, "there": 0, "there_bytes": 0}
     for name, facts in manifest.files.items():
-        is_there = place.has(facts, manifest.build_id, name)
+        is_there = place.has(facts, checksum, manifest.build_id, name)
         if not is_there:
             with (version / name).open("rb") as source:
                 so_far = done
-                for count in place.write(source, facts.sha256, manifest.build_id, name):
+                for count in place.write(source, manifest.build_id, name):
                     so_far += count
                     progress("push", min(so_far // _MIB, max(total // _MIB - 1, 0)), total // _MIB)
         done += facts.bytes
@@ -322,13 +333,13 @@ def push(version: Path, destination: str, progress: Progress = silent) -> dict[s
     ):
         _put(place, text, *path)
     progress("push", total // _MIB, total // _MIB)
-    return {"version": manifest.build_id, "destination": destination, **counts}
+    return {"version": manifest.build_id, "destination": place.shown(), **counts}
 
 
 def _put(place: Place, data: bytes, *names: str) -> None:
     """Write a small file, whole or not at all."""
     with pa.BufferReader(data) as source:
-        for _ in place.write(source, hashlib.sha256(data).hexdigest(), *names):
+        for _ in place.write(source, *names):
             pass
 
 

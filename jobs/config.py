@@ -36,6 +36,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "index": ("text_encoder", "projection", "trees", "hnsw", "shards"),
     "gate": ("min_recall", "max_shrink", "max_rejects", "canaries"),
     "retention": ("keep",),
+    "ship": ("push",),
     "runner": ("beam_options",),
     "report": ("metrics", "log_json"),
 }
@@ -82,6 +83,9 @@ workspace = "ws"        # features, builds, and the index store ws/index
 
 [retention]
 # keep = 3                                 # published versions, and as many that were refused
+
+[ship]
+# push = "s3://bucket/index"               # copy what is published there, see gifdex push --help
 
 [runner]
 # beam_options = ["--direct_num_workers=1"]
@@ -133,9 +137,9 @@ def _unknown(path: Path, table: str, shown: str, name: str, known: Any) -> Confi
     elif near := difflib.get_close_matches(name, known, 1, 0.5):
         hint = f"did you mean {near[0]}?"
     else:
-        every = [key for keys in TABLES.values() for key in keys]
-        near = difflib.get_close_matches(name, every, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        tables = {key: other for other, keys in TABLES.items() for key in keys}
+        near = difflib.get_close_matches(name, tables, 1)
+        hint = f"did you mean {near[0]} in [{tables[near[0]]}]?" if near else f"there are {', '.join(known)}"
     return ConfigError(f"{where} has {shown}, which gifdex nightly does not know: {hint}")
 
 
@@ -149,7 +153,7 @@ def _converted(path: Path, table: str, key: str, value: Any, option: click.Param
     if is_flag != isinstance(value, bool) or not isinstance(value, (bool, str, int, float)):
         expected = "true or false" if is_flag else "a number or a string"
         raise ConfigError(f"{where} is {value!r:.80}; expected {expected}")
-    if key == "corpus" or isinstance(option.type, PathOption):
+    if key in ("corpus", "push") or isinstance(option.type, PathOption):
         value = _beside(path, str(value))
     try:
         return option.type.convert(value, option, ctx)

@@ -43,6 +43,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--max-rejects", type=click.FloatRange(0), help="Gate: share (under 1) or count.  [default: 0.2]")
 @click.option("--canaries", type=PathOption(), help="Gate: JSON Lines of sentence, id and k.")
 @click.option("--keep", type=click.IntRange(1), help="Published versions that stay.  [default: 3]")
+@click.option("--push", help="Copy what is published to a URL or a folder, as `gifdex push` does.")
 @click.option("--metrics", type=PathOption(), help="Write a file for Prometheus' textfile collector.")
 @click.option("--log-json", is_flag=True, default=None, help="Log on stderr as JSON, one object a line.")
 @encode_and_index_options
@@ -99,12 +100,12 @@ def _init(path: Path) -> None:
 def _settings(options: dict[str, Any]) -> NightlySettings:
     corpus, workspace, beam = options.pop("corpus"), options.pop("workspace"), options.pop("beam_options")
     rules = {name: options.pop(name) for name in config.TABLES["gate"]}
-    keep, force = options.pop("keep"), options.pop("force")
+    keep, push, force = options.pop("keep"), options.pop("push"), options.pop("force")
     build = build_settings(corpus, workspace, beam, options)
     from gifdex.pipeline.settings import GateSettings, NightlySettings
 
     gate = GateSettings(**{name: value for name, value in rules.items() if value is not None})
-    return NightlySettings(build, gate, **({} if keep is None else {"keep": keep}), force=force)
+    return NightlySettings(build, gate, **({} if keep is None else {"keep": keep}), push=push, force=force)
 
 
 def _run(

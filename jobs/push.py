@@ -20,8 +20,9 @@ Examples:
 @click.command("push", epilog=_EPILOG)
 @click.argument("store", type=PathOption(file_okay=False))
 @click.argument("destination")
+@click.option("--checksum", is_flag=True, help="Read what is there and hash it, instead of trusting sizes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(store: Path, destination: str, as_json: bool) -> None:
+def command(store: Path, destination: str, checksum: bool, as_json: bool) -> None:
     """Copy the published version of STORE (or the version that STORE is) to DESTINATION, and publish it there.
 
     DESTINATION is a URL (s3://, gs://) or a folder. Files that are there already are not copied again, so an
@@ -31,12 +32,12 @@ def command(store: Path, destination: str, as_json: bool) -> None:
         from gifdex.index.remote import push
         from gifdex.index.store import resolve
 
-        done = push(resolve(store), destination, progress)
+        done = push(resolve(store), destination, progress, checksum=checksum)
     if as_json:
         print_json(done)
     else:
         click.echo(
-            f"{done['version']} is published in {destination}: {done['copied']} files of "
+            f"{done['version']} is published in {done['destination']}: {done['copied']} files of "
             f"{done['copied_bytes'] / 1e6:,.1f} MB copied, {done['there']} of {done['there_bytes'] / 1e6:,.1f} MB were "
             "there"
         )

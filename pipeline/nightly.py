@@ -10,6 +10,7 @@ from typing import Any
 from apache_beam.utils.shared import Shared
 
 from gifdex.index import store
+from gifdex.index.remote import push
 from gifdex.pipeline import gate
 from gifdex.pipeline.build import BuildSummary, make_version
 from gifdex.pipeline.embed import commit_statistics, held_workspace, prepare
@@ -30,17 +31,18 @@ class NightlySummary(BuildSummary):
     """What a nightly run did, beyond its build.
 
     `outcome` is published, unchanged (the version was published before) or refused; `previous` is what was published
-    before; `refused` has the rules that the version did not keep, each with its reason: overruled, if it is published.
+    before; `refused` has the rules that the version did not keep, each with its reason: overruled, if it is published. `pushed` says what was copied elsewhere, `pruned` what was deleted.
     """
 
     outcome: str = ""
     previous: str | None = None
     refused: dict[str, str] = field(default_factory=dict)
+    pushed: dict[str, Any] = field(default_factory=dict)
     pruned: dict[str, Any] = field(default_factory=dict)
 
 
 def nightly(settings: NightlySettings, progress: Progress = silent, notice: Notice = silence) -> NightlySummary:
-    """Bring the index up to date, publish it if the gate lets it through, and delete what is no longer needed.
+    """Bring the index up to date, publish it if the gate lets it through, ship it, and delete what is not needed.
 
     Raises a GifdexError where it cannot; then the published version is untouched. A refusal is an `outcome`.
     """
@@ -62,6 +64,9 @@ def nightly(settings: NightlySettings, progress: Progress = silent, notice: Noti
         else:
             store.publish(workspace.store, summary.build_id, refused=tuple(summary.refused))
             summary.outcome = PUBLISHED
+        if settings.push is not None and summary.outcome != REFUSED:
+            with summary.timed("push"):
+                summary.pushed = push(workspace.store / summary.build_id, settings.push, progress)
         with summary.timed("prune"):
             summary.pruned = asdict(prune(workspace, settings.keep))
         commit_statistics(workspace, settings.build, summary)

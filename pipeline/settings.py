@@ -146,9 +146,14 @@ class GateSettings:
 
 @dataclass(frozen=True)
 class NightlySettings:
-    """What a nightly run is told. `keep` versions stay; `force` publishes what the gate refuses."""
+    """What a nightly run is told.
+
+    `keep` versions stay; what is published is copied to the URL or folder `push`; `force` publishes what the gate
+    refuses.
+    """
 
     build: BuildSettings
     gate: GateSettings = field(default_factory=GateSettings)
     keep: int = 3
+    push: str | None = None
     force: bool = False
