@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # An editable install in strict mode (a tree of links) is the one that type checkers can follow.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=strict
 FOLDERS = api schemas encoders index pipeline jobs
-CHECKED = $(FOLDERS) tests benchmarks setup.py
+CHECKED = $(FOLDERS) tests benchmarks examples setup.py
 # What is installed depends on these and on which modules there are, not on what the modules say.
 PACKAGING = setup.py pyproject.toml index/kernels.c $(VENV)/modules
 # The development install holds all that the demo needs.

@@ -129,8 +129,8 @@ class Place:
             if isinstance(err, OSError) and err.filename is not None:  # of the local side
                 raise
             raise RemoteError(
-                f"cannot reach {self.shown(*names)}: {_line(err)}; see that it is there, and that the network and the credentials "
-                "are, then try again"
+                f"cannot reach {self.shown(*names)}: {_line(err)}; see that it is there, and that the network and the "
+                "credentials are, then try again"
             ) from err
 
 
@@ -138,8 +138,8 @@ def fetch(url: str, cache: Path | None = None, progress: Progress = silent) -> P
     """Bring the version that a URL publishes (or is) into the local cache, and return its folder.
 
     Only files whose SHA-256 no cached version has are read, an interrupted one from where it was left; each is
-    checked against the manifest before it counts. Raises RemoteError where the store cannot be read, an ArtifactError
-    that names the file for what is not as it should be.
+    checked against the manifest before it counts. Raises RemoteError where the store cannot be read, an
+    ArtifactError that names the file for what is not as it should be.
     """
     place = Place.of(url)
     local = (cache or default_cache()) / hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -184,8 +184,8 @@ def _published(place: Place) -> tuple[str | None, tuple[str, ...]]:
         if place.size(MANIFEST_NAME) is not None:
             return None, ()
         raise IndexNotFoundError(
-            f"{place.shown()} holds neither {store.POINTER_NAME} nor {MANIFEST_NAME}; expected an index store: copy one "
-            "there with gifdex push"
+            f"{place.shown()} holds neither {store.POINTER_NAME} nor {MANIFEST_NAME}; expected an index store: "
+            "copy one there with gifdex push"
         )
     build_id = store.parse_pointer(pointer, place.shown(store.POINTER_NAME))
     return build_id, (build_id,)
@@ -271,8 +271,8 @@ def _download(place: Place, names: tuple[str, ...], target: Path, facts: FileFac
         yield from _download(place, names, target, facts)
         return
     raise CorruptIndexError(
-        f"{place.shown(*names)} has {size:,} bytes of SHA-256 {found[:16]}..., but the manifest says {facts.bytes:,} of "
-        f"{facts.sha256[:16]}...: its bytes were altered, so push the version again with --checksum"
+        f"{place.shown(*names)} has {size:,} bytes of SHA-256 {found[:16]}..., but the manifest says "
+        f"{facts.bytes:,} of {facts.sha256[:16]}...: its bytes were altered, so push the version again with --checksum"
     )
 
 
@@ -308,8 +308,9 @@ def push(version: Path, destination: str, progress: Progress = silent, *, checks
     """Copy a version to a store elsewhere and publish it there; what is there already is not copied again.
 
     A file is there if one of its size is, for files of a version are never other ones; `checksum` reads its bytes
-    instead. The version is verified first. Returns the build id, and the files and bytes that were copied and that were there.
-    Raises an ArtifactError for a version that is not whole, RemoteError where the destination cannot be written.
+    instead. The version is verified first. Returns the build id, and the files and bytes that were copied and that
+    were there. Raises an ArtifactError for a version that is not whole, RemoteError where the destination cannot be
+    written.
     """
     manifest = artifact.verify(version, progress)
     place = Place.of(destination if is_url(destination) else Path(destination).expanduser().absolute().as_uri())

@@ -30,8 +30,9 @@ PUBLISHED, UNCHANGED, REFUSED = "published", "unchanged", "refused"
 class NightlySummary(BuildSummary):
     """What a nightly run did, beyond its build.
 
-    `outcome` is published, unchanged (the version was published before) or refused; `previous` is what was published
-    before; `refused` has the rules that the version did not keep, each with its reason: overruled, if it is published. `pushed` says what was copied elsewhere, `pruned` what was deleted.
+    `outcome` is published, unchanged (the version was published before) or refused; `previous` is what was
+    published before; `refused` has the rules that the version did not keep, each with its reason: overruled, if it
+    is published. `pushed` says what was copied elsewhere, `pruned` what was deleted.
     """
 
     outcome: str = ""
