@@ -96,6 +96,32 @@ class Place:
                     stream.write(block)
                     yield len(block)
 
+    def put(self, data: bytes, *names: str) -> None:
+        """Write a small file, whole or not at all."""
+        with pa.BufferReader(data) as source:
+            for _ in self.write(source, *names):
+                pass
+
+    def files(self) -> Iterator[tuple[str, int, float]]:
+        """Yield the path below the folder, the bytes, and the time of change of every file."""
+        selector = fs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        with self._telling():
+            found = self.filesystem.get_file_info(selector)
+        for info in found:
+            if info.type == fs.FileType.File:
+                yield info.path[len(self.root) + 1 :], info.size, info.mtime.timestamp() if info.mtime else 0.0
+
+    def changed(self, *names: str) -> float:
+        """Return a file's time of change."""
+        with self._telling(*names):
+            found = self.filesystem.get_file_info(self.path(*names)).mtime
+        return found.timestamp() if found else 0.0
+
+    def delete(self, *names: str) -> None:
+        """Delete a file."""
+        with self._telling(*names):
+            self.filesystem.delete_file(self.path(*names))
+
     def _write_locally(self, source: BinaryIO, path: Path) -> Iterator[int]:
         """A folder shows files that are not whole yet, where an object store does not."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -332,16 +358,9 @@ def push(version: Path, destination: str, progress: Progress = silent, *, checks
         ((manifest.build_id, MANIFEST_NAME), (version / MANIFEST_NAME).read_bytes()),
         ((store.POINTER_NAME,), f"{manifest.build_id}\n".encode()),
     ):
-        _put(place, text, *path)
+        place.put(text, *path)
     progress("push", total // _MIB, total // _MIB)
     return {"version": manifest.build_id, "destination": place.shown(), **counts}
-
-
-def _put(place: Place, data: bytes, *names: str) -> None:
-    """Write a small file, whole or not at all."""
-    with pa.BufferReader(data) as source:
-        for _ in place.write(source, *names):
-            pass
 
 
 def _line(err: BaseException) -> str:

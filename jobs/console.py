@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gifdex.jobs.native_logs import filtered_stderr
+from gifdex.schemas.files import is_url
 
 # Stages whose progress counts GIFs; of others only the time that is left says anything.
 _COUNTS_GIFS = {"scan", "encode", "index"}
@@ -39,6 +40,17 @@ class PathOption(click.Path):
         if value == "":
             self.fail("the path is empty; expected a file or a folder", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class PlaceOption(PathOption):
+    """A folder that is not empty, or a URL such as s3://bucket/ws, which stays a string."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Let a URL through as it is."""
+        return value if is_url(value) else super().convert(value, param, ctx)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

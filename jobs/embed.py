@@ -22,7 +22,7 @@ Examples:
 def command(
     corpus: str,
     beam_options: tuple[str, ...],
-    workspace: Path,
+    workspace: Path | str,
     as_json: bool,
     verbose: bool,
     **options: object,

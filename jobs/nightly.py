@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from gifdex.jobs import config
-from gifdex.jobs.console import PathOption, facts_table, print_json, print_table, stage_progress
+from gifdex.jobs.console import PathOption, PlaceOption, facts_table, print_json, print_table, stage_progress
 from gifdex.jobs.runs import beam_and_output_options, build_settings, build_table, encode_and_index_options
 from gifdex.schemas.errors import ConfigError, GateError, GifdexError, WorkspaceBusyError
 
@@ -37,7 +37,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--dry-run", is_flag=True, help="Say what a run would do, after hashing what is new; encode nothing.")
 @click.option("--force", is_flag=True, help="Publish what the gate refuses, and record it.")
 @click.option("--corpus", help="Folder, glob or catalog file.")
-@click.option("--workspace", type=PathOption(file_okay=False), help="Where everything is written.")
+@click.option("--workspace", type=PlaceOption(), help="Where everything is written: a folder or a URL.")
 @click.option("--min-recall", type=_SHARE, help="Gate: least recall@10 of the engine.  [default: 0.95]")
 @click.option("--max-shrink", type=_SHARE, help="Gate: share of the last version's items to lose.  [default: 0.2]")
 @click.option("--max-rejects", type=click.FloatRange(0), help="Gate: share (under 1) or count.  [default: 0.2]")
@@ -113,9 +113,8 @@ def _run(
 ) -> tuple[NightlySummary | None, GifdexError | None]:
     """Run; leave status, metrics and log; return what was done and, if it is so, why it is not enough."""
     from gifdex.jobs.metrics import write_metrics
+    from gifdex.pipeline.embed import workspace_of
     from gifdex.pipeline.nightly import REFUSED, nightly, note_status
-    from gifdex.pipeline.workspace import Workspace
-    from gifdex.schemas.files import absolute
 
     summary: NightlySummary | None = None
     error: GifdexError | None = None
@@ -128,7 +127,7 @@ def _run(
         error = err
     if summary is not None and summary.outcome == REFUSED:
         error = _refusal(summary)
-    workspace = Workspace(absolute(settings.build.workspace))
+    workspace = workspace_of(settings.build.workspace)
     outcome = "failed" if summary is None else summary.outcome
     code = 0 if error is None else error.exit_code
     if workspace.root.is_dir():

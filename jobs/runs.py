@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from gifdex.jobs.console import PathOption, facts_table, stage_progress
+from gifdex.jobs.console import PathOption, PlaceOption, facts_table, stage_progress
 from gifdex.schemas.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ _BEAM = click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, metavar
 _PLACES = (
     click.argument("corpus"),
     _BEAM,
-    click.option("--workspace", required=True, type=PathOption(file_okay=False), help="Where everything is written."),
+    click.option(
+        "--workspace", required=True, type=PlaceOption(), help="Where everything is written: a folder or a URL."
+    ),
 )
 _ENCODE = (
     click.option("--image-encoder", help="See `gifdex encoders`.  [default: efficientnet-lite0]"),
@@ -148,7 +150,7 @@ beam_and_output_options = given((_BEAM,), _OUTPUT)
 
 def build_settings(
     corpus: str,
-    workspace: Path,
+    workspace: Path | str,
     beam_options: tuple[str, ...],
     options: Mapping[str, Any],
 ) -> BuildSettings:

@@ -57,7 +57,7 @@ def build(settings: BuildSettings, progress: Progress = silent, notice: Notice =
     Only GIFs whose bytes are not in the cache are encoded. The same items, encoders, projection and settings
     give the same build id and the same bytes. Raises a GifdexError; then the published version is untouched.
     """
-    with held_workspace(settings) as workspace:
+    with held_workspace(settings, progress) as workspace:
         summary = make_version(settings, workspace, progress, notice)
         store.publish(workspace.store, summary.build_id)
         commit_statistics(workspace, settings, summary)

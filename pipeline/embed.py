@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from gifdex.encoders.base import ImageEncoder
 from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.encode import Encoded, Todo, acquire_encoder, encode_missing, look_up, open_cache
+from gifdex.pipeline.mirror import mirror_of, mirrored
 from gifdex.pipeline.plan import plan
 from gifdex.pipeline.scan import Scan, scan
 from gifdex.pipeline.settings import BuildSettings
@@ -29,7 +29,7 @@ from gifdex.pipeline.tasks import pipeline_options
 from gifdex.pipeline.workspace import FINGERPRINT_KEY, Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorpusError, WorkspaceError
-from gifdex.schemas.files import commit_bytes, commit_table, remove_unfinished
+from gifdex.schemas.files import absolute, commit_bytes, commit_table, is_url, remove_unfinished
 from gifdex.schemas.progress import Notice, Progress, silence, silent
 
 
@@ -101,26 +101,42 @@ class EmbedSummary(RunSummary):
 
 
 @contextmanager
-def held_workspace(settings: BuildSettings) -> Iterator[Workspace]:
+def held_workspace(settings: BuildSettings, progress: Progress = silent) -> Iterator[Workspace]:
     """Hold the workspace for writing while the block runs, cleared of what a killed run left unfinished.
 
-    Raises what is wrong with the settings before it, and WorkspaceError for any OSError within.
+    Of one at a URL, it is a mirror that is held. Raises what is wrong with the settings before it, and WorkspaceError
+    for any OSError within.
     """
     pipeline_options(settings.beam_options)  # a mistake in them should not wait for the first task
     if settings.encode.decoder != registry.AUTO:
         registry.decoder(settings.encode.decoder)
-    workspace = Workspace(Path(os.path.abspath(settings.workspace.expanduser())))
-    with workspace.locked():
-        try:
+    try:
+        with _held(settings.workspace, progress) as workspace:
             for folder in workspace.folders:  # not the root, which may hold files of others
                 remove_unfinished(folder)
             yield workspace
-        except OSError as err:
-            where = err.filename or workspace.root
-            raise WorkspaceError(
-                f"cannot read or write {where}: {err.strerror or err}; free space or mend the permissions, then run "
-                "again: what was committed is kept"
-            ) from err
+    except OSError as err:
+        where = err.filename or settings.workspace
+        raise WorkspaceError(
+            f"cannot read or write {where}: {err.strerror or err}; free space or mend the permissions, then run "
+            "again: what was committed is kept"
+        ) from err
+
+
+@contextmanager
+def _held(where: Path | str, progress: Progress) -> Iterator[Workspace]:
+    if isinstance(where, str) and is_url(where):
+        with mirrored(where, progress) as workspace:
+            yield workspace
+        return
+    workspace = workspace_of(where)
+    with workspace.locked():
+        yield workspace
+
+
+def workspace_of(where: Path | str) -> Workspace:
+    """Return a workspace on this machine or, of one at a URL, its mirror."""
+    return mirror_of(where) if isinstance(where, str) and is_url(where) else Workspace(absolute(where))
 
 
 def prepare(
@@ -139,7 +155,7 @@ def embed(settings: BuildSettings, progress: Progress = silent, notice: Notice =
 
     Leaves the catalog and the rejects as a build does, under an id of their own. Raises a GifdexError.
     """
-    with held_workspace(settings) as workspace:
+    with held_workspace(settings, progress) as workspace:
         shared = Shared()
         encoder, cache = prepare(settings, workspace, shared, progress)
         summary = EmbedSummary(features=str(cache.folder), precision=encoder.precision)

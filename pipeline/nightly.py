@@ -49,7 +49,7 @@ def nightly(settings: NightlySettings, progress: Progress = silent, notice: Noti
     """
     if settings.gate.canaries is not None:
         gate.read_canaries(settings.gate.canaries)  # a mistake in them should not wait for the gate
-    with held_workspace(settings.build) as workspace:
+    with held_workspace(settings.build, progress) as workspace:
         summary = NightlySummary()
         make_version(settings.build, workspace, progress, notice, summary)
         with summary.timed("gate"):
@@ -76,7 +76,7 @@ def nightly(settings: NightlySettings, progress: Progress = silent, notice: Noti
 
 def make_plan(settings: BuildSettings, progress: Progress = silent) -> Plan:
     """Return what a run would do, after listing the corpus and hashing what is new in it; nothing is encoded."""
-    with held_workspace(settings) as workspace:
+    with held_workspace(settings, progress) as workspace:
         shared = Shared()
         encoder, cache = prepare(settings, workspace, shared, progress)
         scanned = scan(settings, workspace, progress)

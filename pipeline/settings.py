@@ -113,7 +113,7 @@ class IndexSettings:
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Everything `build` is told: what to read, where to write, and how.
+    """Everything `build` is told: what to read, where to write (a folder, or a URL such as s3://bucket/ws), and how.
 
     `checksum` hashes every file again instead of trusting size and modification time. `strict` rejects GIFs of which
     only the good beginning could be decoded. `beam_options` are
@@ -121,7 +121,7 @@ class BuildSettings:
     """
 
     corpus: str
-    workspace: Path
+    workspace: Path | str
     checksum: bool = False
     strict: bool = False
     encode: EncodeSettings = field(default_factory=EncodeSettings)
