@@ -15,7 +15,7 @@ from gifdex.index import store
 from gifdex.pipeline.mirror import LEASE_NAME, mirror_of
 from gifdex.pipeline.nightly import NightlySummary, nightly
 from gifdex.pipeline.settings import BuildSettings, GateSettings, NightlySettings
-from gifdex.schemas.errors import CorpusError, RemoteError, WorkspaceBusyError
+from gifdex.schemas.errors import RemoteError, WorkspaceBusyError, WorkspaceError
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import GifWriter
@@ -97,15 +97,12 @@ def test_a_refused_version_is_there_but_not_published(s3: S3Server, night: Night
 def test_a_run_that_fails_keeps_what_it_encoded(
     s3: S3Server, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gifdex.pipeline import build
-
-    def fail(*_: object) -> None:
-        raise CorpusError("the corpus went away")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(build, "split", fail)
-        with pytest.raises(CorpusError):
-            night("one")
+    monkeypatch.setenv("GIFDEX_CACHE", str(tmp_path / "one"))
+    mirror = mirror_of(s3.url("ws"))
+    mirror.root.mkdir(parents=True)
+    mirror.builds.write_text("in the way of what comes after encoding")
+    with pytest.raises(WorkspaceError, match="cannot read or write .*builds"):
+        night("one")
     assert any(name.startswith("features/") and name.endswith(".parquet") for name in names(s3))
     assert "index/CURRENT" not in names(s3)
     summary = night("two")
