@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gifdex.jobs.console import PathOption, PlaceOption, facts_table, stage_progress
 from gifdex.schemas.errors import MissingExtraError
+from gifdex.schemas.files import absolute
 
 if TYPE_CHECKING:
     from gifdex.pipeline.build import BuildSummary
@@ -158,6 +159,10 @@ def build_settings(
     if not corpus:
         raise click.UsageError("CORPUS is empty; expected a folder, a glob or a catalog file")
     require_pipeline()
+    if isinstance(workspace, Path):
+        from gifdex.pipeline.workspace import Workspace
+
+        Workspace(absolute(workspace)).check_free()
     from gifdex.index.engines.settings import AnnoySettings, EngineSettings, HnswSettings
     from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings, Limits, Sampling
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from gifdex.schemas.errors import WorkspaceBusyError, WorkspaceError
 
+_LOCK_NAME = ".lock"
 FINGERPRINT_KEY = b"features_fingerprint"  # in a catalog's schema metadata
 
 
@@ -85,6 +86,12 @@ class Workspace:
         catalogs = sorted(self.builds.glob("*/catalog/part-00000.parquet"), key=lambda path: path.stat().st_mtime)
         return catalogs[-1] if catalogs else None
 
+    def check_free(self) -> None:
+        """Raise WorkspaceBusyError where another run holds it now; what comes before `locked` may take seconds."""
+        if (self.root / _LOCK_NAME).is_file():
+            with self.locked():
+                pass
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Create the workspace and hold it for writing.
@@ -92,7 +99,7 @@ class Workspace:
         The operating system releases the lock when its holder ends, however it ends. Raises
         WorkspaceBusyError that says who holds it since when, WorkspaceError where it cannot be made.
         """
-        path = self.root / ".lock"
+        path = self.root / _LOCK_NAME
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -101,7 +101,7 @@ def test_a_run_that_fails_keeps_what_it_encoded(
     mirror = mirror_of(s3.url("ws"))
     mirror.root.mkdir(parents=True)
     mirror.builds.write_text("in the way of what comes after encoding")
-    with pytest.raises(WorkspaceError, match="cannot read or write .*builds"):
+    with pytest.raises(WorkspaceError, match=r"cannot read or write .*builds"):
         night("one")
     assert any(name.startswith("features/") and name.endswith(".parquet") for name in names(s3))
     assert "index/CURRENT" not in names(s3)
