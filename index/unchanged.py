@@ -19,30 +19,28 @@ class Unchanged:
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._known = [(os.fspath(path), _facts(os.fspath(path))) for path in paths]
+        self._known = [(os.fspath(path), os.stat(path)) for path in paths]  # noqa: PTH116  # a path object is slow
 
     def check(self, *, replaced: bool = False) -> None:
         """Raise CorruptIndexError where a file was changed in place or, if asked for, `replaced` by another."""
         for path, known in self._known:
             try:
-                found = _facts(path)
+                found = os.stat(path)  # noqa: PTH116
             except OSError:  # unlinked; the mapping stays
-                found = None
-            if found == known:
-                continue
-            if found is None or found[:2] != known[:2]:
                 if replaced:
-                    raise CorruptIndexError(
-                        f"{path} was replaced while the index was being opened: open it again, and leave versions as "
-                        "they are"
-                    )
-            else:
+                    raise _replaced(path) from None
+                continue
+            if found.st_ino != known.st_ino or found.st_dev != known.st_dev:
+                if replaced:
+                    raise _replaced(path)
+            elif found.st_mtime_ns != known.st_mtime_ns or found.st_size != known.st_size:
                 raise CorruptIndexError(
                     f"{path} was changed in place while the index was open, which is not safe to read: restore it, "
                     "open the index again, and replace files by renaming new ones over them"
                 )
 
 
-def _facts(path: str) -> tuple[int, int, int, int]:
-    found = os.stat(path)  # noqa: PTH116  # a path object would take as long again
-    return found.st_ino, found.st_dev, found.st_size, found.st_mtime_ns
+def _replaced(path: str) -> CorruptIndexError:
+    return CorruptIndexError(
+        f"{path} was replaced while the index was being opened: open it again, and leave versions as they are"
+    )
