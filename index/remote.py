@@ -155,8 +155,8 @@ class Place:
             if isinstance(err, OSError) and err.filename is not None:  # of the local side
                 raise
             raise RemoteError(
-                f"cannot reach {self.shown(*names)}: {_line(err)}; see that it is there, and that the network and the "
-                "credentials are, then try again"
+                f"cannot read or write {self.shown(*names)}: {_line(err)}; see that it is there, and that the network "
+                "and the credentials are, then try again"
             ) from err
 
 

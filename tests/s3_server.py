@@ -59,7 +59,7 @@ def running(versitygw: Path, folder: Path, port: int | None = None) -> Iterator[
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
     (folder / BUCKET).mkdir(parents=True, exist_ok=True)
-    sidecar = folder.with_name(f"{folder.name}-metadata")
+    sidecar = folder.with_name(f"metadata-of-{folder.name}")
     sidecar.mkdir(exist_ok=True)
     command = [versitygw, "--port", f"127.0.0.1:{port}", "--region", "us-east-1", "--quiet"]
     command += ["posix", "--sidecar", str(sidecar), str(folder)]

@@ -183,10 +183,9 @@ def test_one_altered_byte_in_the_bucket_is_refused_by_name(
 ) -> None:
     first, _ = two
     remote.push(first, s3.url("index"))
-    path = s3.object(f"index/{first.name}/{name}")
-    data = bytearray(path.read_bytes())
+    data = bytearray((first / name).read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    remote.Place.of(s3.url("index")).put(bytes(data), first.name, name)
     with pytest.raises(CorruptIndexError, match=rf"s3://bucket/index/{first.name}/{name} has .* were altered"):
         gifdex.open(s3.url("index"), cache=tmp_path / "cache")
     assert remote.push(first, s3.url("index"))["copied"] == 0  # its size is right
@@ -194,21 +193,34 @@ def test_one_altered_byte_in_the_bucket_is_refused_by_name(
     assert len(gifdex.open(s3.url("index"), cache=tmp_path / "cache")) == 900
 
 
+def test_a_byte_that_rots_on_the_servers_disk_is_refused_by_name(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, _ = two
+    remote.push(first, s3.url("index"))
+    path = s3.object(f"index/{first.name}/items.arrow")
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises((CorruptIndexError, RemoteError), match=rf"s3://bucket/index/{first.name}/items\.arrow"):
+        gifdex.open(s3.url("index"), cache=tmp_path / "cache")
+
+
 def test_an_altered_manifest_or_pointer_is_refused_by_name(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
     remote.push(first, s3.url("index"))
-    manifest, pointer = s3.object(f"index/{first.name}/manifest.json"), s3.object("index/CURRENT")
-    intact = manifest.read_bytes()
+    place = remote.Place.of(s3.url("index"))
+    intact = (first / "manifest.json").read_bytes()
     facts = json.loads(intact)
     facts["files"]["../../evil"] = facts["files"].pop("items.arrow")
     for data, message in ((b"\xff", "no text in UTF-8"), (b"{", "manifest.json"), (json.dumps(facts).encode(), "evil")):
-        manifest.write_bytes(data)
+        place.put(data, first.name, "manifest.json")
         with pytest.raises(CorruptIndexError, match=message):
             gifdex.open(s3.url("index"), cache=tmp_path / "cache")
-    manifest.write_bytes(intact)
-    pointer.write_text("../../elsewhere\n")
+    place.put(intact, first.name, "manifest.json")
+    place.put(b"../../elsewhere\n", "CURRENT")
     with pytest.raises(
         CorruptIndexError, match=r"s3://bucket/index/CURRENT holds '\.\./\.\./elsewhere', not a build id"
     ):
@@ -243,7 +255,7 @@ def test_a_server_that_is_away_is_an_error_and_what_is_open_goes_on(
         status = served.check()
         assert status.serving == first.name
         assert status.error is not None
-        assert status.error.startswith("cannot reach s3://bucket/index/CURRENT: ")
+        assert status.error.startswith("cannot read or write s3://bucket/index/CURRENT: ")
         assert served.search(QUERY)
         with s3_server.running(versitygw, tmp_path / "s3", server.port):
             remote.push(second, server.url("index"))

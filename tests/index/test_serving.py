@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -16,6 +17,7 @@ import gifdex
 from gifdex.encoders.base import FloatArray
 from gifdex.index import store
 from gifdex.schemas.errors import IndexNotFoundError
+from gifdex.schemas.manifest import MANIFEST_NAME
 
 QUERY = np.linspace(-1, 1, 16)
 
@@ -70,8 +72,11 @@ def test_a_version_that_does_not_verify_is_refused_and_the_old_one_goes_on(folde
 
 
 def test_a_version_that_cannot_be_asked_is_refused(folder: Path) -> None:
-    with gifdex.serve_latest(folder, every=3600) as served:
-        served._warm_up = ("a cat",)  # whose encoder the versions of this test do not have
+    manifest = folder / name(2) / MANIFEST_NAME
+    facts = json.loads(manifest.read_text())
+    facts["text_encoder"]["fingerprint"] = "0" * 16  # which no encoder has
+    manifest.write_text(json.dumps(facts))
+    with gifdex.serve_latest(folder, every=3600, warm_up=["a cat"]) as served:
         store.publish(folder, name(2))
         status = served.check()
         assert status.serving == name(1)

@@ -12,6 +12,7 @@ import pytest
 
 import gifdex
 from gifdex.index import store
+from gifdex.index.remote import Place
 from gifdex.pipeline.mirror import LEASE_NAME, mirror_of
 from gifdex.pipeline.nightly import NightlySummary, nightly
 from gifdex.pipeline.settings import BuildSettings, GateSettings, NightlySettings
@@ -76,7 +77,7 @@ def test_what_is_pruned_goes_elsewhere_too(s3: S3Server, night: Night, corpus: P
         write_gif(corpus / "changing.gif", seed=100 + number)
         path = s3.object("ws/index/PUBLISHED.jsonl")
         rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        Place.of(s3.url("ws")).put("".join(json.dumps(row) + "\n" for row in rows).encode(), "index", path.name)
         made.append(night(f"machine{number}", keep=1).build_id)
     there = {name.split("/")[1] for name in names(s3) if name.startswith("index/") and name.count("/") > 1}
     assert there == set(made[-2:])  # the current one, and the one that was until just now
@@ -125,5 +126,5 @@ def test_a_bucket_that_is_not_there_is_one_sentence(
 ) -> None:
     monkeypatch.setenv("GIFDEX_CACHE", str(tmp_path / "cache"))
     build = BuildSettings(str(corpus), s3.url("ws").replace("bucket", "nowhere"))
-    with pytest.raises(RemoteError, match=r"cannot reach s3://nowhere/ws"):
+    with pytest.raises(RemoteError, match=r"cannot read or write s3://nowhere/ws"):
         nightly(NightlySettings(build))
