@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,8 @@ def test_a_refusal_exits_with_3_and_a_flag_counts_more_than_the_file(site: Site)
 
 def test_a_failure_exits_with_1_and_keeps_the_last_success(site: Site) -> None:
     metrics = site.root / "g.prom"
-    success = metric(metrics, "gifdex_last_success_timestamp_seconds")
+    told = json.loads((site.root / "ws" / "status.json").read_text())["last_success"]
+    success = datetime.fromisoformat(told).timestamp()
     process = site.night("--corpus", site.root / "absent", "--metrics", metrics)
     assert process.returncode == 1
     assert f"gifdex: the corpus {site.root / 'absent'} does not exist" in process.stderr
@@ -146,7 +148,7 @@ def test_of_two_runs_at_once_one_works_and_the_other_exits_with_75_within_second
     assert busy.returncode == 75
     assert f"another run holds the workspace {site.root / 'ws'} (process {process.pid} on" in busy.stderr
     process.kill()  # a dead holder holds nothing
-    process.wait()
+    process.communicate()
     assert site.night().returncode == 0
 
 

@@ -85,7 +85,7 @@ class Site:
             yield process
         finally:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.communicate()
 
     def answers(self) -> str:
         """Open what is published, check every byte of it, ask it, and return its build id."""
