@@ -45,7 +45,8 @@ def draw(data: dict[str, Any], path: Path) -> None:
         for panel, (name, result) in zip(row, data.items(), strict=True):
             draw_points(panel, [point for point in result["points"] if point["mode"] == mode])
             panel.set_title(f"{name}: {result['items']:,} x {result['dimensions']}, {meaning}")
-        row[-1].legend(fontsize="small")
+        named = max(row, key=lambda panel: len(panel.get_legend_handles_labels()[1]))
+        named.legend(fontsize="small")
     figure.savefig(path, dpi=120)
 
 
