@@ -1,8 +1,7 @@
-"""A real S3 server for tests: versitygw (Apache-2.0), which serves a folder; built by Go if it is not there."""
+"""A real S3 server for tests: versitygw (Apache-2.0), which serves a folder; `make s3-server` builds it."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import socket
@@ -13,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-MODULE, VERSION = "github.com/versity/versitygw/cmd/versitygw", "v1.8.0"
 KEY, SECRET = "testkey", "testsecret"
 BUCKET = "bucket"
 
@@ -33,21 +31,10 @@ class S3Server:
 
 
 def binary() -> Path | None:
-    """Return versitygw: of GIFDEX_TEST_VERSITYGW, of PATH, or built once (two minutes) where Go is installed."""
+    """Return versitygw: of GIFDEX_TEST_VERSITYGW, of PATH, or where `make s3-server` puts it."""
     if found := os.environ.get("GIFDEX_TEST_VERSITYGW") or shutil.which("versitygw"):
         return Path(found)
-    built = Path.home() / ".cache" / "gifdex-tests" / f"versitygw-{VERSION}" / "versitygw"
-    if built.exists() or shutil.which("go") is None:
-        return built if built.exists() else None
-    built.parent.mkdir(parents=True, exist_ok=True)
-    with (built.parent / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not built.exists():
-            making = built.parent / "making"
-            environment = {**os.environ, "GOBIN": str(making)}
-            done = subprocess.run(["go", "install", f"{MODULE}@{VERSION}"], env=environment, check=False)
-            if done.returncode == 0:
-                (making / "versitygw").rename(built)
+    built = Path.home() / ".cache" / "gifdex-tests" / "versitygw-v1.8.0" / "versitygw"
     return built if built.exists() else None
 
 

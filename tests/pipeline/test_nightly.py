@@ -63,7 +63,7 @@ class Nights:
         catalog = self.root / "catalog.jsonl"
         catalog.write_text("".join(json.dumps(row) + "\n" for row in self.rows.values()))
         return NightlySettings(
-            BuildSettings(str(catalog), self.workspace.root, **changes), GateSettings(**(gate or {})), keep, force
+            BuildSettings(str(catalog), self.workspace.root, **changes), GateSettings(**(gate or {})), keep, force=force
         )
 
     def run(self, **changes: Any) -> NightlySummary:
