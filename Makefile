@@ -5,13 +5,13 @@ BIN = $(VENV)/bin
 # An editable install in strict mode (a tree of links) is the one that type checkers can follow.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=strict
 FOLDERS = api schemas encoders index pipeline jobs
-CHECKED = $(FOLDERS) tests benchmarks setup.py
+CHECKED = $(FOLDERS) tests benchmarks examples setup.py
 # What is installed depends on these and on which modules there are, not on what the modules say.
 PACKAGING = setup.py pyproject.toml index/kernels.c $(VENV)/modules
 # The development install holds all that the demo needs.
 DEMO = $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/dev.stamp,$(VENV)/demo.stamp)
 
-.PHONY: demo test test-slow lint types unit clean FORCE
+.PHONY: demo test test-slow s3-server lint types unit clean FORCE
 
 demo: $(DEMO)
 	$(BIN)/gifdex demo --folder demo
@@ -30,6 +30,10 @@ unit: $(VENV)/dev.stamp
 
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+# A real S3 server for tests, from Go's module proxy: two minutes, once.
+s3-server:
+	GOBIN=$(HOME)/.cache/gifdex-tests/versitygw-v1.8.0 go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info index/*.so

@@ -16,9 +16,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gifdex.index.lookup import Hit, Index
     from gifdex.index.lookup import open_index as open
+    from gifdex.index.serving import ServedIndex, ServingStatus, serve_latest
     from gifdex.schemas.errors import GifdexError
 
-__all__ = ["GifdexError", "Hit", "Index", "__version__", "open"]
+__all__ = [
+    "GifdexError",
+    "Hit",
+    "Index",
+    "ServedIndex",
+    "ServingStatus",
+    "__version__",
+    "open",
+    "serve_latest",
+]
 
 __version__ = version("gifdex")
 
@@ -27,7 +37,10 @@ _HOMES = {
     "GifdexError": ("gifdex.schemas.errors", "GifdexError"),
     "Hit": ("gifdex.index.lookup", "Hit"),
     "Index": ("gifdex.index.lookup", "Index"),
+    "ServedIndex": ("gifdex.index.serving", "ServedIndex"),
+    "ServingStatus": ("gifdex.index.serving", "ServingStatus"),
     "open": ("gifdex.index.lookup", "open_index"),
+    "serve_latest": ("gifdex.index.serving", "serve_latest"),
 }
 
 

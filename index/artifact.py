@@ -95,14 +95,19 @@ def _check_facts(path: Path, manifest: Manifest) -> None:
         )
 
 
-def check_sizes(version: Path, manifest: Manifest) -> list[str]:
-    """Return the names of the files that are used; raise CorruptIndexError unless all are there, of their sizes."""
-    for name, facts in manifest.files.items():
+def check_names(where: str, manifest: Manifest) -> None:
+    """Raise CorruptIndexError unless a manifest that lies at `where` names files that can only lie beside it."""
+    for name in manifest.files:
         if not _FILE_NAME.fullmatch(name):
             raise CorruptIndexError(
-                f"the manifest of {version} names the file {name!r:.80}; expected a plain name of a file beside it: "
-                "restore it or rebuild"
+                f"{where} names the file {name!r:.80}; expected a plain name of a file beside it: restore it or rebuild"
             )
+
+
+def check_sizes(version: Path, manifest: Manifest) -> list[str]:
+    """Return the names of the files that are used; raise CorruptIndexError unless all are there, of their sizes."""
+    check_names(str(version / MANIFEST_NAME), manifest)
+    for name, facts in manifest.files.items():
         path = version / name
         try:
             found = path.stat()

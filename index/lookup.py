@@ -20,19 +20,30 @@ from gifdex.index import items as item_files
 from gifdex.index import kernels
 from gifdex.index import reduction as reductions
 from gifdex.index.artifact import check_hashes, check_sizes, read_manifest
-from gifdex.index.engines.base import Rows
+from gifdex.index.engines.base import Rows, spread
 from gifdex.index.engines.settings import HNSW, SCAN
 from gifdex.index.items import Items, Where
 from gifdex.index.search import Searcher, open_shards, recall
 from gifdex.index.store import resolve
 from gifdex.index.unchanged import Unchanged
-from gifdex.schemas.errors import CorruptIndexError, EncoderError, ProjectionError, QueryError, WeightsError
+from gifdex.schemas.errors import (
+    ArtifactError,
+    CorruptIndexError,
+    EncoderError,
+    ProjectionError,
+    QueryError,
+    WeightsError,
+)
+from gifdex.schemas.files import is_url
 from gifdex.schemas.manifest import Manifest
 
 # A batch's scan answers each of its queries this many times as fast as a scan asked one at a time.
 _BATCH_GAIN = 3
+_TRIES = 5  # versions that may be published while one is opened
+_WARM_UP = 16  # stored vectors
 # Of hits and of effort: more than any index has items.
 _MOST = 2**48
+_ITSELF = 0.999  # a vector's cosine with itself, and more than is lost to rounding
 _DOUBLE = 8  # bytes of a float64
 # Between these, a vector's squared length neither over- nor underflowed on the way.
 _LEAST_SQUARE, _MOST_SQUARE = 1e-200, 1e200
@@ -81,6 +92,21 @@ class Index:
         Raises QueryError or CorruptIndexError as that search would.
         """
         self._open(self.engine if engine is None else self._known(engine))
+
+    def warm_up(self, sentences: Sequence[str] = ()) -> None:
+        """Ask sentences and some of the index's own vectors, so that the next queries find all in memory.
+
+        Raises CorruptIndexError where a stored vector does not find itself, and as `search` does.
+        """
+        rows = spread(len(self), _WARM_UP)
+        vectors = self._searcher.vectors_at(rows)
+        directed = vectors.any(axis=1)
+        for row, vector in zip(rows[directed].tolist(), vectors[directed], strict=True):
+            best = self.search(vector, 1, exact=True)[0].score
+            if not self.search(vector) or best < _ITSELF:
+                raise CorruptIndexError(f"the vector of row {row} of {self.path} does not find itself: rebuild")
+        if sentences:
+            self.search(list(sentences))
 
     def __repr__(self) -> str:
         return f"<gifdex.Index {self.path} ({len(self):,} items)>"
@@ -354,8 +380,17 @@ def _sentences(query: object) -> list[str]:
     return given
 
 
-def open_index(path: str | os.PathLike[str], *, verify: bool = False, text_encoder: str | None = None) -> Index:
-    """Open a store's published version, or one version's folder.
+def open_index(
+    path: str | os.PathLike[str],
+    *,
+    verify: bool = False,
+    text_encoder: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> Index:
+    """Open a store's published version, or one version's folder, on this machine or at a URL such as s3://bucket/index.
+
+    What a URL publishes is first brought into a local `cache` (default: $GIFDEX_CACHE, or gifdex in the user's cache
+    folder): only files that it does not have, each checked by its SHA-256.
 
     `text_encoder` names the encoder of sentences where the one that the manifest names lies elsewhere here, such as
     glove:<file>, or is behind a URL; another one than the index was built with is refused when a sentence comes.
@@ -365,7 +400,22 @@ def open_index(path: str | os.PathLike[str], *, verify: bool = False, text_encod
     hashes every file too (a second for a gigabyte or so), as `gifdex verify` does: without it, bytes of a vector
     that were altered in place are not noticed. Raises an ArtifactError that says what is wrong.
     """
-    version = resolve(Path(path))
+    if is_url(path):
+        from gifdex.index import remote  # which takes a tenth of a second to import
+
+        return _open_version(remote.fetch(str(path), None if cache is None else Path(cache)), verify, text_encoder)
+    for _ in range(_TRIES - 1):
+        version = resolve(Path(path))
+        try:
+            return _open_version(version, verify, text_encoder)
+        except ArtifactError:
+            if resolve(Path(path)) == version:
+                raise
+            # Another version was published, and this one pruned, while it was being opened.
+    return _open_version(resolve(Path(path)), verify, text_encoder)
+
+
+def _open_version(version: Path, verify: bool, text_encoder: str | None) -> Index:
     manifest = read_manifest(version)
     read = {
         manifest.projection.file,

@@ -1,26 +1,147 @@
-"""A store: a folder of immutable versions, and the pointer CURRENT to the published one."""
+"""A store: a folder of immutable versions, the pointer CURRENT to the published one, and what was published when."""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError
-from gifdex.schemas.files import commit_bytes
+from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, PublishError
+from gifdex.schemas.files import commit_bytes, json_lines, sync
 from gifdex.schemas.manifest import MANIFEST_NAME
 
 POINTER_NAME = "CURRENT"
+HISTORY_NAME = "PUBLISHED.jsonl"
+_LOCK_NAME = ".lock"
+PUBLISH, ROLLBACK = "publish", "rollback"
 _BUILD_ID = re.compile(r"[0-9a-f]{16}")
+# Publications that are remembered: years of nights.
+_REMEMBERED = 2000
 
 
-def publish(store: Path, build_id: str) -> None:
-    """Make a version the store's current one, by one rename.
+@dataclass(frozen=True)
+class Publication:
+    """One change of CURRENT: to which version, when, by publishing or rolling back, and what it replaced.
 
-    Raises IndexNotFoundError where the version is not finished.
+    `refused` has the rules of the quality gate that were overruled.
     """
-    if not _BUILD_ID.fullmatch(build_id) or not (store / build_id / MANIFEST_NAME).is_file():
-        raise IndexNotFoundError(f"{store} has no finished version {build_id}: build it before publishing")
+
+    build_id: str
+    at: datetime
+    action: str = PUBLISH
+    replaced: str | None = None
+    refused: tuple[str, ...] = ()
+
+
+def publish(store: Path, build_id: str, *, refused: Sequence[str] = ()) -> None:
+    """Make a version the store's current one, by one rename; what is current already stays.
+
+    `refused` has the rules of the quality gate that are overruled. Raises IndexNotFoundError where the version is not
+    finished.
+    """
+    with _locked(store):
+        _point(store, build_id, PUBLISH, tuple(refused))
+
+
+def rollback(store: Path) -> str:
+    """Publish what was published before the current version, and return its build id; again, what was before that.
+
+    Raises PublishError where there is no such version any more, IndexNotFoundError where nothing is published.
+    """
+    with _locked(store):
+        now = current(store)
+        if now is None:
+            raise IndexNotFoundError(f"nothing is published in {store}: publish a version first")
+        order = list(dict.fromkeys(entry.build_id for entry in reversed(history(store)) if entry.action == PUBLISH))
+        before = order[order.index(now) + 1 :] if now in order else order
+        there = [build_id for build_id in before if _is_finished(store, build_id)]
+        if not there:
+            raise PublishError(
+                f"no version that was published before {now} is left in {store}: see what is there with gifdex "
+                f"versions {store}, and publish one by name"
+            )
+        _point(store, there[0], ROLLBACK, ())
+        return there[0]
+
+
+def _point(store: Path, build_id: str, action: str, refused: tuple[str, ...]) -> None:
+    """Write the history, then the pointer: killed in between, the history tells of a publication that did not happen,
+    which keeps a version a little longer and is followed by the same again."""
+    check_finished(store, build_id)
+    before = _read_pointer(store)
+    if before == build_id:
+        return
+    entry = Publication(build_id, datetime.now(UTC), action, before, refused)
+    lines = [_line(one) for one in [*history(store), entry][-_REMEMBERED:]]
+    commit_bytes(store / HISTORY_NAME, "".join(lines).encode())
     commit_bytes(store / POINTER_NAME, f"{build_id}\n".encode())
+
+
+def _read_pointer(store: Path) -> str | None:
+    """Return what is current, and None also where the pointer is damaged, for a new one mends it."""
+    try:
+        return current(store)
+    except CorruptIndexError:
+        return None
+
+
+def check_finished(store: Path, build_id: str) -> None:
+    """Raise IndexNotFoundError unless a store has a finished version of that id."""
+    if not _is_finished(store, build_id):
+        raise IndexNotFoundError(f"{store} has no finished version {build_id}: build it before publishing")
+
+
+def is_store(folder: Path) -> bool:
+    """Tell whether a folder is a store: it has a pointer, or a finished version."""
+    return (folder / POINTER_NAME).is_file() or bool(finished(folder))
+
+
+def _is_finished(store: Path, build_id: str) -> bool:
+    return bool(_BUILD_ID.fullmatch(build_id)) and (store / build_id / MANIFEST_NAME).is_file()
+
+
+def _line(entry: Publication) -> str:
+    facts = {
+        "build_id": entry.build_id,
+        "at": entry.at.isoformat("T", "seconds"),
+        "action": entry.action,
+        "replaced": entry.replaced,
+        "refused": list(entry.refused),
+    }
+    return json.dumps(facts) + "\n"
+
+
+def history(store: Path) -> list[Publication]:
+    """Return what was published, the oldest first; raises CorruptIndexError where the file is damaged."""
+    path = store / HISTORY_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as err:
+        raise CorruptIndexError(f"cannot read {path}: {err}; delete it, which forgets what was published") from err
+    try:
+        return [
+            Publication(
+                str(row["build_id"]),
+                datetime.fromisoformat(row["at"]).astimezone(UTC),
+                str(row["action"]),
+                row["replaced"],
+                tuple(row["refused"]),
+            )
+            for row in json_lines(text, str(path), CorruptIndexError)
+        ]
+    except (KeyError, TypeError, ValueError) as err:
+        raise CorruptIndexError(
+            f"{path} has a line that is no publication ({err}): delete it, which forgets what was published"
+        ) from err
 
 
 def current(store: Path) -> str | None:
@@ -34,9 +155,88 @@ def current(store: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as err:
         raise CorruptIndexError(f"cannot read {store / POINTER_NAME}: {err}; publish a version again") from err
+    return parse_pointer(text.encode("ascii"), str(store / POINTER_NAME))
+
+
+def parse_pointer(data: bytes, where: str) -> str:
+    """Return the build id that a pointer holds; raises CorruptIndexError that says where it lies."""
+    text = data.decode("ascii", "replace").strip()
     if not _BUILD_ID.fullmatch(text):
-        raise CorruptIndexError(f"{store / POINTER_NAME} holds {text[:40]!r}, not a build id: publish a version again")
+        raise CorruptIndexError(f"{where} holds {text[:40]!r}, not a build id: publish a version again")
     return text
+
+
+def rolled_back(store: Path, build_id: str) -> datetime | None:
+    """Return when a version was rolled back from, unless it was published again since."""
+    for entry in reversed(history(store)):
+        if entry.build_id == build_id:
+            return None
+        if entry.action == ROLLBACK and entry.replaced == build_id:
+            return entry.at
+    return None
+
+
+def finished(store: Path) -> list[str]:
+    """Return the build ids of all versions of a store, the newest first."""
+    manifests = [path for path in store.glob(f"*/{MANIFEST_NAME}") if _BUILD_ID.fullmatch(path.parent.name)]
+    return [path.parent.name for path in sorted(manifests, key=_built, reverse=True)]
+
+
+def _built(manifest: Path) -> tuple[float, str]:
+    return manifest.stat().st_mtime, manifest.parent.name
+
+
+def built(store: Path, build_id: str) -> datetime:
+    """Return when a version was finished."""
+    return datetime.fromtimestamp((store / build_id / MANIFEST_NAME).stat().st_mtime, UTC)
+
+
+def kept(store: Path, keep: int, protected: timedelta) -> list[str]:
+    """Return the versions that pruning leaves: the current one, the `keep` newest that were published and as many that
+    never were, and those lately current.
+
+    A reader that has just read CURRENT goes on to open what it names, so a version that was current at any time of
+    the `protected` span stays.
+    """
+    since = datetime.now(UTC) - protected
+    versions, entries = finished(store), history(store)
+    published = {entry.build_id for entry in entries}
+    stay: set[str | None] = {current(store)}
+    for known in (True, False):
+        stay |= set([build_id for build_id in versions if (build_id in published) == known][:keep])
+    for entry in entries:
+        if entry.at >= since:
+            stay |= {entry.build_id, entry.replaced}
+    return [build_id for build_id in versions if build_id in stay]
+
+
+def prune(store: Path, keep: int, protected: timedelta) -> list[str]:
+    """Delete the versions that `kept` does not name, and folders that are no finished version; return their names.
+
+    Only for a caller that knows that nothing is being built in the store. A reader that has a version open goes on.
+    """
+    with _locked(store):
+        stay = set(kept(store, keep, protected))
+        gone = [path for path in sorted(store.iterdir()) if _BUILD_ID.fullmatch(path.name) and path.name not in stay]
+        for folder in gone:  # now, so that nobody can publish it
+            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+            sync(folder)
+    for folder in gone:
+        shutil.rmtree(folder)
+    return [folder.name for folder in gone]
+
+
+@contextmanager
+def _locked(store: Path) -> Iterator[None]:
+    """Hold the pointer and the history while the block runs, which is short; others wait."""
+    if not store.is_dir():
+        raise IndexNotFoundError(f"{store} is no folder; expected an index store: build one first")
+    descriptor = os.open(store / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def resolve(path: Path) -> Path:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
-from gifdex.jobs.console import PathOption, print_json, print_table
-from gifdex.jobs.runs import build_settings, build_table, corpus_options, run_build
+from gifdex.jobs.console import print_json, print_table
+from gifdex.jobs.runs import build_options, build_settings, build_table, run_build
 
 _EPILOG = """\b
 Examples:
@@ -22,43 +21,13 @@ Examples:
   gifdex build gifs/ --workspace ws -- --runner=FlinkRunner --flink_master=host:8081
 """
 
-_MOST_SHARDS = 4096
-
-
-class ShardCount(click.ParamType[int]):
-    """A whole number of shards, or auto, which is None."""
-
-    name = "auto|N"
-
-    def convert(  # noqa: D102
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
-        if value in (None, "auto"):
-            return None
-        if not str(value).isdecimal() or not 1 <= int(value) <= _MOST_SHARDS:
-            self.fail(f"{value!r} is neither auto nor a whole number from 1 to {_MOST_SHARDS:,}.", param, ctx)
-        return int(value)
-
 
 @click.command("build", epilog=_EPILOG)
-@corpus_options
-@click.option("--text-encoder", help="See `gifdex encoders`.  [default: use-multilingual]")
-@click.option("--projection", type=PathOption(), help="A trained projection instead of the zero-shot one.")
-@click.option("--trees", type=click.IntRange(1), help="Trees of the Annoy index.  [default: 5; 50 without a reduction]")
-@click.option("--hnsw", is_flag=True, default=None, help="Build a graph too, the fastest engine (extra hnsw).")
-@click.option(
-    "--shards",
-    type=ShardCount(),
-    default="auto",
-    show_default=True,
-    help="Parts that are built apart: a number, or auto for as few as keep each within 2 GiB of memory.",
-)
+@build_options
 def command(
     corpus: str,
     beam_options: tuple[str, ...],
-    workspace: Path,
-    strict: bool,
-    checksum: bool,
+    workspace: Path | str,
     as_json: bool,
     verbose: bool,
     **options: object,
@@ -72,7 +41,7 @@ def command(
     are encoded already stay whatever the limits; only --max-bytes is looked at again. --strict decodes nothing
     again.
     """
-    summary = run_build(build_settings(corpus, workspace, beam_options, strict, checksum, options), verbose)
+    summary = run_build(build_settings(corpus, workspace, beam_options, options), verbose)
     if as_json:
         print_json(asdict(summary))
     else:

@@ -19,6 +19,12 @@ _JOBS = {
     "inspect": ("gifdex.jobs.inspect", "Show what an index is made of."),
     "export": ("gifdex.jobs.export", "Write an index as plain files for other libraries."),
     "verify": ("gifdex.jobs.verify", "Check every byte of an index against its manifest."),
+    "nightly": ("gifdex.jobs.nightly", "Build, check, publish and prune: the unattended job."),
+    "versions": ("gifdex.jobs.versions", "List the versions of a store, and what was published when."),
+    "publish": ("gifdex.jobs.publish", "Publish a version of a store."),
+    "rollback": ("gifdex.jobs.rollback", "Publish what was published before."),
+    "prune": ("gifdex.jobs.prune", "Delete old versions, and what only they need."),
+    "push": ("gifdex.jobs.push", "Copy a version to a store elsewhere, such as s3://bucket/index."),
     "demo": ("gifdex.jobs.demo", "Make a small corpus, build its index and ask it six sentences."),
 }
 
@@ -50,7 +56,7 @@ def gifdex() -> None:
     """Turn a corpus of GIFs into an index that anyone can query by meaning.
 
     Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 usage,
-    75 another run holds the workspace.
+    3 refused by the quality gate, 75 another run holds the workspace.
     """
 
 

@@ -7,11 +7,13 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TextIO
 
 import click
 from rich.console import Console
@@ -19,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gifdex.jobs.native_logs import filtered_stderr
+from gifdex.schemas.files import is_url
 
 # Stages whose progress counts GIFs; of others only the time that is left says anything.
 _COUNTS_GIFS = {"scan", "encode", "index"}
@@ -37,6 +40,17 @@ class PathOption(click.Path):
         if value == "":
             self.fail("the path is empty; expected a file or a folder", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class PlaceOption(PathOption):
+    """A folder that is not empty, or a URL such as s3://bucket/ws, which stays a string."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Let a URL through as it is."""
+        return value if is_url(value) else super().convert(value, param, ctx)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -113,6 +127,13 @@ class StageProgress:
         self._logged[stage] = math.inf if ended else now
         return True
 
+    def notice(self, sentence: str) -> None:
+        """Say something between the bars."""
+        self._console.print(f"gifdex: {sentence}", markup=False, highlight=False, soft_wrap=True)
+
+    def event(self, event: str, level: str = "info", **facts: Any) -> None:
+        """Nothing: what people want to know of it is in the closing table, or in the error."""
+
     @contextmanager
     def shown(self) -> Iterator[StageProgress]:
         """Draw while the block runs."""
@@ -121,6 +142,50 @@ class StageProgress:
             return
         with self._bars:
             yield self
+
+
+class Reporter(Protocol):
+    """What a long job tells while it runs: progress, notices, and events with facts."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """See gifdex.schemas.progress.Progress."""
+
+    def notice(self, sentence: str) -> None:
+        """See gifdex.schemas.progress.Notice."""
+
+    def event(self, event: str, level: str = "info", **facts: Any) -> None:
+        """Take note of something that happened."""
+
+
+class JsonLog:
+    """Writes what a job tells as JSON, one object a line, with the time and a level."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._stages: dict[str, tuple[float, float]] = {}  # when it began, and when it was last told of
+        self._lock = threading.Lock()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Write a line when a stage begins and ends, and now and then in between."""
+        now = time.monotonic()
+        began, last = self._stages.get(stage, (now, -math.inf))
+        ended = done >= total
+        if last == math.inf or not total or not (ended or now - last >= _LOG_SECONDS):
+            return
+        self._stages[stage] = began, math.inf if ended else now
+        self.event("progress", stage=stage, done=done, total=total, seconds=round(now - began, 3))
+
+    def notice(self, sentence: str) -> None:
+        """Write a warning."""
+        self.event("notice", level="warning", message=sentence)
+
+    def event(self, event: str, level: str = "info", **facts: Any) -> None:
+        """Write a line."""
+        time_ = datetime.now(UTC).isoformat("T", "milliseconds")
+        line = json.dumps({"time": time_, "level": level, "event": event, **facts}, ensure_ascii=False)
+        with self._lock:  # progress comes from another thread
+            self._stream.write(line + "\n")
+            self._stream.flush()
 
 
 @contextmanager
@@ -144,19 +209,19 @@ def _ending_at_once(descriptor: int) -> Iterator[None]:
 
 
 @contextmanager
-def stage_progress(verbose: bool) -> Iterator[StageProgress]:
-    """Yield a progress reporter; unless `verbose`, libraries keep their warnings and notes to themselves."""
+def stage_progress(verbose: bool, *, log_json: bool = False) -> Iterator[Reporter]:
+    """Yield a reporter; unless `verbose`, libraries keep their warnings and notes to themselves.
+
+    `log_json` makes it write JSON lines instead of bars and sentences.
+    """
     logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
     # It logs what a task raised, with its traceback; the run ends with the same as one sentence.
     logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
-    if verbose:
-        with _ending_at_once(2), StageProgress(Console(stderr=True)).shown() as progress:
-            yield progress
-        return
-    with (
-        filtered_stderr() as descriptor,
-        _ending_at_once(descriptor),
-        open(descriptor, "w", closefd=False) as stream,
-        StageProgress(Console(file=stream)).shown() as progress,
-    ):
-        yield progress
+    with ExitStack() as stack:
+        descriptor = 2 if verbose else stack.enter_context(filtered_stderr())
+        stack.enter_context(_ending_at_once(descriptor))
+        stream = stack.enter_context(open(descriptor, "w", closefd=False, encoding="utf-8"))
+        if log_json:
+            yield JsonLog(stream)
+        else:
+            yield stack.enter_context(StageProgress(Console(file=stream)).shown())

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from gifdex.jobs.console import print_json, print_table
-from gifdex.jobs.runs import build_settings, corpus_options, run_embed, summary_table
+from gifdex.jobs.runs import build_settings, embed_options, run_embed, summary_table
 
 _EPILOG = """\b
 Examples:
@@ -18,13 +18,11 @@ Examples:
 
 
 @click.command("embed", epilog=_EPILOG)
-@corpus_options
+@embed_options
 def command(
     corpus: str,
     beam_options: tuple[str, ...],
-    workspace: Path,
-    strict: bool,
-    checksum: bool,
+    workspace: Path | str,
     as_json: bool,
     verbose: bool,
     **options: object,
@@ -35,7 +33,7 @@ def command(
     features, and the catalog that says which GIF has which SHA-256, are Parquet; docs/formats.md tells how to read
     them.
     """
-    summary = run_embed(build_settings(corpus, workspace, beam_options, strict, checksum, options), verbose)
+    summary = run_embed(build_settings(corpus, workspace, beam_options, options), verbose)
     if as_json:
         print_json(asdict(summary))
         return

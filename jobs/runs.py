@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from gifdex.jobs.console import PathOption, facts_table, stage_progress
+from gifdex.jobs.console import PathOption, PlaceOption, facts_table, stage_progress
 from gifdex.schemas.errors import MissingExtraError
+from gifdex.schemas.files import absolute
 
 if TYPE_CHECKING:
     from gifdex.pipeline.build import BuildSummary
@@ -22,6 +23,8 @@ DECODERS = ("auto", "numba", "pillow", "imageio", "pyav")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # Which option is which setting: its record, and its name there.
 _SETTINGS = {
+    "strict": ("build", "strict"),
+    "checksum": ("build", "checksum"),
     "image_encoder": ("encode", "image_encoder"),
     "weights": ("encode", "weights"),
     "precision": ("encode", "precision"),
@@ -41,10 +44,34 @@ _SETTINGS = {
     "trees": ("annoy", "trees"),
     "hnsw": ("engines", "hnsw"),
 }
-_OPTIONS = (
+_MOST_SHARDS = 4096
+
+
+class ShardCount(click.ParamType[int]):
+    """A whole number of shards, or auto, which is None."""
+
+    name = "auto|N"
+
+    def convert(  # noqa: D102
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        if value in (None, "auto"):
+            return None
+        if not str(value).isdecimal() or not 1 <= int(value) <= _MOST_SHARDS:
+            self.fail(f"{value!r} is neither auto nor a whole number from 1 to {_MOST_SHARDS:,}.", param, ctx)
+        return int(value)
+
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+_BEAM = click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]")
+_PLACES = (
     click.argument("corpus"),
-    click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]"),
-    click.option("--workspace", required=True, type=PathOption(file_okay=False), help="Where everything is written."),
+    _BEAM,
+    click.option(
+        "--workspace", required=True, type=PlaceOption(), help="Where everything is written: a folder or a URL."
+    ),
+)
+_ENCODE = (
     click.option("--image-encoder", help="See `gifdex encoders`.  [default: efficientnet-lite0]"),
     click.option("--weights", type=PathOption(), help="Weights file, for the image encoder vgg16."),
     click.option(
@@ -70,9 +97,13 @@ _OPTIONS = (
         help="Most frames of each GIF.  [default: 8; with --sampling all 256, with first 1]",
     ),
     click.option("--decoder", type=click.Choice(DECODERS), help="What decodes GIFs.  [default: the fastest installed]"),
-    click.option("--strict", is_flag=True, help="Reject a GIF that is cut short or broken after some good frames."),
+    click.option(
+        "--strict", is_flag=True, default=None, help="Reject a GIF that is cut short or broken after some good frames."
+    ),
     click.option("--threads", type=click.IntRange(1), help="Decoding threads.  [default: one a processor, up to 8]"),
-    click.option("--checksum", is_flag=True, help="Hash every file again instead of trusting size and time."),
+    click.option(
+        "--checksum", is_flag=True, default=None, help="Hash every file again instead of trusting size and time."
+    ),
     click.option("--max-bytes", type=click.IntRange(1), help="Largest GIF in bytes.  [default: 64 MiB]"),
     click.option("--max-pixels", type=click.IntRange(1), help="Largest canvas in pixels.  [default: 16 Mi]"),
     click.option("--max-frames", type=click.IntRange(1), help="Most frames in a GIF.  [default: 10,000]"),
@@ -80,43 +111,71 @@ _OPTIONS = (
     click.option(
         "--max-seconds", type=click.FloatRange(0, min_open=True), help="Most seconds of decoding.  [default: 8]"
     ),
+)
+_INDEX = (
+    click.option("--text-encoder", help="See `gifdex encoders`.  [default: use-multilingual]"),
+    click.option("--projection", type=PathOption(), help="A trained projection instead of the zero-shot one."),
+    click.option(
+        "--trees", type=click.IntRange(1), help="Trees of the Annoy index.  [default: 5; 50 without a reduction]"
+    ),
+    click.option("--hnsw", is_flag=True, default=None, help="Build a graph too, the fastest engine (extra hnsw)."),
+    click.option(
+        "--shards",
+        type=ShardCount(),
+        help="Parts that are built apart: a number, or auto for as few as keep each within 2 GiB of memory.  "
+        "[default: auto]",
+    ),
+)
+_OUTPUT = (
     click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object."),
     click.option("-v", "--verbose", is_flag=True, help="Show what Beam and TensorFlow log."),
 )
 
 
-def corpus_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the arguments and options of a job that scans and encodes a corpus."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def given(*options: tuple[Decorator, ...]) -> Decorator:
+    """Return a decorator that gives a command some groups of arguments and options, in their order."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed([option for group in options for option in group]):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+embed_options = given(_PLACES, _ENCODE, _OUTPUT)
+build_options = given(_PLACES, _ENCODE, _INDEX, _OUTPUT)
+encode_and_index_options = given(_ENCODE, _INDEX)
+beam_and_output_options = given((_BEAM,), _OUTPUT)
 
 
 def build_settings(
     corpus: str,
-    workspace: Path,
+    workspace: Path | str,
     beam_options: tuple[str, ...],
-    strict: bool,
-    checksum: bool,
-    options: Mapping[str, object],
+    options: Mapping[str, Any],
 ) -> BuildSettings:
     """Put what was given into the records of settings, and leave the rest at its default."""
     if not corpus:
         raise click.UsageError("CORPUS is empty; expected a folder, a glob or a catalog file")
     require_pipeline()
+    if isinstance(workspace, Path):
+        from gifdex.pipeline.workspace import Workspace
+
+        Workspace(absolute(workspace)).check_free()
     from gifdex.index.engines.settings import AnnoySettings, EngineSettings, HnswSettings
     from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings, Limits, Sampling
 
-    given: dict[str, dict[str, Any]] = {record: {} for record, _ in _SETTINGS.values()}
+    found: dict[str, dict[str, Any]] = {record: {} for record, _ in _SETTINGS.values()}
     for option, value in options.items():
         if value is not None:
             record, name = _SETTINGS[option]
-            given[record][name] = value
-    encode = EncodeSettings(sampling=Sampling(**given["sampling"]), limits=Limits(**given["limits"]), **given["encode"])
-    graph = HnswSettings() if given["engines"].get("hnsw") else None
-    engines = EngineSettings(AnnoySettings(**given["annoy"]), graph)
-    index = IndexSettings(engines=engines, **given["index"])
-    return BuildSettings(corpus, workspace, checksum, strict, encode, index, beam_options=beam_options)
+            found[record][name] = value
+    encode = EncodeSettings(sampling=Sampling(**found["sampling"]), limits=Limits(**found["limits"]), **found["encode"])
+    graph = HnswSettings() if found["engines"].get("hnsw") else None
+    engines = EngineSettings(AnnoySettings(**found["annoy"]), graph)
+    index = IndexSettings(engines=engines, **found["index"])
+    return BuildSettings(corpus, workspace, encode=encode, index=index, beam_options=beam_options, **found["build"])
 
 
 def require_pipeline() -> None:
@@ -133,7 +192,7 @@ def run_build(settings: BuildSettings, verbose: bool) -> BuildSummary:
     with stage_progress(verbose) as progress:
         from gifdex.pipeline.build import build
 
-        return build(settings, progress)
+        return build(settings, progress, progress.notice)
 
 
 def run_embed(settings: BuildSettings, verbose: bool) -> EmbedSummary:
@@ -141,7 +200,7 @@ def run_embed(settings: BuildSettings, verbose: bool) -> EmbedSummary:
     with stage_progress(verbose) as progress:
         from gifdex.pipeline.embed import embed
 
-        return embed(settings, progress)
+        return embed(settings, progress, progress.notice)
 
 
 def summary_table(summary: RunSummary, workspace: Path, results: Mapping[str, str]) -> Table:

@@ -19,7 +19,16 @@ from gifdex.index.build import VersionFacts, finish_version, write_items
 from gifdex.index.engines import hnsw
 from gifdex.pipeline import shards
 from gifdex.pipeline.cache import FeatureCache
-from gifdex.pipeline.embed import RunSummary, commit_lists, commit_statistics, held_workspace, prepare, recipe_id, split
+from gifdex.pipeline.embed import (
+    RunSummary,
+    announced,
+    commit_lists,
+    commit_statistics,
+    held_workspace,
+    prepare,
+    recipe_id,
+    split,
+)
 from gifdex.pipeline.encode import encode_missing
 from gifdex.pipeline.scan import scan
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
@@ -28,44 +37,57 @@ from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.errors import ArtifactError, PipelineError, ProjectionError
 from gifdex.schemas.files import read_table
 from gifdex.schemas.manifest import FORMAT_VERSION, EncoderFacts
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import Notice, Progress, silence, silent
 
 
 @dataclass
 class BuildSummary(RunSummary):
-    """What a build did, beyond scanning and encoding; `store` is where the version `build_id` was published."""
+    """What a build did, beyond scanning and encoding; `store` has the version `build_id` of so many `bytes`."""
 
     store: str = ""
     index_reused: bool = False
     engine: str = ""
     engine_recall: float = 0.0
+    bytes: int = 0
 
 
-def build(settings: BuildSettings, progress: Progress = silent) -> BuildSummary:
+def build(settings: BuildSettings, progress: Progress = silent, notice: Notice = silence) -> BuildSummary:
     """Bring the workspace's index up to date with the corpus and publish it.
 
     Only GIFs whose bytes are not in the cache are encoded. The same items, encoders, projection and settings
     give the same build id and the same bytes. Raises a GifdexError; then the published version is untouched.
     """
-    with held_workspace(settings) as workspace:
-        return _build(settings, workspace, progress)
+    with held_workspace(settings, progress) as workspace:
+        summary = make_version(settings, workspace, progress, notice)
+        store.publish(workspace.store, summary.build_id)
+        commit_statistics(workspace, settings, summary)
+        return summary
 
 
-def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) -> BuildSummary:
+def make_version(
+    settings: BuildSettings,
+    workspace: Workspace,
+    progress: Progress,
+    notice: Notice,
+    summary: BuildSummary | None = None,
+) -> BuildSummary:
+    """Build a version in a workspace that is held, verify it, and publish nothing; `summary` is filled if given."""
     shared = Shared()
     if settings.index.engines.hnsw is not None:
         hnsw.usearch()
     texts = text_encoder(settings.index.text_encoder)  # first: its mistakes are found without loading anything
     images, cache = prepare(settings, workspace, shared, progress)
-    summary = BuildSummary(store=str(workspace.store), precision=images.precision)
+    summary = summary or BuildSummary()
+    summary.store, summary.precision = str(workspace.store), images.precision
     with summary.timed("scan"):
         scanned = scan(settings, workspace, progress)
     with summary.timed("projection"):  # before the long stage, which a projection that does not fit would waste
         progress("projection", 0, 1)
         projection_path, projection = _projection(settings.index, workspace, images, texts)
         progress("projection", 1, 1)
+    todo = announced(scanned, workspace, cache, images, notice)
     with summary.timed("encode"):
-        encoded = encode_missing(scanned.catalog, settings, cache, images, shared, progress)
+        encoded = encode_missing(todo, settings, cache, images, shared, progress)
     with summary.timed("index"):
         lists = split(scanned, encoded, settings.strict)
         facts = VersionFacts(
@@ -74,7 +96,7 @@ def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) ->
             cache.fingerprint,
             _facts(texts),
         )
-        commit_lists(workspace, facts.build_id, lists)
+        commit_lists(workspace, facts.build_id, lists, cache.fingerprint)
         summary.index_reused = _is_whole(workspace, facts.build_id)
         if not summary.index_reused:
             _index(settings, workspace, cache, lists.items, facts, projection, projection_path, progress)
@@ -84,11 +106,10 @@ def _build(settings: BuildSettings, workspace: Workspace, progress: Progress) ->
             f"the version {manifest.build_id} holds {manifest.items:,} items, but {len(lists.items):,} were planned: "
             "run again"
         )
-    store.publish(workspace.store, manifest.build_id)
     summary.fill(manifest.build_id, scanned, encoded, lists)
     summary.engine = manifest.engine
     summary.engine_recall = manifest.engines[manifest.engine].quality.recall.get("10", 0.0)
-    commit_statistics(workspace, settings, summary)
+    summary.bytes = sum(file.bytes for file in manifest.files.values())
     return summary
 
 

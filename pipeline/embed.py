@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,15 +20,17 @@ from apache_beam.utils.shared import Shared
 from gifdex.encoders.base import ImageEncoder
 from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.decoders import registry
-from gifdex.pipeline.encode import Encoded, acquire_encoder, encode_missing, open_cache
+from gifdex.pipeline.encode import Encoded, Todo, acquire_encoder, encode_missing, look_up, open_cache
+from gifdex.pipeline.mirror import mirror_of, mirrored
+from gifdex.pipeline.plan import plan
 from gifdex.pipeline.scan import Scan, scan
 from gifdex.pipeline.settings import BuildSettings
 from gifdex.pipeline.tasks import pipeline_options
-from gifdex.pipeline.workspace import Workspace
+from gifdex.pipeline.workspace import FINGERPRINT_KEY, Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorpusError, WorkspaceError
-from gifdex.schemas.files import commit_bytes, commit_table, remove_unfinished
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.files import absolute, commit_bytes, commit_table, is_url, remove_unfinished
+from gifdex.schemas.progress import Notice, Progress, silence, silent
 
 
 @dataclass(frozen=True)
@@ -100,26 +101,42 @@ class EmbedSummary(RunSummary):
 
 
 @contextmanager
-def held_workspace(settings: BuildSettings) -> Iterator[Workspace]:
+def held_workspace(settings: BuildSettings, progress: Progress = silent) -> Iterator[Workspace]:
     """Hold the workspace for writing while the block runs, cleared of what a killed run left unfinished.
 
-    Raises what is wrong with the settings before it, and WorkspaceError for any OSError within.
+    Of one at a URL, it is a mirror that is held. Raises what is wrong with the settings before it, and WorkspaceError
+    for any OSError within.
     """
     pipeline_options(settings.beam_options)  # a mistake in them should not wait for the first task
     if settings.encode.decoder != registry.AUTO:
         registry.decoder(settings.encode.decoder)
-    workspace = Workspace(Path(os.path.abspath(settings.workspace.expanduser())))
-    with workspace.locked():
-        try:
+    try:
+        with _held(settings.workspace, progress) as workspace:
             for folder in workspace.folders:  # not the root, which may hold files of others
                 remove_unfinished(folder)
             yield workspace
-        except OSError as err:
-            where = err.filename or workspace.root
-            raise WorkspaceError(
-                f"cannot read or write {where}: {err.strerror or err}; free space or mend the permissions, then run "
-                "again: what was committed is kept"
-            ) from err
+    except OSError as err:
+        where = err.filename or settings.workspace
+        raise WorkspaceError(
+            f"cannot read or write {where}: {err.strerror or err}; free space or mend the permissions, then run "
+            "again: what was committed is kept"
+        ) from err
+
+
+@contextmanager
+def _held(where: Path | str, progress: Progress) -> Iterator[Workspace]:
+    if isinstance(where, str) and is_url(where):
+        with mirrored(where, progress) as workspace:
+            yield workspace
+        return
+    workspace = workspace_of(where)
+    with workspace.locked():
+        yield workspace
+
+
+def workspace_of(where: Path | str) -> Workspace:
+    """Return a workspace on this machine or, of one at a URL, its mirror."""
+    return mirror_of(where) if isinstance(where, str) and is_url(where) else Workspace(absolute(where))
 
 
 def prepare(
@@ -133,26 +150,35 @@ def prepare(
     return encoder, cache
 
 
-def embed(settings: BuildSettings, progress: Progress = silent) -> EmbedSummary:
+def embed(settings: BuildSettings, progress: Progress = silent, notice: Notice = silence) -> EmbedSummary:
     """Bring the workspace's features up to date with the corpus; no index is built, and nothing published.
 
     Leaves the catalog and the rejects as a build does, under an id of their own. Raises a GifdexError.
     """
-    with held_workspace(settings) as workspace:
+    with held_workspace(settings, progress) as workspace:
         shared = Shared()
         encoder, cache = prepare(settings, workspace, shared, progress)
         summary = EmbedSummary(features=str(cache.folder), precision=encoder.precision)
         with summary.timed("scan"):
             scanned = scan(settings, workspace, progress)
+        todo = announced(scanned, workspace, cache, encoder, notice)
         with summary.timed("encode"):
-            encoded = encode_missing(scanned.catalog, settings, cache, encoder, shared, progress)
+            encoded = encode_missing(todo, settings, cache, encoder, shared, progress)
         lists = split(scanned, encoded, settings.strict)
         build_id = recipe_id({"features": cache.fingerprint}, lists.items)
-        commit_lists(workspace, build_id, lists)
+        commit_lists(workspace, build_id, lists, cache.fingerprint)
         summary.catalog = str(workspace.catalog(build_id))
         summary.fill(build_id, scanned, encoded, lists)
         commit_statistics(workspace, settings, summary)
         return summary
+
+
+def announced(scanned: Scan, workspace: Workspace, cache: FeatureCache, encoder: ImageEncoder, notice: Notice) -> Todo:
+    """Return what has to be encoded, after saying so if another encoder makes it more than what is new."""
+    todo = look_up(scanned.catalog, cache)
+    if (said := plan(scanned, todo, workspace, cache, encoder.name).notice) is not None:
+        notice(said)
+    return todo
 
 
 def split(scanned: Scan, encoded: Encoded, strict: bool) -> Lists:
@@ -205,9 +231,10 @@ def recipe_id(recipe: Mapping[str, Any], items: pa.Table) -> str:
     return digest.hexdigest()[:16]
 
 
-def commit_lists(workspace: Workspace, build_id: str, lists: Lists) -> None:
+def commit_lists(workspace: Workspace, build_id: str, lists: Lists, fingerprint: str) -> None:
     """Write the catalog and the rejects of the run; then the scan's own results are no longer needed."""
-    commit_table(workspace.catalog(build_id), lists.catalog)
+    catalog = lists.catalog.replace_schema_metadata({FINGERPRINT_KEY: fingerprint})
+    commit_table(workspace.catalog(build_id), catalog)
     commit_table(workspace.rejects(build_id), lists.rejects)
     for path in workspace.scan.glob("*.parquet"):
         path.unlink()
@@ -220,5 +247,4 @@ def commit_statistics(workspace: Workspace, settings: BuildSettings, summary: Ru
         "corpus": settings.corpus,
         **asdict(summary),
     }
-    path = workspace.build(summary.build_id) / "stats.json"
-    commit_bytes(path, (json.dumps(facts, indent=2) + "\n").encode())
+    commit_bytes(workspace.statistics(summary.build_id), (json.dumps(facts, indent=2) + "\n").encode())

@@ -264,33 +264,45 @@ class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         yield str(task.output), len(outcomes)
 
 
+@dataclass(frozen=True)
+class Todo:
+    """What a catalog asks for: GIFs that were not tried yet, and what stands of the others (`cache.outcomes`)."""
+
+    missing: list[Source]
+    standing: pa.Table
+
+
+def look_up(catalog: pa.Table, cache: FeatureCache) -> Todo:
+    """Look up the distinct GIFs of a catalog (schema CATALOG) in the cache."""
+    first_uri: dict[str, str] = {}
+    for sha256, uri in zip(catalog["sha256"].to_pylist(), catalog["uri"].to_pylist(), strict=True):
+        first_uri.setdefault(sha256, uri)
+    standing = cache.outcomes()
+    standing = standing.filter(pc.is_in(standing["sha256"], pa.array(first_uri, pa.string())))
+    have = set(standing["sha256"].to_pylist())
+    return Todo([Source(sha256, uri) for sha256, uri in first_uri.items() if sha256 not in have], standing)
+
+
 def encode_missing(
-    catalog: pa.Table,
+    todo: Todo,
     settings: BuildSettings,
     cache: FeatureCache,
     encoder: ImageEncoder,
     shared: Shared,
     progress: Progress,
 ) -> Encoded:
-    """Encode what the catalog (schema CATALOG) has and the cache has not.
+    """Encode what is missing in the cache.
 
     `encoder` is what `acquire_encoder` returned for `shared`. Raises PipelineError where the runner fails or part files
     do not hold what was planned.
     """
-    first_uri: dict[str, str] = {}
-    for sha256, uri in zip(catalog["sha256"].to_pylist(), catalog["uri"].to_pylist(), strict=True):
-        first_uri.setdefault(sha256, uri)
-    standing = cache.outcomes()
-    wanted = pa.array(first_uri, pa.string())
-    standing = standing.filter(pc.is_in(standing["sha256"], wanted))
-    have = set(standing["sha256"].to_pylist())
-    missing = [Source(sha256, uri) for sha256, uri in first_uri.items() if sha256 not in have]
+    missing = todo.missing
     tasks = plan(missing, settings.encode.task_items, cache)
     # Resolved once: a worker of another kind must not choose for itself.
     pinned = replace(settings.encode, precision=encoder.precision)
     run_tasks("encode", tasks, lambda: RunEncodeTask(pinned, cache, shared), settings.beam_options, progress)
     cache.describe(features_facts(encoder, settings.encode), encoder.classifier)
-    results = [standing, *(_check(task) for task in tasks)]
+    results = [todo.standing, *(_check(task) for task in tasks)]
     outcomes = pa.concat_tables(results)
     good = pc.is_null(outcomes["error"])
     # Another decoder or other limits may have succeeded where one failed.
@@ -299,7 +311,9 @@ def encode_missing(
     damaged = outcomes.filter(pc.and_(good, pc.is_valid(outcomes["reason"])))
     failed_now = sum(source.sha256 in rejects for source in missing)
     damages = dict(zip(damaged["sha256"].to_pylist(), damaged["reason"].to_pylist(), strict=True))
-    return Encoded(rejects, damages, len(missing), len(missing) - failed_now, len(have))
+    return Encoded(
+        rejects, damages, len(missing), len(missing) - failed_now, len(set(todo.standing["sha256"].to_pylist()))
+    )
 
 
 def _check(task: EncodeTask) -> pa.Table:

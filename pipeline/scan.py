@@ -172,11 +172,11 @@ def _is_same(before: Known | None, size: int, modified: float | None) -> bool:
 
 def _last_catalog(workspace: Workspace) -> dict[str, Known]:
     """Return what the newest catalog knows, by URI; nothing where there is none or it cannot be read."""
-    catalogs = sorted(workspace.builds.glob("*/catalog/part-00000.parquet"), key=lambda path: path.stat().st_mtime)
-    if not catalogs:
+    newest = workspace.newest_catalog()
+    if newest is None:
         return {}
     try:
-        table = read_table(catalogs[-1], ["uri", "size", "modified", "sha256"])
+        table = read_table(newest, ["uri", "size", "modified", "sha256"])
     except (OSError, pa.ArrowException):
         return {}  # it only saves reading; every file is hashed again
     columns = (table[name].to_pylist() for name in ("uri", "size", "modified", "sha256"))

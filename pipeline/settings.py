@@ -113,7 +113,7 @@ class IndexSettings:
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Everything `build` is told: what to read, where to write, and how.
+    """Everything `build` is told: what to read, where to write (a folder, or a URL such as s3://bucket/ws), and how.
 
     `checksum` hashes every file again instead of trusting size and modification time. `strict` rejects GIFs of which
     only the good beginning could be decoded. `beam_options` are
@@ -121,9 +121,39 @@ class BuildSettings:
     """
 
     corpus: str
-    workspace: Path
+    workspace: Path | str
     checksum: bool = False
     strict: bool = False
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     index: IndexSettings = field(default_factory=IndexSettings)
     beam_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """What the gate asks for.
+
+    `min_recall`: recall@10 of the default engine as its build measured it. `max_shrink`: share of the last published
+    version's items that may be missing. `max_rejects`: of all files, a share if below 1, else a count. `canaries`: a
+    file of JSON Lines {"sentence": ..., "id": ..., "k": 10}; each sentence must find its id among the first k.
+    """
+
+    min_recall: float = 0.95
+    max_shrink: float = 0.2
+    max_rejects: float = 0.2
+    canaries: Path | None = None
+
+
+@dataclass(frozen=True)
+class NightlySettings:
+    """What a nightly run is told.
+
+    `keep` versions stay; what is published is copied to the URL or folder `push`; `force` publishes what the gate
+    refuses.
+    """
+
+    build: BuildSettings
+    gate: GateSettings = field(default_factory=GateSettings)
+    keep: int = 3
+    push: str | None = None
+    force: bool = False

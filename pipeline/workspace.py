@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from gifdex.schemas.errors import WorkspaceBusyError, WorkspaceError
+
+_LOCK_NAME = ".lock"
+FINGERPRINT_KEY = b"features_fingerprint"  # in a catalog's schema metadata
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,26 @@ class Workspace:
         """The embeddings of a build, one file a shard."""
         return self.build(build_id) / "embeddings"
 
+    def statistics(self, build_id: str) -> Path:
+        """What a run says of itself."""
+        return self.build(build_id) / "stats.json"
+
+    @property
+    def status(self) -> Path:
+        """What became of the last nightly runs."""
+        return self.root / "status.json"
+
+    def newest_catalog(self) -> Path | None:
+        """Return the catalog that was written last, with which the next run compares the corpus."""
+        catalogs = sorted(self.builds.glob("*/catalog/part-00000.parquet"), key=lambda path: path.stat().st_mtime)
+        return catalogs[-1] if catalogs else None
+
+    def check_free(self) -> None:
+        """Raise WorkspaceBusyError where another run holds it now; what comes before `locked` may take seconds."""
+        if (self.root / _LOCK_NAME).is_file():
+            with self.locked():
+                pass
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Create the workspace and hold it for writing.
@@ -74,7 +99,7 @@ class Workspace:
         The operating system releases the lock when its holder ends, however it ends. Raises
         WorkspaceBusyError that says who holds it since when, WorkspaceError where it cannot be made.
         """
-        path = self.root / ".lock"
+        path = self.root / _LOCK_NAME
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -106,6 +131,12 @@ class Workspace:
             yield
         finally:
             os.close(descriptor)
+
+
+def catalog_fingerprint(path: Path) -> str | None:
+    """Return the fingerprint of the features that a catalog was written for; None where it does not say."""
+    found = (pq.read_schema(path).metadata or {}).get(FINGERPRINT_KEY)
+    return None if found is None else found.decode()
 
 
 def _holder(descriptor: int) -> str:

@@ -21,6 +21,10 @@
     │   ├── IndexNotFoundError      nothing published, or nothing there
     │   ├── FormatVersionError      written by a newer gifdex
     │   └── CorruptIndexError       bytes differ from what the manifest says
+    ├── PublishError                a version cannot be published or rolled back to
+    │   └── GateError               ... because the quality gate refuses it
+    ├── ConfigError                 a configuration file cannot be used
+    ├── RemoteError                 a store elsewhere cannot be read or written
     ├── ExportError                 plain files cannot be written where they were asked for
     ├── QueryError                  a query cannot be answered: dimensions, NaN, zero, empty
     └── MissingExtraError           an optional dependency is not installed
@@ -125,6 +129,26 @@ class FormatVersionError(ArtifactError):
 
 class CorruptIndexError(ArtifactError):
     """The bytes of an index differ from what its manifest says."""
+
+
+class PublishError(GifdexError):
+    """A version cannot be published, or there is none to roll back to."""
+
+
+class GateError(PublishError):
+    """The quality gate refuses to publish a version."""
+
+    exit_code = 3
+
+
+class ConfigError(GifdexError):
+    """A configuration file cannot be read, or says what cannot be."""
+
+    exit_code = 2
+
+
+class RemoteError(GifdexError):
+    """A store elsewhere cannot be reached, read or written."""
 
 
 class ExportError(GifdexError):

@@ -28,6 +28,11 @@ def absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(given))
 
 
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path is a URL such as s3://bucket/index."""
+    return isinstance(path, str) and "://" in path
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or what a folder lists, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -14,3 +14,14 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int) -> None:
     """A Progress that says nothing."""
+
+
+class Notice(Protocol):
+    """Told what someone should know before it happens, in one sentence."""
+
+    def __call__(self, sentence: str) -> None:
+        """Take note."""
+
+
+def silence(sentence: str) -> None:
+    """A Notice that says nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from gifdex.encoders.tensorflow_runtime import import_tensorflow
+from tests import s3_server
+from tests.s3_server import S3Server
 
 # Corpora for development: GIFDEX_TEST_DATA, or a folder beside the clone.
 DATA = Path(os.environ.get("GIFDEX_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -23,6 +25,25 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"the development corpora are not at {DATA}: set GIFDEX_TEST_DATA")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The S3 server's program."""
+    found = s3_server.binary()
+    if found is None:
+        pytest.skip("no S3 server: make s3-server builds one where Go is installed")
+    return found
+
+
+@pytest.fixture
+def s3(versitygw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A real S3 server over a new folder, and its credentials in the environment."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.SECRET)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with s3_server.running(versitygw, tmp_path / "s3") as server:
+        yield server
 
 
 GifMaker = Callable[..., Path]

@@ -61,7 +61,13 @@ def test_pointer_is_replaced_by_one_rename(published: Path) -> None:
         store.publish(published, SECOND)
         assert held.read() == f"{FIRST}\n"
         assert os.fstat(held.fileno()).st_nlink == 0
-    assert sorted(path.name for path in published.iterdir()) == [FIRST, SECOND, store.POINTER_NAME]
+    assert sorted(path.name for path in published.iterdir()) == [
+        ".lock",
+        FIRST,
+        SECOND,
+        store.POINTER_NAME,
+        store.HISTORY_NAME,
+    ]
 
 
 def test_readers_see_one_version_or_the_other_while_publishing(published: Path) -> None:

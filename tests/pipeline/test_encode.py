@@ -29,6 +29,7 @@ from gifdex.pipeline.encode import (
     features_facts,
     features_fingerprint,
     load,
+    look_up,
     open_cache,
     plan,
 )
@@ -159,7 +160,7 @@ def test_features_win_over_a_reject_that_stands(tmp_path: Path) -> None:
     catalog = pa.Table.from_pylist(rows, schema=tables.CATALOG)
     settings, shared = BuildSettings("/corpus", tmp_path), Shared()
     encoder = acquire_encoder(settings.encode, shared)
-    done = encode_missing(catalog, settings, cache, encoder, shared, silent)
+    done = encode_missing(look_up(catalog, cache), settings, cache, encoder, shared, silent)
     assert done == Encoded({two: ("LimitError", "too large")}, {}, tried=0, encoded=0, reused=2)
 
 

@@ -44,6 +44,8 @@ def test_a_caller_catches_every_error_with_one_class() -> None:
 def test_the_command_line_exits_with_1_but_for_usage_and_a_workspace_in_use() -> None:
     assert {kind.__name__: kind.exit_code for kind in CLASSES if kind.exit_code != 1} == {
         "BeamOptionsError": 2,
+        "ConfigError": 2,
+        "GateError": 3,
         "WorkspaceBusyError": 75,
     }
 

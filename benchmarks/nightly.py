@@ -1,0 +1,130 @@
+"""What a second night costs: of many GIFs, ten each are changed, added, deleted, moved, and given other captions.
+
+    python benchmarks/nightly.py [--gifs 1000] [--folder FOLDER]
+
+Builds a corpus of GIFs of moving patterns (128 x 96, 12 frames) by a nightly run, changes it, runs again, and then
+builds the changed corpus from scratch in another workspace. Printed are what each run encoded, the seconds and the
+processor seconds (of all threads and child processes) of its stages' encoding, and whether the second night's
+version is the scratch one, byte for byte: all files but the manifest, and the manifest without what is timed
+(`queries_per_second` and `engine`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gifdex.pipeline.nightly import NightlySummary, nightly
+from gifdex.pipeline.settings import BuildSettings, NightlySettings
+
+EACH = 10
+SIZE, FRAMES = (128, 96), 12
+
+
+def write_gif(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    images = [
+        Image.fromarray(np.roll(coarse, shift, axis=1)).resize(SIZE, Image.Resampling.BICUBIC)
+        for shift in range(FRAMES)
+    ]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=80, loop=0)
+
+
+def processor_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+class EncodeMeter:
+    """A Progress that takes down the processor seconds between a stage's beginning and its end."""
+
+    def __init__(self) -> None:
+        self.began: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = processor_seconds()
+        self.began.setdefault(stage, now)
+        self.seconds[stage] = now - self.began[stage]
+
+
+def night(name: str, catalog: Path, workspace: Path) -> tuple[NightlySummary, float]:
+    meter = EncodeMeter()
+    summary = nightly(NightlySettings(BuildSettings(str(catalog), workspace)), meter)
+    used = meter.seconds.get("encode", 0.0)
+    print(
+        f"{name:<14} {summary.outcome:<10} {summary.items:>6,} items  {summary.encoded:>6,} encoded  "
+        f"{summary.seconds['encode']:>8.1f} s  {used:>8.1f} processor s  index {summary.seconds['index']:>5.1f} s",
+        flush=True,
+    )
+    return summary, used
+
+
+def contents(version: Path) -> dict[str, bytes]:
+    found = {path.name: path.read_bytes() for path in version.iterdir()}
+    manifest: dict[str, Any] = json.loads(found["manifest.json"])
+    del manifest["engine"]
+    for engine in manifest["engines"].values():
+        del engine["quality"]["queries_per_second"]
+    return found | {"manifest.json": json.dumps(manifest).encode()}
+
+
+def write_catalog(path: Path, rows: dict[str, dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gifs", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, help="for the corpus and the workspaces (default: a temporary one)")
+    arguments = parser.parse_args()
+    if arguments.gifs < 5 * EACH:
+        raise SystemExit(f"--gifs is {arguments.gifs}; expected at least {5 * EACH}")
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as root:
+        run(Path(root), arguments.gifs)
+
+
+def run(root: Path, gifs: int) -> None:
+    rows: dict[str, dict[str, str]] = {}
+
+    def add(name: str, seed: int) -> None:
+        path = root / "gifs" / f"{name}.gif"
+        write_gif(path, seed)
+        rows[name] = {"id": name, "uri": str(path), "caption": f"pattern {seed}"}
+
+    for number in range(gifs):
+        add(f"g{number:05d}", number)
+    catalog = root / "catalog.jsonl"
+    write_catalog(catalog, rows)
+    _, first = night("first night", catalog, root / "ws")
+    names = list(rows)
+    for place in range(EACH):
+        changed, deleted, moved, edited = names[place::EACH][:4]
+        add(changed, gifs + place)
+        add(f"new{place}", 2 * gifs + place)
+        Path(rows.pop(deleted)["uri"]).unlink()
+        to = root / "gifs" / "moved" / f"{moved}.gif"
+        to.parent.mkdir(exist_ok=True)
+        Path(rows[moved]["uri"]).rename(to)
+        rows[moved]["uri"] = str(to)
+        rows[edited]["caption"] = f"another caption {place}"
+    write_catalog(catalog, rows)
+    second, used = night("second night", catalog, root / "ws")
+    scratch, _ = night("from scratch", catalog, root / "scratch")
+    same = second.build_id == scratch.build_id and contents(root / "ws" / "index" / second.build_id) == contents(
+        root / "scratch" / "index" / scratch.build_id
+    )
+    print(f"the second night took {used / first:.1%} of the first one's processor seconds to encode")
+    print(f"its version and the one from scratch are {'the same, byte for byte' if same else 'NOT the same'}")
+
+
+if __name__ == "__main__":
+    main()

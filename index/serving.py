@@ -1,0 +1,151 @@
+"""An index for a long-lived service: it follows what a store publishes, and never stops answering."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from gifdex.index import store
+from gifdex.index.lookup import Hit, Index, open_index
+from gifdex.schemas.errors import GifdexError
+from gifdex.schemas.files import is_url
+
+# A check comes up to this share of the time sooner or later, so that many services do not come at once.
+_JITTER = 0.1
+
+
+@dataclass(frozen=True)
+class ServingStatus:
+    """Which version answers (`serving`), which one the store publishes (`latest`), and what was refused and why.
+
+    `error` is why the store could not be looked at the last time, None if it could.
+    """
+
+    serving: str
+    latest: str
+    since: datetime
+    checked: datetime
+    refused: dict[str, str] = field(default_factory=dict)
+    error: str | None = None
+
+
+class ServedIndex:
+    """Answers from the newest version of a store that opens, verifies and answers; see `serve_latest`."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        every: float = 600.0,
+        warm_up: Sequence[str] = (),
+        text_encoder: str | None = None,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Open the published version; raises as `gifdex.open` does."""
+        if not every > 0:
+            raise ValueError(f"every is {every}; expected seconds, more than 0")
+        self._path, self._every, self._warm_up = path, every, tuple(warm_up)
+        self._text_encoder, self._cache = text_encoder, cache
+        self._lock = threading.Lock()  # one check at a time
+        self._index = self._opened()
+        now = datetime.now(UTC)
+        build_id = self._index.manifest.build_id
+        self._status = ServingStatus(build_id, build_id, now, now)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="gifdex-serve-latest", daemon=True)
+        self._thread.start()
+
+    @property
+    def index(self) -> Index:
+        """The index that answers now. Keep it in a variable for queries that must be of one version."""
+        return self._index
+
+    @property
+    def status(self) -> ServingStatus:
+        """What is served, what is published, what was refused."""
+        return self._status
+
+    def search(self, query: str | Sequence[str] | NDArray[Any], k: int = 10, **options: Any) -> list[Any]:
+        """Ask the index that answers now; see `Index.search`."""
+        found: list[Hit] | list[list[Hit]] = self._index.search(query, k, **options)
+        return found
+
+    def check(self) -> ServingStatus:
+        """Look at the store now, open what is new, and return the status; nothing is raised."""
+        with self._lock:
+            before, now = self._status, datetime.now(UTC)
+            try:
+                latest = self._latest()
+            except GifdexError as err:
+                self._status = ServingStatus(before.serving, before.latest, before.since, now, before.refused, str(err))
+                return self._status
+            if latest == before.serving:
+                self._status = ServingStatus(latest, latest, before.since, now)
+                return self._status
+            try:
+                opened = self._opened()
+            except Exception as err:  # noqa: BLE001  # whatever is wrong with a new version, the old one goes on
+                refused = {**before.refused, latest: " ".join(str(err).split()) or type(err).__name__}
+                self._status = ServingStatus(before.serving, latest, before.since, now, refused)
+                return self._status
+            self._index = opened
+            self._status = ServingStatus(opened.manifest.build_id, latest, now, now)
+            return self._status
+
+    def close(self) -> None:
+        """Stop following the store; the index goes on answering."""
+        self._ended.set()
+        self._thread.join()
+
+    def __enter__(self) -> ServedIndex:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _follow(self) -> None:
+        draw = random.Random()
+        while not self._ended.wait(self._every * draw.uniform(1 - _JITTER, 1 + _JITTER)):
+            self.check()
+
+    def _latest(self) -> str:
+        if is_url(self._path):
+            from gifdex.index import remote
+
+            return remote.published(str(self._path))
+        return store.resolve(Path(self._path)).name
+
+    def _opened(self) -> Index:
+        """Open the published version, hash every byte, and ask it something."""
+        opened = open_index(self._path, verify=True, text_encoder=self._text_encoder, cache=self._cache)
+        opened.warm_up(self._warm_up)
+        return opened
+
+
+def serve_latest(
+    path: str | os.PathLike[str],
+    *,
+    every: float = 600.0,
+    warm_up: Sequence[str] = (),
+    text_encoder: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> ServedIndex:
+    """Open what a store publishes, and follow it: a service's index for as long as it runs.
+
+    Every `every` seconds, a tenth sooner or later, a thread looks whether another version is published (`path` may be
+    a URL). A new one is opened, hashed, and asked the sentences of `warm_up` and some of its own vectors; then it
+    takes the old one's place at once, and queries under way end on the old one. Where any of that fails, the old one
+    stays, `status.refused` says why, and the next look tries again.
+    """
+    return ServedIndex(path, every=every, warm_up=warm_up, text_encoder=text_encoder, cache=cache)

@@ -1,0 +1,49 @@
+"""What a nightly run leaves for Prometheus: a file for node_exporter's textfile collector."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gifdex.schemas.files import commit_bytes
+
+if TYPE_CHECKING:
+    from gifdex.pipeline.nightly import NightlySummary, Status
+
+
+def write_metrics(path: Path, status: Status, exit_code: int, summary: NightlySummary | None) -> None:
+    """Write a file that replaces the last one at once; `summary` is None where the run failed before its end."""
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+    registry = CollectorRegistry()
+
+    def gauge(name: str, help_: str, value: float, **labels: str) -> None:
+        if name not in gauges:
+            gauges[name] = Gauge(f"gifdex_{name}", help_, list(labels), registry=registry)
+        (gauges[name].labels(**labels) if labels else gauges[name]).set(value)
+
+    gauges: dict[str, Gauge] = {}
+    gauge("last_run_timestamp_seconds", "When the last run ended.", _seconds(status.finished))
+    gauge("last_run_exit_code", "0 done, 1 failed, 3 refused by the quality gate.", exit_code)
+    if status.last_success is not None:
+        help_ = "When a run last ended with its version published, then or before."
+        gauge("last_success_timestamp_seconds", help_, _seconds(status.last_success))
+    if summary is not None:
+        gauge("items", "Items of the version that the last run built.", summary.items)
+        gauge("partial_items", "Items of which only the beginning of the file is good.", summary.partial)
+        gauge("encoded_gifs", "GIFs that the last run encoded.", summary.encoded)
+        gauge("index_bytes", "Bytes of the version that the last run built.", summary.bytes)
+        gauge("recall", "Recall@10 of the engine that answers, as the build measured it.", summary.engine_recall)
+        gauge("published", "1 if the version of the last run is the published one.", summary.outcome != "refused")
+        for error, count in summary.rejects_by_error.items() or [("none", 0)]:
+            gauge("rejects", "Files that could not be indexed, by class of error.", count, error=error)
+        for stage, seconds in summary.seconds.items():
+            gauge("stage_seconds", "Seconds of each stage of the last run.", seconds, stage=stage)
+        for rule in ("files", "min_recall", "max_shrink", "max_rejects", "canaries", "rolled_back"):
+            gauge("gate_refused", "1 if a rule of the quality gate was not kept.", rule in summary.refused, rule=rule)
+    commit_bytes(path, generate_latest(registry))
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()

@@ -1,0 +1,176 @@
+"""`gifdex nightly`: the unattended job."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from gifdex.jobs import config
+from gifdex.jobs.console import PathOption, PlaceOption, facts_table, print_json, print_table, stage_progress
+from gifdex.jobs.runs import beam_and_output_options, build_settings, build_table, encode_and_index_options
+from gifdex.schemas.errors import ConfigError, GateError, GifdexError, WorkspaceBusyError
+
+if TYPE_CHECKING:
+    from gifdex.jobs.console import Reporter
+    from gifdex.pipeline.nightly import NightlySummary
+    from gifdex.pipeline.plan import Plan
+    from gifdex.pipeline.settings import NightlySettings
+
+_EPILOG = """\b
+Examples:
+  gifdex nightly --init gifdex.toml
+  gifdex nightly gifdex.toml --dry-run
+  gifdex nightly gifdex.toml --log-json --metrics /var/lib/node_exporter/textfile/gifdex.prom
+  gifdex nightly gifdex.toml --force          # publish what the gate refused
+  gifdex nightly --corpus gifs/ --workspace ws --min-recall 0.98 --keep 7
+"""
+_SHARE = click.FloatRange(0, 1)
+
+
+@click.command("nightly", epilog=_EPILOG)
+@click.argument("config", required=False, type=PathOption())
+@click.option("--init", is_flag=True, help="Write an example to CONFIG (gifdex.toml) and do nothing else.")
+@click.option("--dry-run", is_flag=True, help="Say what a run would do, after hashing what is new; encode nothing.")
+@click.option("--force", is_flag=True, help="Publish what the gate refuses, and record it.")
+@click.option("--corpus", help="Folder, glob or catalog file.")
+@click.option("--workspace", type=PlaceOption(), help="Where everything is written: a folder or a URL.")
+@click.option("--min-recall", type=_SHARE, help="Gate: least recall@10 of the engine.  [default: 0.95]")
+@click.option("--max-shrink", type=_SHARE, help="Gate: share of the last version's items to lose.  [default: 0.2]")
+@click.option("--max-rejects", type=click.FloatRange(0), help="Gate: share (under 1) or count.  [default: 0.2]")
+@click.option("--canaries", type=PathOption(), help="Gate: JSON Lines of sentence, id and k.")
+@click.option("--keep", type=click.IntRange(1), help="Published versions that stay.  [default: 3]")
+@click.option("--push", help="Copy what is published to a URL or a folder, as `gifdex push` does.")
+@click.option("--metrics", type=PathOption(), help="Write a file for Prometheus' textfile collector.")
+@click.option("--log-json", is_flag=True, default=None, help="Log on stderr as JSON, one object a line.")
+@encode_and_index_options
+@beam_and_output_options
+@click.pass_context
+def command(ctx: click.Context, /, init: bool, as_json: bool, verbose: bool, dry_run: bool, **options: Any) -> None:
+    """Bring an index up to date, check it, publish it, and delete what is old: the job to schedule.
+
+    CONFIG is a TOML file; every key of it is an option here, and the option counts. A version that the quality gate
+    refuses is left for inspection, and what was published stays (exit code 3). A second run at the same time ends at
+    once (75). Killed at any moment, the next run goes on, and what was published answers.
+    """
+    path = options.pop("config")
+    if init:
+        _init(path or Path("gifdex.toml"))
+        return
+    if path is not None:
+        for name, value in config.load(path, ctx.command, ctx).items():
+            if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+                options[name] = value
+    for name in ("corpus", "workspace"):
+        if not options[name]:
+            raise click.UsageError(f"no {name} is given; expected {name} = ... in CONFIG, or --{name}")
+    metrics, log_json = options.pop("metrics"), bool(options.pop("log_json"))
+    settings = _settings(options)
+    with stage_progress(verbose, log_json=log_json) as reporter:
+        if dry_run:
+            from gifdex.pipeline.nightly import make_plan
+
+            found = make_plan(settings.build, reporter)
+            reporter.event("planned", **asdict(found))
+        else:
+            summary, error = _run(settings, metrics, reporter)
+    if dry_run:
+        print_json(asdict(found)) if as_json else print_table(_plan_table(found))
+        return
+    if summary is not None:
+        print_json(asdict(summary)) if as_json else print_table(_table(summary))
+    if error is not None:
+        if log_json:  # which has it already
+            ctx.exit(error.exit_code)
+        raise error
+
+
+def _init(path: Path) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(config.EXAMPLE)
+    except FileExistsError as err:
+        raise ConfigError(f"{path} is there already: delete it, or name another file") from err
+    click.echo(f"wrote {path}: set corpus and workspace in it, then gifdex nightly {path} --dry-run", err=True)
+
+
+def _settings(options: dict[str, Any]) -> NightlySettings:
+    corpus, workspace, beam = options.pop("corpus"), options.pop("workspace"), options.pop("beam_options")
+    rules = {name: options.pop(name) for name in config.TABLES["gate"]}
+    keep, push, force = options.pop("keep"), options.pop("push"), options.pop("force")
+    build = build_settings(corpus, workspace, beam, options)
+    from gifdex.pipeline.settings import GateSettings, NightlySettings
+
+    gate = GateSettings(**{name: value for name, value in rules.items() if value is not None})
+    return NightlySettings(build, gate, **({} if keep is None else {"keep": keep}), push=push, force=force)
+
+
+def _run(
+    settings: NightlySettings, metrics: Path | None, reporter: Reporter
+) -> tuple[NightlySummary | None, GifdexError | None]:
+    """Run; leave status, metrics and log; return what was done and, if it is so, why it is not enough."""
+    from gifdex.jobs.metrics import write_metrics
+    from gifdex.pipeline.embed import workspace_of
+    from gifdex.pipeline.nightly import REFUSED, nightly, note_status
+
+    summary: NightlySummary | None = None
+    error: GifdexError | None = None
+    try:
+        summary = nightly(settings, reporter, reporter.notice)
+    except WorkspaceBusyError as err:  # status and metrics are the other run's
+        reporter.event("failed", level="error", error=type(err).__name__, message=str(err), exit_code=err.exit_code)
+        return None, err
+    except GifdexError as err:
+        error = err
+    if summary is not None and summary.outcome == REFUSED:
+        error = _refusal(summary)
+    workspace = workspace_of(settings.build.workspace)
+    outcome = "failed" if summary is None else summary.outcome
+    code = 0 if error is None else error.exit_code
+    if workspace.root.is_dir():
+        status = note_status(workspace, outcome, None if error is None else str(error))
+        if metrics is not None:
+            write_metrics(metrics, status, code, summary)
+    if error is not None:
+        reporter.event(outcome, level="error", error=type(error).__name__, message=str(error), exit_code=code)
+    elif summary is not None:
+        reporter.event(outcome, **asdict(summary))
+    return summary, error
+
+
+def _refusal(summary: NightlySummary) -> GateError:
+    reasons = "; ".join(f"{reason} ({rule})" for rule, reason in summary.refused.items())
+    stays = f", and {summary.previous} stays published" if summary.previous else ""
+    return GateError(
+        f"the version {summary.build_id} was not published{stays}: {reasons}; look at it with gifdex inspect "
+        f"{summary.store}/{summary.build_id}, then mend the cause, or publish it with gifdex publish {summary.store} "
+        f"{summary.build_id}"
+    )
+
+
+def _table(summary: NightlySummary) -> Any:
+    table = build_table(summary)
+    table.add_row("outcome", summary.outcome + (f", before it {summary.previous}" if summary.previous else ""))
+    for rule, reason in summary.refused.items():
+        table.add_row(f"gate: {rule}", reason)
+    gone = summary.pruned
+    if gone.get("versions") or gone.get("parts"):
+        table.add_row("pruned", f"{len(gone['versions'])} versions, {gone['parts']} parts of features")
+    return table
+
+
+def _plan_table(found: Plan) -> Any:
+    facts: dict[str, Any] = {
+        "items": f"{found.items:,}",
+        "files": f"{found.new:,} new, {found.changed:,} changed, {found.moved:,} moved, {found.duplicated:,} "
+        f"duplicated, {found.deleted:,} deleted, {found.edited:,} with other captions or metadata, "
+        f"{found.unreadable:,} unreadable",
+        "to encode": f"{found.to_encode:,} GIFs by {found.encoder}"
+        + ("" if found.seconds is None else f", about {found.seconds:,.0f} s at the last run's speed"),
+    }
+    if found.notice:
+        facts["notice"] = found.notice
+    return facts_table(facts)

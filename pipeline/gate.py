@@ -1,0 +1,134 @@
+"""The quality gate: what a version must be before it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gifdex.index import artifact, store
+from gifdex.index.lookup import Index, open_index
+from gifdex.pipeline.settings import GateSettings
+from gifdex.schemas.errors import ArtifactError, ConfigError, GifdexError
+from gifdex.schemas.files import json_lines
+
+if TYPE_CHECKING:
+    from gifdex.pipeline.embed import RunSummary
+
+RULES = ("files", "min_recall", "max_shrink", "max_rejects", "canaries", "rolled_back")
+_CANARY_HITS = 10
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A rule that a version does not keep, and one clause with the numbers."""
+
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A sentence, and the id that must be among its first k hits."""
+
+    sentence: str
+    id: str
+    k: int = _CANARY_HITS
+
+
+def read_canaries(path: Path) -> list[Canary]:
+    """Read a file of canaries; raises ConfigError with the line that is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"cannot read the canaries {path}: {err}; expected JSON Lines in UTF-8") from err
+    canaries = [_canary(row, path) for row in json_lines(text, str(path), ConfigError)]
+    if not canaries:
+        raise ConfigError(f'the canaries {path} have no line; expected such as {{"sentence": "a cat", "id": "cat_01"}}')
+    return canaries
+
+
+def _canary(row: dict[str, Any], path: Path) -> Canary:
+    sentence, key, k = row.get("sentence"), row.get("id"), row.get("k", _CANARY_HITS)
+    texts = all(isinstance(text, str) and text.strip() for text in (sentence, key))
+    if not texts or isinstance(k, bool) or not isinstance(k, int) or k < 1 or set(row) - {"sentence", "id", "k"}:
+        raise ConfigError(
+            f"a line of the canaries {path} is {str(row)[:200]}; expected one such as "
+            '{"sentence": "a cat", "id": "cat_01", "k": 10}'
+        )
+    return Canary(str(sentence), str(key), k)
+
+
+def check(folder: Path, build_id: str, run: RunSummary, settings: GateSettings) -> list[Refusal]:
+    """Return what speaks against publishing a version of a store; `run` is what its build did.
+
+    Raises ConfigError where the canaries cannot be read.
+    """
+    canaries = [] if settings.canaries is None else read_canaries(settings.canaries)
+    try:
+        artifact.verify(folder / build_id)
+        index = open_index(folder / build_id)
+    except ArtifactError as err:
+        return [Refusal("files", str(err))]
+    return [
+        *_recall(index, settings),
+        *_shrink(index, folder, settings),
+        *_rejects(run, settings),
+        *_canaries(index, canaries),
+        *_rolled_back(folder, build_id),
+    ]
+
+
+def _recall(index: Index, settings: GateSettings) -> Iterator[Refusal]:
+    found = index.manifest.engines[index.engine].quality.recall.get("10", 0.0)
+    if found < settings.min_recall:
+        yield Refusal("min_recall", f"recall@10 of the engine {index.engine} is {found}, under {settings.min_recall}")
+
+
+def _shrink(index: Index, folder: Path, settings: GateSettings) -> Iterator[Refusal]:
+    try:
+        published = store.current(folder)
+        if published is None:
+            return
+        before = artifact.read_manifest(folder / published).items
+    except ArtifactError:  # nothing that could be compared with, and nothing that could be lost
+        return
+    if len(index) < (1 - settings.max_shrink) * before:
+        yield Refusal(
+            "max_shrink",
+            f"it has {len(index):,} items where the published version {published} has {before:,}, "
+            f"{1 - len(index) / before:.1%} fewer and over {settings.max_shrink:.1%}",
+        )
+
+
+def _rejects(run: RunSummary, settings: GateSettings) -> Iterator[Refusal]:
+    files, most = run.items + run.rejects, settings.max_rejects
+    share = run.rejects / max(files, 1)
+    if (share if most < 1 else run.rejects) > most:
+        allowed = f"{most:.1%}" if most < 1 else f"{most:,.0f}"
+        examples = "".join(f"; such as {error}: {reason}" for error, reason in run.example_rejects.items())
+        yield Refusal(
+            "max_rejects", f"{run.rejects:,} of {files:,} files are rejects ({share:.1%}), over {allowed}{examples}"
+        )
+
+
+def _canaries(index: Index, canaries: list[Canary]) -> Iterator[Refusal]:
+    failed = []
+    for canary in canaries:
+        try:
+            found = [hit.id for hit in index.search(canary.sentence, canary.k)]
+        except GifdexError as err:
+            failed.append(f"{canary.sentence!r} cannot be asked ({err})")
+            continue
+        if canary.id not in found:
+            first = f"whose first is {found[0]}" if found else "of which there are none"
+            failed.append(f"{canary.sentence!r} does not find {canary.id} among its {canary.k} hits, {first}")
+    if failed:
+        yield Refusal("canaries", f"{len(failed)} of {len(canaries)} canaries failed: {'; '.join(failed[:3])}")
+
+
+def _rolled_back(folder: Path, build_id: str) -> Iterator[Refusal]:
+    since = store.rolled_back(folder, build_id)
+    if since is not None:
+        yield Refusal("rolled_back", f"it was rolled back from at {since.isoformat('T', 'seconds')}")

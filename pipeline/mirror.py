@@ -1,0 +1,278 @@
+"""A workspace on an object store: a run works in a local mirror of it, and what the run committed is copied back.
+
+Object stores have no locks and no renames. So a lease keeps two runs apart, files go there whole, and what others read
+goes last: features, builds, a version's files, its manifest, the history, the pointer. Files are the same if size and
+time of change are, as for rsync; a file that was copied gets the other side's time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gifdex.index import store
+from gifdex.index.remote import Place, default_cache
+from gifdex.pipeline.workspace import Workspace
+from gifdex.schemas.errors import CorruptIndexError, GifdexError, RemoteError, WorkspaceBusyError
+from gifdex.schemas.files import TEMPORARY_PREFIX, committing
+from gifdex.schemas.manifest import MANIFEST_NAME
+from gifdex.schemas.progress import Progress
+
+LEASE_NAME = ".lease"
+# A lease that was not renewed for so long is nobody's; it is renewed, and features are copied, this often.
+_LEASE_SECONDS, _RENEWED_SECONDS = 180.0, 30.0
+# Two runs that take a lease at once both write it; so much later both see whose it is.
+_SETTLED_SECONDS = 1.0
+_MOST_LEASE = 4096
+_SAME_SECONDS = 1.5  # stores round times
+_MIB = 1024**2
+
+
+@dataclass(frozen=True)
+class _Remote:
+    size: int
+    changed: float
+
+
+@contextmanager
+def mirrored(url: str, progress: Progress) -> Iterator[Workspace]:
+    """Yield a local workspace that is what the one at a URL was, and copy what the block commits there at its end.
+
+    Features are copied while the block runs, too, and also where it fails. Raises WorkspaceBusyError where another run
+    has the lease or this mirror, RemoteError where the store cannot be read or written.
+    """
+    place = Place.of(url)
+    workspace = mirror_of(url)
+    with workspace.locked(), _Lease(place) as lease:
+        mirror = _Mirror(place, workspace, progress)
+        mirror.pull()
+        with mirror.copying_features(lease):
+            yield workspace
+        lease.check()
+        mirror.push()
+
+
+def mirror_of(url: str) -> Workspace:
+    """Return the local mirror of a workspace at a URL."""
+    return Workspace(default_cache() / "workspaces" / hashlib.sha256(url.encode()).hexdigest()[:16])
+
+
+class _Lease:
+    """The right to write a workspace elsewhere, for as long as it is renewed."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._token = uuid.uuid4().hex
+        self._since = datetime.now(UTC).isoformat("T", "seconds")
+
+    def __enter__(self) -> _Lease:
+        found = self._read()
+        if found is not None and time.time() - float(found["renewed"]) < _LEASE_SECONDS:
+            raise self._busy(found)
+        self.renew()
+        time.sleep(_SETTLED_SECONDS)
+        self.check()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(GifdexError):  # it ends by itself
+            found = self._read()
+            if found is not None and found["token"] == self._token:
+                self._place.delete(LEASE_NAME)
+
+    def renew(self) -> None:
+        """Say that this run goes on."""
+        facts = {
+            "token": self._token,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": self._since,
+            "renewed": time.time(),
+        }
+        self._place.put(json.dumps(facts).encode(), LEASE_NAME)
+
+    def check(self) -> None:
+        """Raise WorkspaceBusyError where another run took the lease meanwhile."""
+        found = self._read()
+        if found is None or found["token"] != self._token:
+            raise self._busy(found or {})
+
+    def _read(self) -> dict[str, Any] | None:
+        data = self._place.read(_MOST_LEASE, LEASE_NAME)
+        try:
+            found = json.loads(data or b"null")
+            return {"token": str(found["token"]), "renewed": float(found["renewed"]), **found}
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def _busy(self, found: dict[str, Any]) -> WorkspaceBusyError:
+        return WorkspaceBusyError(
+            f"another run holds the workspace {self._place.shown()} (process {found.get('pid')} on {found.get('host')} "
+            f"since {found.get('since')}): wait for it, or {_LEASE_SECONDS:.0f} seconds after it died, or choose "
+            "another workspace"
+        )
+
+
+class _Mirror:
+    """A workspace elsewhere and its local mirror."""
+
+    def __init__(self, place: Place, workspace: Workspace, progress: Progress) -> None:
+        self._place, self._workspace, self._progress = place, workspace, progress
+        self._there: dict[str, _Remote] = {}
+        self._lock = threading.Lock()  # one copies at a time
+
+    def pull(self) -> None:
+        """Make the mirror what the workspace is, but for what a run does not need: old versions and embeddings.
+
+        Features that only the mirror has are of a run that was killed, and stay.
+        """
+        self._there = {
+            name: _Remote(size, changed)
+            for name, size, changed in self._place.files()
+            if not _is_ours(name) and not name.startswith(f"{self._workspace.scan.name}/")
+        }
+        pointer = self._place.read(_MOST_LEASE, "index", store.POINTER_NAME)
+        current = None
+        if pointer is not None:
+            with suppress(CorruptIndexError):
+                current = store.parse_pointer(pointer, self._place.shown("index", store.POINTER_NAME))
+        wanted = [name for name in sorted(self._there) if _is_needed(name, current)]
+        total = sum(self._there[name].size for name in wanted)
+        done = 0
+        for folder in (self._workspace.builds, self._workspace.store):
+            self._forget(folder)
+        for name in wanted:
+            self._fetch(name)
+            done += self._there[name].size
+            self._progress("pull", done // _MIB, total // _MIB)
+
+    def _forget(self, folder: Path) -> None:
+        """Delete builds and versions that are there no more."""
+        known = {
+            name.split("/")[1] for name in self._there if name.startswith(f"{folder.name}/") and name.count("/") > 1
+        }
+        for path in folder.glob("*"):
+            if path.is_dir() and path.name not in known:
+                shutil.rmtree(path)
+
+    def _fetch(self, name: str) -> None:
+        path, there = self._workspace.root / name, self._there[name]
+        with suppress(OSError):
+            found = path.stat()
+            if found.st_size == there.size and abs(found.st_mtime - there.changed) < _SAME_SECONDS:
+                return
+        with committing(path) as temporary, temporary.open("wb") as stream:
+            for _ in self._place.append_to(stream, *name.split("/")):
+                pass
+        os.utime(path, (there.changed, there.changed))
+
+    @contextmanager
+    def copying_features(self, lease: _Lease) -> Iterator[None]:
+        """Renew the lease and copy features now and then while the block runs, and at its end, also where it fails."""
+        ended = threading.Event()
+
+        def follow() -> None:
+            while not ended.wait(_RENEWED_SECONDS):
+                with suppress(RemoteError):  # the next time, or the end, will tell
+                    lease.renew()
+                    self._push_features()
+
+        thread = threading.Thread(target=follow, name="gifdex-mirror", daemon=True)
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            ended.set()
+            thread.join()
+            with suppress(RemoteError):  # what failed first is what is said
+                self._push_features()
+            raise
+        ended.set()
+        thread.join()
+
+    def _push_features(self) -> None:
+        features = self._workspace.features.name
+        self._copy([name for name in self._files() if name.startswith(f"{features}/")])
+
+    def push(self) -> None:
+        """Copy what is new, what others read last, and delete what pruning deleted here."""
+        names = sorted(self._files(), key=_rank)
+        self._copy(names)
+        self._delete_pruned()
+
+    def _files(self) -> list[str]:
+        """Return the committed files of the mirror that a workspace elsewhere has too."""
+        root = self._workspace.root
+        folders = [folder for folder in self._workspace.folders if folder != self._workspace.scan]
+        paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        paths += [self._workspace.status] if self._workspace.status.is_file() else []
+        return [name for path in paths if not _is_ours(name := path.relative_to(root).as_posix())]
+
+    def _copy(self, names: list[str]) -> None:
+        with self._lock:
+            for number, name in enumerate(names):
+                path, there = self._workspace.root / name, self._there.get(name)
+                found = path.stat()
+                same = there is not None and found.st_size == there.size
+                if same and there is not None and abs(found.st_mtime - there.changed) < _SAME_SECONDS:
+                    continue
+                with path.open("rb") as source:
+                    for _ in self._place.write(source, *name.split("/")):
+                        pass
+                changed = self._place.changed(*name.split("/"))
+                os.utime(path, (changed, changed))
+                self._there[name] = _Remote(found.st_size, changed)
+                self._progress("push", number + 1, len(names))
+
+    def _delete_pruned(self) -> None:
+        """Delete elsewhere the versions, builds and parts of features that the mirror, which had them, has no more."""
+        root = self._workspace.root
+        versions = set(store.finished(self._workspace.store)) if self._workspace.store.is_dir() else set()
+        for name in sorted(self._there, key=_rank, reverse=True):
+            parts = name.split("/")
+            if parts[0] == self._workspace.store.name and len(parts) > 2:
+                gone = parts[1] not in versions
+            elif parts[0] == self._workspace.builds.name:
+                gone = not (root / parts[0] / parts[1]).is_dir()
+            else:
+                gone = parts[0] == self._workspace.features.name and not (root / name).exists()
+            if gone:
+                self._place.delete(*parts)
+                del self._there[name]
+
+
+def _is_ours(name: str) -> bool:
+    """Tell whether a file is of one side alone: locks, the lease, and what is not finished."""
+    last = name.rpartition("/")[2]
+    return last in (".lock", LEASE_NAME) or last.startswith(TEMPORARY_PREFIX)
+
+
+def _is_needed(name: str, current: str | None) -> bool:
+    """Tell whether a run reads a file: everything but the files of versions, and embeddings, that are not current."""
+    parts = name.split("/")
+    if parts[0] == "index" and len(parts) > 2:
+        return parts[1] == current or parts[2] == MANIFEST_NAME
+    if parts[0] == "builds" and len(parts) > 3 and parts[2] == "embeddings":
+        return parts[1] == current
+    return True
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Return the place of a file in the order of copying: what leads to others comes after them."""
+    parts = name.split("/")
+    if parts[0] != "index":
+        return (["features", "projections", "builds"].index(parts[0]) if len(parts) > 1 else 9), name
+    last = parts[-1]
+    return {MANIFEST_NAME: 4, store.HISTORY_NAME: 5, store.POINTER_NAME: 6}.get(last, 3), name

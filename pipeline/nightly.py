@@ -1,0 +1,111 @@
+"""The nightly run: build, gate, publish, prune."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from apache_beam.utils.shared import Shared
+
+from gifdex.index import store
+from gifdex.index.remote import push
+from gifdex.pipeline import gate
+from gifdex.pipeline.build import BuildSummary, make_version
+from gifdex.pipeline.embed import commit_statistics, held_workspace, prepare
+from gifdex.pipeline.encode import look_up
+from gifdex.pipeline.plan import Plan, plan
+from gifdex.pipeline.prune import prune
+from gifdex.pipeline.scan import scan
+from gifdex.pipeline.settings import BuildSettings, NightlySettings
+from gifdex.pipeline.workspace import Workspace
+from gifdex.schemas.files import commit_bytes
+from gifdex.schemas.progress import Notice, Progress, silence, silent
+
+PUBLISHED, UNCHANGED, REFUSED = "published", "unchanged", "refused"
+
+
+@dataclass
+class NightlySummary(BuildSummary):
+    """What a nightly run did, beyond its build.
+
+    `outcome` is published, unchanged (the version was published before) or refused; `previous` is what was
+    published before; `refused` has the rules that the version did not keep, each with its reason: overruled, if it
+    is published. `pushed` says what was copied elsewhere, `pruned` what was deleted.
+    """
+
+    outcome: str = ""
+    previous: str | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+    pushed: dict[str, Any] = field(default_factory=dict)
+    pruned: dict[str, Any] = field(default_factory=dict)
+
+
+def nightly(settings: NightlySettings, progress: Progress = silent, notice: Notice = silence) -> NightlySummary:
+    """Bring the index up to date, publish it if the gate lets it through, ship it, and delete what is not needed.
+
+    Raises a GifdexError where it cannot; then the published version is untouched. A refusal is an `outcome`.
+    """
+    if settings.gate.canaries is not None:
+        gate.read_canaries(settings.gate.canaries)  # a mistake in them should not wait for the gate
+    with held_workspace(settings.build, progress) as workspace:
+        summary = NightlySummary()
+        make_version(settings.build, workspace, progress, notice, summary)
+        with summary.timed("gate"):
+            progress("gate", 0, 1)
+            found = gate.check(workspace.store, summary.build_id, summary, settings.gate)
+            progress("gate", 1, 1)
+        summary.refused = {refusal.rule: refusal.reason for refusal in found}
+        summary.previous = store.current(workspace.store)
+        if found and not settings.force:
+            summary.outcome = REFUSED
+        elif summary.previous == summary.build_id:
+            summary.outcome = UNCHANGED
+        else:
+            store.publish(workspace.store, summary.build_id, refused=tuple(summary.refused))
+            summary.outcome = PUBLISHED
+        if settings.push is not None and summary.outcome != REFUSED:
+            with summary.timed("push"):
+                summary.pushed = push(workspace.store / summary.build_id, settings.push, progress)
+        with summary.timed("prune"):
+            summary.pruned = asdict(prune(workspace, settings.keep))
+        commit_statistics(workspace, settings.build, summary)
+        return summary
+
+
+def make_plan(settings: BuildSettings, progress: Progress = silent) -> Plan:
+    """Return what a run would do, after listing the corpus and hashing what is new in it; nothing is encoded."""
+    with held_workspace(settings, progress) as workspace:
+        shared = Shared()
+        encoder, cache = prepare(settings, workspace, shared, progress)
+        scanned = scan(settings, workspace, progress)
+        return plan(scanned, look_up(scanned.catalog, cache), workspace, cache, encoder.name)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What became of the last nightly runs: when the last one ended and how, and when the last good one did."""
+
+    finished: str
+    outcome: str
+    error: str | None
+    last_success: str | None
+
+
+def note_status(workspace: Workspace, outcome: str, error: str | None) -> Status:
+    """Write down how a run ended."""
+    now = datetime.now(UTC).isoformat("T", "seconds")
+    good = now if error is None else read_status(workspace).get("last_success")
+    status = Status(now, outcome, error, good)
+    commit_bytes(workspace.status, (json.dumps(asdict(status), indent=2) + "\n").encode())
+    return status
+
+
+def read_status(workspace: Workspace) -> dict[str, Any]:
+    """Return what `note_status` wrote; nothing where there is none or it is damaged."""
+    try:
+        found = json.loads(workspace.status.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

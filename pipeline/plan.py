@@ -1,0 +1,111 @@
+"""What a run would do: how the corpus differs from the last catalog, and what has to be encoded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from gifdex.pipeline.cache import FeatureCache
+from gifdex.pipeline.encode import Todo
+from gifdex.pipeline.scan import Scan
+from gifdex.pipeline.workspace import Workspace, catalog_fingerprint
+from gifdex.schemas.files import read_table
+
+_COMPARED = ["uri", "sha256", "caption", "metadata"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Files of the corpus by what became of them since the last catalog, and distinct GIFs that are to be encoded.
+
+    A file is `moved` if its bytes were known by a URI that is gone, `duplicated` if by one that is still there,
+    `edited` if only its caption or its metadata are others. `unreadable` files become rejects. `seconds` is
+    what encoding took per GIF in the last run that encoded any, times `to_encode`; None where no run is known.
+    """
+
+    items: int
+    new: int
+    changed: int
+    moved: int
+    duplicated: int
+    deleted: int
+    edited: int
+    unreadable: int
+    to_encode: int
+    encoder: str
+    encoder_changed: bool
+    seconds: float | None
+
+    @property
+    def notice(self) -> str | None:
+        """What someone should know before the run starts: that another encoder was chosen, and what that costs."""
+        if not self.encoder_changed or not self.to_encode:
+            return None
+        return (
+            "the image encoder, its weights or the sampling are not those of the last run: "
+            f"{self.to_encode:,} GIFs are encoded by {self.encoder}{_about(self.seconds)}; the features of the last "
+            "one are kept while a version that was built of them is"
+        )
+
+
+def _about(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 120:
+        return f", in about {seconds:,.0f} seconds at the last run's speed"
+    return f", in about {seconds / 60:,.0f} minutes at the last run's speed"
+
+
+def plan(scanned: Scan, todo: Todo, workspace: Workspace, cache: FeatureCache, encoder: str) -> Plan:
+    """Compare a scan with the newest catalog; `todo` is what the cache does not have of it."""
+    catalog = workspace.newest_catalog()
+    before = [] if catalog is None else read_table(catalog, _COMPARED).to_pylist()
+    known = None if catalog is None else catalog_fingerprint(catalog)
+    speed = _last_speed(workspace)
+    return Plan(
+        items=len(scanned.catalog),
+        **_differences(before, scanned.catalog.select(_COMPARED).to_pylist()),
+        unreadable=len(scanned.rejects),
+        to_encode=len(todo.missing),
+        encoder=encoder,
+        encoder_changed=known is not None and known != cache.fingerprint,
+        seconds=None if speed is None else round(len(todo.missing) / speed, 1),
+    )
+
+
+def _differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, int]:
+    old = {row["uri"]: row for row in before}
+    uris = {row["uri"] for row in after}
+    places: dict[str, set[str]] = {}
+    for row in before:
+        places.setdefault(row["sha256"], set()).add(row["uri"])
+    counts = dict.fromkeys(("new", "changed", "moved", "duplicated", "deleted", "edited"), 0)
+    left = {row["uri"] for row in before if row["uri"] not in uris}
+    counts["deleted"] = len(left)
+    for row in after:
+        known = old.get(row["uri"])
+        if known is not None:
+            counts["changed"] += row["sha256"] != known["sha256"]
+            same = (row["caption"], row["metadata"]) == (known["caption"], known["metadata"])
+            counts["edited"] += row["sha256"] == known["sha256"] and not same
+        elif gone := places.get(row["sha256"], set()) & left:
+            left.discard(min(gone))
+            counts["moved"] += 1
+            counts["deleted"] -= 1
+        else:
+            counts["duplicated" if row["sha256"] in places else "new"] += 1
+    return counts
+
+
+def _last_speed(workspace: Workspace) -> float | None:
+    """Return the GIFs a second of the last run that encoded any."""
+    stats = sorted(workspace.builds.glob("*/stats.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in stats:
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")).get("gifs_per_second")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(found, (int, float)) and found > 0:
+            return float(found)
+    return None

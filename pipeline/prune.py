@@ -1,0 +1,109 @@
+"""Delete what no version that stays needs: versions, builds, parts of the cache of features, leftovers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gifdex.index import store
+from gifdex.pipeline.workspace import Workspace, catalog_fingerprint
+from gifdex.schemas.files import read_table, remove_unfinished
+
+# A version that was current within this span may be about to be opened.
+PROTECTED = timedelta(hours=1)
+
+
+@dataclass
+class PruneSummary:
+    """What was deleted: names of versions and builds, counts of part files and of unfinished files, and bytes.
+
+    `kept` versions are there still.
+    """
+
+    kept: list[str] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+    builds: list[str] = field(default_factory=list)
+    parts: int = 0
+    unfinished: int = 0
+    bytes: int = 0
+
+
+def prune_store(folder: Path, keep: int, protected: timedelta = PROTECTED) -> PruneSummary:
+    """Delete versions of a store that no workspace holds, but the current one, the `keep` newest and those lately
+    current, and folders that are no finished version."""
+    before = _size(folder)
+    gone = store.prune(folder, keep, protected)
+    unfinished = remove_unfinished(folder)
+    return PruneSummary(store.finished(folder), gone, [], 0, unfinished, before - _size(folder))
+
+
+def prune(workspace: Workspace, keep: int, protected: timedelta = PROTECTED) -> PruneSummary:
+    """Delete as `prune_store`, and builds and features that no version that stays was made of.
+
+    Only for a caller that holds the workspace. The newest build stays, since the next run compares the corpus with its
+    catalog, and so do the features that it names, for a run that was refused or not finished goes on from them. A part
+    file stays as long as one of its GIFs is needed.
+    """
+    before = sum(_size(folder) for folder in workspace.folders)
+    unfinished = sum(remove_unfinished(folder) for folder in workspace.folders)
+    versions = store.prune(workspace.store, keep, protected) if workspace.store.is_dir() else []
+    kept = store.finished(workspace.store) if workspace.store.is_dir() else []
+    builds = _prune_builds(workspace, set(kept))
+    parts = _prune_features(workspace)
+    bytes_ = before - sum(_size(folder) for folder in workspace.folders)
+    return PruneSummary(kept, versions, builds, parts, unfinished, bytes_)
+
+
+def _prune_builds(workspace: Workspace, kept: set[str]) -> list[str]:
+    newest = workspace.newest_catalog()
+    stay = kept | ({newest.parent.parent.name} if newest else set())
+    gone = [path for path in _folders(workspace.builds) if path.name not in stay]
+    for folder in gone:
+        shutil.rmtree(folder)
+    return [folder.name for folder in gone]
+
+
+def _prune_features(workspace: Workspace) -> int:
+    """Delete part files none of whose GIFs is in the catalog of a build that is there, under that build's encoder.
+
+    What was written after the newest catalog is of a run that was killed before it had one, and stays. Nothing goes
+    where a catalog does not say which encoder it is of.
+    """
+    newest = workspace.newest_catalog()
+    needed: dict[str, list[pa.ChunkedArray]] = {}
+    for folder in _folders(workspace.builds):
+        if (catalog := workspace.catalog(folder.name)).is_file():
+            fingerprint = catalog_fingerprint(catalog)
+            if fingerprint is None:
+                return 0
+            needed.setdefault(fingerprint, []).append(read_table(catalog, ["sha256"])["sha256"])
+    if newest is None:
+        return 0
+    ended, gone = newest.stat().st_mtime, 0
+    for encoder in _folders(workspace.features):
+        keys = [chunk for column in needed.get(encoder.name, []) for chunk in column.chunks]
+        wanted = pa.chunked_array(keys, pa.string())
+        for part in sorted(encoder.glob("*/*.parquet")):
+            if part.stat().st_mtime > ended:
+                continue
+            found = pc.is_in(read_table(part, ["sha256"])["sha256"], wanted)
+            if not pc.any(found, min_count=0).as_py():
+                part.unlink()
+                gone += 1
+        if not any(encoder.glob("*/*.parquet")):
+            shutil.rmtree(encoder)
+    return gone
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    yield from sorted(path for path in parent.glob("*") if path.is_dir())
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,147 @@
+"""What a store remembers of publications: rolling back, and what pruning leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from gifdex.index import store
+from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, PublishError
+from gifdex.schemas.manifest import MANIFEST_NAME
+
+HOUR = timedelta(hours=1)
+NONE = timedelta(0)
+
+
+def name(number: int) -> str:
+    return f"{number:016x}"
+
+
+def names(*numbers: int) -> list[str]:
+    return [name(number) for number in numbers]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A store of six finished versions, the higher the newer; their manifests are not looked into here."""
+    for number in range(1, 7):
+        (tmp_path / name(number)).mkdir()
+        manifest = tmp_path / name(number) / MANIFEST_NAME
+        manifest.write_text("{}")
+        os.utime(manifest, (number * 1000, number * 1000))
+    return tmp_path
+
+
+def publish_long_ago(folder: Path, *numbers: int) -> None:
+    """Publish some versions, one after the other, and make it long ago."""
+    for number in numbers:
+        store.publish(folder, name(number))
+    path = folder / store.HISTORY_NAME
+    rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_every_publication_is_remembered_with_what_it_replaced(folder: Path) -> None:
+    store.publish(folder, name(1))
+    store.publish(folder, name(2), refused=["max_shrink"])
+    store.publish(folder, name(2))  # which is current already
+    first, second = store.history(folder)
+    assert (first.build_id, first.replaced, first.action, first.refused) == (name(1), None, "publish", ())
+    assert (second.build_id, second.replaced, second.refused) == (name(2), name(1), ("max_shrink",))
+    assert datetime.now(UTC) - second.at < HOUR
+
+
+def test_rolling_back_goes_one_publication_back_and_again_one_more(folder: Path) -> None:
+    for number in (1, 3, 2, 5):
+        store.publish(folder, name(number))
+    assert [store.rollback(folder) for _ in range(3)] == names(2, 3, 1)
+    assert store.current(folder) == name(1)
+    with pytest.raises(PublishError, match=f"no version that was published before {name(1)} is left"):
+        store.rollback(folder)
+    assert store.current(folder) == name(1)
+    store.publish(folder, name(6))
+    assert store.rollback(folder) == name(5)  # the last that was published before 6, rolled back from or not
+
+
+def test_rolling_back_passes_over_versions_that_are_gone(folder: Path) -> None:
+    for number in (1, 2, 3):
+        store.publish(folder, name(number))
+    (folder / name(2) / MANIFEST_NAME).unlink()
+    assert store.rollback(folder) == name(1)
+
+
+def test_a_version_is_rolled_back_from_until_it_is_published_again(folder: Path) -> None:
+    store.publish(folder, name(1))
+    store.publish(folder, name(2))
+    assert store.rolled_back(folder, name(2)) is None
+    store.rollback(folder)
+    assert store.rolled_back(folder, name(2)) is not None
+    assert store.rolled_back(folder, name(1)) is None
+    store.publish(folder, name(2))
+    assert store.rolled_back(folder, name(2)) is None
+
+
+def test_nothing_to_roll_back_is_said(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(IndexNotFoundError, match="nothing is published"):
+        store.rollback(folder)
+    with pytest.raises(IndexNotFoundError, match="is no folder; expected an index store"):
+        store.rollback(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"build_id": "x"}', '{"build_id": "a", "at": 5, "action": "", "r": 1}'])
+def test_a_damaged_history_is_an_error_that_says_what_to_do(folder: Path, line: str) -> None:
+    (folder / store.HISTORY_NAME).write_text(line + "\n")
+    with pytest.raises(CorruptIndexError, match=r"PUBLISHED\.jsonl"):
+        store.history(folder)
+
+
+def test_a_publication_that_was_cut_short_does_not_mislead_the_next_one(folder: Path) -> None:
+    store.publish(folder, name(1))
+    store.publish(folder, name(2))
+    (folder / store.POINTER_NAME).write_text(f"{name(1)}\n")  # as if killed after the history, before the pointer
+    store.publish(folder, name(2))
+    assert store.current(folder) == name(2)
+    assert store.rollback(folder) == name(1)
+
+
+def test_pruning_leaves_the_current_version_and_the_newest_published_and_unpublished_ones(folder: Path) -> None:
+    publish_long_ago(folder, 1, 3, 5, 2)
+    assert store.kept(folder, 1, NONE) == names(6, 5, 2)  # of the unpublished 4 and 6, of the published, the current
+    (folder / name(9)).mkdir()  # never finished
+    (folder / "notes").mkdir()
+    assert store.prune(folder, 1, NONE) == names(1, 3, 4, 9)
+    assert store.finished(folder) == names(6, 5, 2)
+    assert (folder / "notes").is_dir()
+    assert store.current(folder) == name(2)
+
+
+def test_pruning_leaves_what_was_current_within_the_protected_span(folder: Path) -> None:
+    publish_long_ago(folder, 1, 2)
+    store.publish(folder, name(3))
+    assert store.kept(folder, 1, HOUR) == names(6, 3, 2)  # 2 was current until just now
+    assert store.kept(folder, 1, NONE) == names(6, 3)
+
+
+def test_pruning_without_a_history_takes_all_others_for_unpublished(folder: Path) -> None:
+    (folder / store.POINTER_NAME).write_text(f"{name(1)}\n")
+    assert store.kept(folder, 2, HOUR) == names(6, 5, 1)
+
+
+def test_publishing_and_rolling_back_at_once_lose_no_entry(folder: Path) -> None:
+    def publish(number: int) -> None:
+        for _ in range(10):
+            store.publish(folder, name(number))
+
+    threads = [threading.Thread(target=publish, args=(number,)) for number in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    entries = store.history(folder)
+    assert [entry.replaced for entry in entries[1:]] == [entry.build_id for entry in entries[:-1]]
+    assert store.current(folder) == entries[-1].build_id

@@ -1,0 +1,340 @@
+"""Stores elsewhere, on a real S3 server: pushed, fetched, interrupted, altered."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import gifdex
+from gifdex.index import remote, store
+from gifdex.index.artifact import read_manifest, verify
+from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, RemoteError
+from tests import s3_server
+
+if TYPE_CHECKING:
+    from gifdex.encoders.base import FloatArray
+    from tests.s3_server import S3Server
+
+QUERY = np.linspace(-1, 1, 16)
+
+
+class Interrupted(Exception):
+    """What a progress raises to stop a copy where it is."""
+
+
+def stop_after(calls: int) -> Callable[[str, int, int], None]:
+    """Return a progress that interrupts what tells it, at its `calls`-th call."""
+    count = 0
+
+    def progress(stage: str, done: int, total: int) -> None:
+        nonlocal count
+        count += stage in ("push", "fetch")
+        if count >= calls:
+            raise Interrupted
+
+    return progress
+
+
+@pytest.fixture
+def two(tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]) -> tuple[Path, Path]:
+    """Two versions that share no vector file but the first shard's."""
+    vectors = clustered(900)
+    first = make_version(tmp_path / "store" / "00000000000000a1", vectors, shards=(600, 300))
+    other = np.concatenate([vectors[:600], vectors[:599:-1]])
+    second = make_version(tmp_path / "store" / "00000000000000a2", other, shards=(600, 300))
+    return first, second
+
+
+def test_a_pushed_version_opens_from_the_url_and_answers_the_same(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, _ = two
+    done = remote.push(first, s3.url("index"))
+    names = {path.name for path in first.iterdir()}
+    assert done == {
+        "version": first.name,
+        "destination": "s3://bucket/index",
+        "copied": len(names) - 1,
+        "copied_bytes": sum(path.stat().st_size for path in first.iterdir()) - (first / "manifest.json").stat().st_size,
+        "there": 0,
+        "there_bytes": 0,
+    }
+    assert s3.object("index/CURRENT").read_text() == f"{first.name}\n"
+    opened = gifdex.open(s3.url("index"), cache=tmp_path / "cache")
+    assert opened.search(QUERY) == gifdex.open(first).search(QUERY)
+    assert verify(opened.path) == read_manifest(first)
+    again = remote.push(first, s3.url("index"))
+    assert (again["copied"], again["there"]) == (0, len(names) - 1)
+
+
+def test_only_files_that_changed_are_fetched(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = two
+    cache = tmp_path / "cache"
+    remote.push(first, s3.url("index"))
+    before = gifdex.open(s3.url("index"), cache=cache)
+    remote.push(second, s3.url("index"))
+    s3.object(f"index/{second.name}/shard-00000.vectors.npy").unlink()  # which the cache has
+    after = gifdex.open(s3.url("index"), cache=cache)
+    assert after.search(QUERY) == gifdex.open(second).search(QUERY)
+    assert before.search(QUERY) == gifdex.open(first).search(QUERY)
+    assert (after.path / "shard-00000.vectors.npy").samefile(before.path / "shard-00000.vectors.npy")
+
+
+def test_a_cached_version_is_opened_without_reading_its_files_again(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, _ = two
+    remote.push(first, s3.url("index"))
+    gifdex.open(s3.url("index"), cache=tmp_path / "cache")
+    for path in s3.object(f"index/{first.name}").iterdir():
+        if path.name != "manifest.json":
+            path.unlink()
+    assert len(gifdex.open(s3.url("index"), cache=tmp_path / "cache")) == 900
+
+
+def test_the_cache_forgets_all_versions_but_the_last_two(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path, make_version: Callable[..., Path], vectors: FloatArray
+) -> None:
+    third = make_version(tmp_path / "store" / "00000000000000a3", vectors)
+    for version in (*two, third):
+        remote.push(version, s3.url("index"))
+        path = remote.fetch(s3.url("index"), tmp_path / "cache")
+    assert sorted(one.name for one in path.parent.iterdir() if one.is_dir()) == [two[1].name, third.name]
+    assert list(path.parent.glob(".tmp-*")) == []
+
+
+@pytest.mark.parametrize("calls", [1, 2, 4, 6])
+def test_an_interrupted_push_publishes_nothing_new_and_the_next_one_copies_the_rest(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path, calls: int
+) -> None:
+    first, second = two
+    remote.push(first, s3.url("index"))
+    with pytest.raises(Interrupted):
+        remote.push(second, s3.url("index"), stop_after(calls))
+    assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == first.name
+    done = remote.push(second, s3.url("index"))
+    assert done["there"] >= calls - 1
+    assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == second.name
+
+
+@pytest.mark.parametrize("calls", [1, 3, 5])
+def test_an_interrupted_fetch_goes_on_where_it_was(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path, calls: int
+) -> None:
+    first, _ = two
+    remote.push(first, s3.url("index"))
+    cache = tmp_path / "cache"
+    with pytest.raises(Interrupted):
+        remote.fetch(s3.url("index"), cache, stop_after(calls))
+    (local,) = cache.iterdir()
+    assert store.finished(local) == []
+    assert gifdex.open(s3.url("index"), cache=cache).search(QUERY) == gifdex.open(first).search(QUERY)
+
+
+def test_a_part_that_was_left_is_gone_on_with_from_its_end(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, _ = two
+    remote.push(first, s3.url("index"))
+    name = "shard-00000.vectors.npy"
+    whole = (first / name).read_bytes()
+    facts = read_manifest(first).files[name]
+    cache = tmp_path / "cache"
+    with pytest.raises(Interrupted):
+        remote.fetch(s3.url("index"), cache, stop_after(1))
+    (local,) = cache.iterdir()
+    (local / f".tmp-{facts.sha256}").write_bytes(whole[:20_000])
+    # The object's beginning is another one now: only who goes on after it gets the right bytes.
+    s3.object(f"index/{first.name}/{name}").write_bytes(b"x" * 20_000 + whole[20_000:])
+    assert gifdex.open(s3.url("index"), cache=cache, verify=True).search(QUERY) == gifdex.open(first).search(QUERY)
+
+
+def test_a_part_with_a_wrong_beginning_is_fetched_again_from_the_start(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, _ = two
+    remote.push(first, s3.url("index"))
+    facts = read_manifest(first).files["items.arrow"]
+    cache = tmp_path / "cache"
+    with pytest.raises(Interrupted):
+        remote.fetch(s3.url("index"), cache, stop_after(1))
+    (local,) = cache.iterdir()
+    for path in local.rglob("items.arrow"):
+        path.unlink()
+    (local / f".tmp-{facts.sha256}").write_bytes(b"\0" * 1000)
+    assert len(gifdex.open(s3.url("index"), cache=cache, verify=True)) == 900
+
+
+@pytest.mark.parametrize(
+    "name", ["items.arrow", "shard-00001.ann", "shard-00000.vectors.npy", "projection.safetensors"]
+)
+def test_one_altered_byte_in_the_bucket_is_refused_by_name(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    first, _ = two
+    remote.push(first, s3.url("index"))
+    data = bytearray((first / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    remote.Place.of(s3.url("index")).put(bytes(data), first.name, name)
+    with pytest.raises(CorruptIndexError, match=rf"s3://bucket/index/{first.name}/{name} has .* were altered"):
+        gifdex.open(s3.url("index"), cache=tmp_path / "cache")
+    assert remote.push(first, s3.url("index"))["copied"] == 0  # its size is right
+    assert remote.push(first, s3.url("index"), checksum=True)["copied"] == 1
+    assert len(gifdex.open(s3.url("index"), cache=tmp_path / "cache")) == 900
+
+
+def test_a_byte_that_rots_on_the_servers_disk_is_refused_by_name(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, _ = two
+    remote.push(first, s3.url("index"))
+    path = s3.object(f"index/{first.name}/items.arrow")
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises((CorruptIndexError, RemoteError), match=rf"s3://bucket/index/{first.name}/items\.arrow"):
+        gifdex.open(s3.url("index"), cache=tmp_path / "cache")
+
+
+def test_an_altered_manifest_or_pointer_is_refused_by_name(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, _ = two
+    remote.push(first, s3.url("index"))
+    place = remote.Place.of(s3.url("index"))
+    intact = (first / "manifest.json").read_bytes()
+    facts = json.loads(intact)
+    facts["files"]["../../evil"] = facts["files"].pop("items.arrow")
+    for data, message in ((b"\xff", "no text in UTF-8"), (b"{", "manifest.json"), (json.dumps(facts).encode(), "evil")):
+        place.put(data, first.name, "manifest.json")
+        with pytest.raises(CorruptIndexError, match=message):
+            gifdex.open(s3.url("index"), cache=tmp_path / "cache")
+    place.put(intact, first.name, "manifest.json")
+    place.put(b"../../elsewhere\n", "CURRENT")
+    with pytest.raises(
+        CorruptIndexError, match=r"s3://bucket/index/CURRENT holds '\.\./\.\./elsewhere', not a build id"
+    ):
+        gifdex.open(s3.url("index"), cache=tmp_path / "cache")
+    assert not (tmp_path / "evil").exists()
+
+
+def test_what_is_no_store_is_said_without_the_urls_options(s3: S3Server, tmp_path: Path) -> None:
+    with pytest.raises(IndexNotFoundError, match=r"^s3://bucket/nothing holds neither CURRENT nor manifest.json"):
+        gifdex.open(s3.url("nothing"), cache=tmp_path / "cache")
+    with pytest.raises(RemoteError, match="the URL cannot be used"):
+        gifdex.open("nowhere://bucket/index", cache=tmp_path / "cache")
+
+
+def test_one_version_has_a_url_too(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
+    first, _ = two
+    remote.push(first, s3.url("index"))
+    opened = gifdex.open(s3.url(f"index/{first.name}"), cache=tmp_path / "cache")
+    assert opened.search(QUERY) == gifdex.open(first).search(QUERY)
+
+
+def test_a_server_that_is_away_is_an_error_and_what_is_open_goes_on(
+    versitygw: Path, tmp_path: Path, two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two
+    for name, value in (("AWS_ACCESS_KEY_ID", s3_server.KEY), ("AWS_SECRET_ACCESS_KEY", s3_server.SECRET)):
+        monkeypatch.setenv(name, value)
+    with s3_server.running(versitygw, tmp_path / "s3") as server:
+        remote.push(first, server.url("index"))
+        served = gifdex.serve_latest(server.url("index"), every=3600, cache=tmp_path / "cache")
+    with served:
+        status = served.check()
+        assert status.serving == first.name
+        assert status.error is not None
+        assert status.error.startswith("cannot read or write s3://bucket/index/CURRENT: ")
+        assert served.search(QUERY)
+        with s3_server.running(versitygw, tmp_path / "s3", server.port):
+            remote.push(second, server.url("index"))
+            status = served.check()
+        assert (status.serving, status.error) == (second.name, None)
+
+
+def test_a_folder_is_a_destination_too_and_shows_no_file_that_is_not_whole(
+    two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, second = two
+    target = tmp_path / "copies"
+    remote.push(first, str(target))
+    with pytest.raises(Interrupted):
+        remote.push(second, str(target), stop_after(3))
+    for path in (target / second.name).iterdir():
+        assert path.name.startswith(".tmp-") or path.read_bytes() == (second / path.name).read_bytes()
+    assert gifdex.open(target).manifest.build_id == first.name
+    remote.push(second, str(target))
+    assert gifdex.open(target, verify=True).search(QUERY) == gifdex.open(second).search(QUERY)
+    assert not list(target.rglob(".tmp-*"))
+
+
+def test_a_fetch_that_is_killed_at_any_moment_is_completed_by_the_next(
+    s3: S3Server, tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]
+) -> None:
+    version = make_version(tmp_path / "store" / "00000000000000b1", clustered(60_000), trees=1)
+    remote.push(version, s3.url("index"))
+    code = f"import gifdex; gifdex.open({s3.url('index')!r}, cache={str(tmp_path / 'cache')!r})"
+    killed = 0
+    for number in range(8):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        time.sleep(0.2 + 0.05 * number)
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert killed
+    opened = gifdex.open(s3.url("index"), cache=tmp_path / "cache", verify=True)
+    assert opened.search(QUERY) == gifdex.open(version).search(QUERY)
+    assert not list((tmp_path / "cache").rglob(".tmp-*"))
+
+
+def test_processes_that_fetch_at_once_share_one_copy(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
+    first, _ = two
+    remote.push(first, s3.url("index"))
+    found: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(gifdex.open(s3.url("index"), cache=tmp_path / "cache")))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({index.path for index in found}) == 1
+    assert len({str(index.search(QUERY)) for index in found}) == 1
+
+
+def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("GIFDEX_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert remote.default_cache() == Path.home() / ".cache" / "gifdex"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert remote.default_cache() == tmp_path / "gifdex"
+    monkeypatch.setenv("GIFDEX_CACHE", str(tmp_path / "mine"))
+    assert remote.default_cache() == tmp_path / "mine"
+
+
+def test_a_full_disk_is_an_error_and_the_next_fetch_goes_on(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, _ = two
+    remote.push(first, s3.url("index"))
+    code = (
+        "import resource, signal, sys, gifdex; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000));"
+        f"gifdex.open({s3.url('index')!r}, cache={str(tmp_path / 'cache')!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "File too large" in done.stderr
+    opened = gifdex.open(s3.url("index"), cache=tmp_path / "cache", verify=True)
+    assert opened.search(QUERY) == gifdex.open(first).search(QUERY)

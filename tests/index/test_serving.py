@@ -1,0 +1,166 @@
+"""serve_latest: a service's index follows the store, and never stops answering."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gifdex
+from gifdex.encoders.base import FloatArray
+from gifdex.index import store
+from gifdex.schemas.errors import IndexNotFoundError
+from gifdex.schemas.manifest import MANIFEST_NAME
+
+QUERY = np.linspace(-1, 1, 16)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]) -> Path:
+    """A store of three versions, each of other vectors, the first one published."""
+    for number in range(1, 4):
+        make_version(tmp_path / "store" / f"{number:016x}", clustered(700, seed=number))
+    store.publish(tmp_path / "store", f"{1:016x}")
+    return tmp_path / "store"
+
+
+def name(number: int) -> str:
+    return f"{number:016x}"
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_is_published_is_served_soon_after(folder: Path) -> None:
+    with gifdex.serve_latest(folder, every=0.05) as served:
+        assert (served.status.serving, served.status.latest) == (name(1), name(1))
+        store.publish(folder, name(2))
+        wait_for(lambda: served.status.serving == name(2))
+        assert served.search(QUERY) == gifdex.open(folder / name(2)).search(QUERY)
+        assert served.status.refused == {}
+        assert served.status.error is None
+    assert served.search(QUERY)  # closed: it follows no more, but answers
+
+
+def test_a_version_that_does_not_verify_is_refused_and_the_old_one_goes_on(folder: Path) -> None:
+    path = folder / name(2) / "shard-00000.vectors.npy"
+    intact = path.read_bytes()
+    path.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    with gifdex.serve_latest(folder, every=3600) as served:
+        store.publish(folder, name(2))
+        status = served.check()
+        assert (status.serving, status.latest) == (name(1), name(2))
+        assert "shard-00000.vectors.npy has SHA-256" in status.refused[name(2)]
+        assert served.search(QUERY) == gifdex.open(folder / name(1)).search(QUERY)
+        store.publish(folder, name(3))
+        assert served.check().serving == name(3)
+        path.write_bytes(intact)
+        store.publish(folder, name(2))
+        status = served.check()
+        assert (status.serving, status.refused) == (name(2), {})
+
+
+def test_a_version_that_cannot_be_asked_is_refused(folder: Path) -> None:
+    manifest = folder / name(2) / MANIFEST_NAME
+    facts = json.loads(manifest.read_text())
+    facts["text_encoder"]["fingerprint"] = "0" * 16  # which no encoder has
+    manifest.write_text(json.dumps(facts))
+    with gifdex.serve_latest(folder, every=3600, warm_up=["a cat"]) as served:
+        store.publish(folder, name(2))
+        status = served.check()
+        assert status.serving == name(1)
+        assert "was built with the text encoder" in status.refused[name(2)]
+
+
+def test_a_store_that_cannot_be_read_is_told_and_the_old_version_goes_on(folder: Path, tmp_path: Path) -> None:
+    with gifdex.serve_latest(folder, every=3600) as served:
+        folder.rename(tmp_path / "away")
+        status = served.check()
+        assert "does not exist" in str(status.error)
+        assert served.search(QUERY)
+        (tmp_path / "away").rename(folder)
+        assert served.check().error is None
+
+
+def test_nothing_published_is_an_error_at_once(tmp_path: Path) -> None:
+    with pytest.raises(IndexNotFoundError):
+        gifdex.serve_latest(tmp_path)
+    with pytest.raises(ValueError, match="every is 0"):
+        gifdex.serve_latest(tmp_path, every=0)
+
+
+def test_a_reader_without_pause_sees_no_error_and_no_wrong_answer_through_publishes_and_prunes(
+    folder: Path, tmp_path: Path
+) -> None:
+    spare = tmp_path / "spare"
+    shutil.copytree(folder, spare)
+    right = {name(number): gifdex.open(spare / name(number)).search(QUERY) for number in range(1, 4)}
+    wrong: list[str] = []
+    asked, ended = 0, threading.Event()
+
+    def ask(served: gifdex.ServedIndex) -> None:
+        nonlocal asked
+        while not ended.is_set():
+            index = served.index
+            if index.search(QUERY) != right[index.manifest.build_id]:
+                wrong.append(index.manifest.build_id)
+            asked += 1
+
+    with gifdex.serve_latest(folder, every=0.01) as served:
+        threads = [threading.Thread(target=ask, args=(served,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for turn in range(20):
+            number = 1 + turn % 3
+            if not (folder / name(number)).exists():
+                shutil.copytree(spare / name(number), tmp_path / "copy")
+                (tmp_path / "copy").rename(folder / name(number))
+            store.publish(folder, name(number))
+            wait_for(lambda number=number: served.status.serving == name(number))  # type: ignore[misc]
+            store.prune(folder, 1, timedelta(0))
+        ended.set()
+        for thread in threads:
+            thread.join()
+        assert served.status.refused == {}
+    assert wrong == []
+    assert asked > 100
+
+
+def test_opening_while_others_publish_and_prune_gets_one_version_or_another(folder: Path, tmp_path: Path) -> None:
+    spare = tmp_path / "spare"
+    shutil.copytree(folder, spare)
+    right = {name(number): gifdex.open(spare / name(number)).search(QUERY) for number in range(1, 4)}
+    ended = threading.Event()
+
+    def turn_over() -> None:
+        turn = 0
+        while not ended.is_set():
+            number = 1 + turn % 3
+            if not (folder / name(number)).exists():
+                shutil.copytree(spare / name(number), tmp_path / "copy")
+                (tmp_path / "copy").rename(folder / name(number))
+            store.publish(folder, name(number))
+            time.sleep(0.02)
+            store.prune(folder, 1, timedelta(seconds=1))
+            turn += 1
+
+    thread = threading.Thread(target=turn_over)
+    thread.start()
+    try:
+        for _ in range(100):
+            opened = gifdex.open(folder)
+            assert opened.search(QUERY) == right[opened.manifest.build_id]
+    finally:
+        ended.set()
+        thread.join()

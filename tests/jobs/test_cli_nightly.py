@@ -1,0 +1,244 @@
+"""`gifdex nightly` and its kin as a scheduler meets them: real processes, exit codes, files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gifdex.jobs import config
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gifdex", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def write_gif(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((32, 24), 10 + 20 * seed).save(path)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A folder with gifdex.toml, a corpus of four GIFs, and a workspace that one night has filled."""
+
+    root: Path
+    process: subprocess.CompletedProcess[str]
+
+    @property
+    def store(self) -> Path:
+        return self.root / "ws" / "index"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "gifdex.toml"
+
+    def night(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return run("nightly", self.config, *arguments)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    root = tmp_path_factory.mktemp("site")
+    for seed in range(4):
+        write_gif(root / "gifs" / f"g{seed}.gif", seed)
+    assert run("nightly", "--init", cwd=root).returncode == 0
+    return Site(root, run("nightly", root / "gifdex.toml", "--metrics", root / "g.prom", "--json", "--log-json"))
+
+
+def metric(path: Path, name: str) -> float:
+    (line,) = [line for line in path.read_text().splitlines() if line.startswith(f"{name} ")]
+    return float(line.split()[1])
+
+
+def test_the_example_is_toml_that_runs_and_names_every_option() -> None:
+    named = {key for keys in config.TABLES.values() for key in keys}
+    for key in named:
+        assert f"\n{key} = " in config.EXAMPLE or f"\n# {key} = " in config.EXAMPLE, key
+    from gifdex.jobs.nightly import command
+
+    options = {param.name for param in command.params}
+    assert options == named | set(config.ONLY_FLAGS)
+
+
+def test_a_night_publishes_and_tells_machines_everything(site: Site) -> None:
+    assert site.process.returncode == 0, site.process.stderr
+    summary = json.loads(site.process.stdout)
+    assert (summary["outcome"], summary["items"], summary["encoded"]) == ("published", 4, 4)
+    assert set(summary["seconds"]) == {"scan", "projection", "encode", "index", "gate", "prune"}
+    events = [json.loads(line) for line in site.process.stderr.splitlines()]
+    assert [event["event"] for event in events if event["event"] != "progress"] == ["published"]
+    assert all(event["time"] and event["level"] == "info" for event in events)
+    metrics = site.root / "g.prom"
+    assert metric(metrics, "gifdex_items") == 4
+    assert metric(metrics, "gifdex_last_run_exit_code") == 0
+    assert abs(metric(metrics, "gifdex_last_success_timestamp_seconds") - time.time()) < 600
+    stats = json.loads((site.root / "ws" / "builds" / summary["build_id"] / "stats.json").read_text())
+    assert stats["outcome"] == "published"
+
+
+def test_a_dry_run_tells_what_would_be_done_and_does_nothing(site: Site) -> None:
+    write_gif(site.root / "gifs" / "g9.gif", 9)
+    before = sorted(path for path in (site.root / "ws").rglob("*.parquet") if "scan" not in path.parts)
+    try:
+        process = site.night("--dry-run", "--json")
+    finally:
+        (site.root / "gifs" / "g9.gif").unlink()
+    assert process.returncode == 0, process.stderr
+    plan = json.loads(process.stdout)
+    assert (plan["new"], plan["to_encode"], plan["deleted"]) == (1, 1, 0)
+    assert sorted(path for path in (site.root / "ws").rglob("*.parquet") if "scan" not in path.parts) == before
+
+
+def test_a_refusal_exits_with_3_and_a_flag_counts_more_than_the_file(site: Site) -> None:
+    before = (site.store / "CURRENT").read_text()
+    (site.root / "gifs" / "bad.gif").write_text("no GIF")
+    (site.root / "gifs" / "worse.gif").write_text("no GIF either")
+    metrics = site.root / "g.prom"
+    success = metric(metrics, "gifdex_last_success_timestamp_seconds")
+    try:
+        process = site.night("--max-rejects", "1", "--metrics", metrics, "--log-json")
+        assert process.returncode == 3
+        last = json.loads(process.stderr.splitlines()[-1])
+        assert (last["event"], last["level"], last["error"], last["exit_code"]) == ("refused", "error", "GateError", 3)
+        assert "2 of 6 files are rejects (33.3%), over 1" in last["message"]
+        assert metric(metrics, "gifdex_last_run_exit_code") == 3
+        assert metric(metrics, "gifdex_last_success_timestamp_seconds") == success
+        assert 'gifdex_gate_refused{rule="max_rejects"} 1.0' in metrics.read_text()
+        assert 'gifdex_rejects{error="UnsupportedFormatError"} 2.0' in metrics.read_text()
+        assert (site.store / "CURRENT").read_text() == before
+        forced = site.night("--max-rejects", "1", "--force", "--json")
+        assert (forced.returncode, list(json.loads(forced.stdout)["refused"])) == (0, ["max_rejects"])
+    finally:
+        (site.root / "gifs" / "bad.gif").unlink()
+        (site.root / "gifs" / "worse.gif").unlink()
+    # The items are the same, and so is the version.
+    assert (site.store / "CURRENT").read_text() == before
+
+
+def test_a_failure_exits_with_1_and_keeps_the_last_success(site: Site) -> None:
+    metrics = site.root / "g.prom"
+    told = json.loads((site.root / "ws" / "status.json").read_text())["last_success"]
+    success = datetime.fromisoformat(told).timestamp()
+    process = site.night("--corpus", site.root / "absent", "--metrics", metrics)
+    assert process.returncode == 1
+    assert f"gifdex: the corpus {site.root / 'absent'} does not exist" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert metric(metrics, "gifdex_last_run_exit_code") == 1
+    assert metric(metrics, "gifdex_last_success_timestamp_seconds") == success
+
+
+def test_of_two_runs_at_once_one_works_and_the_other_exits_with_75_within_seconds(site: Site) -> None:
+    holder = (
+        "import sys, time; from pathlib import Path; from gifdex.pipeline.workspace import Workspace\n"
+        f"with Workspace(Path({str(site.root / 'ws')!r})).locked(): print('held', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    busy = site.night()
+    assert busy.returncode == 75
+    assert f"another run holds the workspace {site.root / 'ws'} (process {process.pid} on" in busy.stderr
+    process.kill()  # a dead holder holds nothing
+    process.communicate()
+    assert site.night().returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("min_recal = 1", "has min_recal, which gifdex nightly does not know: did you mean min_recall in [gate]?"),
+        ("[gates]\nx = 1", "has [gates], which gifdex nightly does not know: did you mean gate?"),
+        ("[gate]\nkeep = 1", "the table [gate] of {} has keep, which gifdex nightly does not know: it belongs into [r"),
+        ("[encode]\nworkspace = 'x'", "it belongs above all tables"),
+        ("[encode]\nqqqqqqqq = 'x'", "there are image_encoder, weights"),
+        ("[encode]\nframes = 'many'", "frames in [encode] of {} is 'many': 'many' is not a valid integer range"),
+        ("[encode]\nframes = 0", "frames in [encode] of {} is 0: 0 is not in the range 1<=x<=1024"),
+        ("[encode]\nsampling = 'some'", "sampling in [encode] of {} is 'some': 'some' is not one of 'uniform'"),
+        ("[index]\nhnsw = 'yes'", "hnsw in [index] of {} is 'yes'; expected true or false"),
+        ("[index]\ntrees = true", "trees in [index] of {} is True; expected a number or a string"),
+        ("[runner]\nbeam_options = '--x'", "beam_options in [runner] of {} is '--x'; expected a list of options"),
+        ("[gate]\nmin_recall = 2", "min_recall in [gate] of {} is 2: 2.0 is not in the range 0<=x<=1"),
+        ("corpus = ", "cannot read {}: "),
+        ("corpus = ''\nworkspace = 'ws'", "no corpus is given"),
+        ("corpus = 'gifs'", "no workspace is given"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_sentence_and_exit_code_2(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "g.toml"
+    path.write_text(text)
+    process = run("nightly", path)
+    assert process.returncode == 2, process.stderr
+    assert message.replace("{}", str(path)) in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_no_file_and_a_file_that_is_there_are_said(tmp_path: Path) -> None:
+    absent = run("nightly", tmp_path / "absent.toml")
+    assert absent.returncode == 2
+    assert f"there is no file {tmp_path / 'absent.toml'}: gifdex nightly --init" in absent.stderr
+    (tmp_path / "g.toml").write_text("mine")
+    again = run("nightly", "--init", tmp_path / "g.toml")
+    assert again.returncode == 2
+    assert (tmp_path / "g.toml").read_text() == "mine"
+
+
+def test_versions_publish_rollback_and_prune(site: Site) -> None:
+    first = (site.store / "CURRENT").read_text().strip()
+    write_gif(site.root / "gifs" / "g7.gif", 7)
+    assert site.night().returncode == 0
+    second = (site.store / "CURRENT").read_text().strip()
+    (site.root / "gifs" / "g7.gif").unlink()
+    rows = [json.loads(line) for line in run("versions", site.store, "--json").stdout.splitlines()]
+    assert {row["version"]: row["current"] for row in rows} == {first: False, second: True}
+    shown = run("versions", site.store).stdout
+    assert f"current  {second}" in shown
+    assert "recall@10" in shown
+    back = run("rollback", site.store)
+    assert back.stdout == f"published {first}, before it {second}\n"
+    there = run("publish", site.store, second, "--json")
+    assert json.loads(there.stdout) == {"store": str(site.store), "published": second, "previous": first}
+    pruned = run("prune", site.store, "--keep", "1", "--json")
+    assert json.loads(pruned.stdout)["versions"] == []  # both were current within the hour
+    for arguments, message in (
+        (("publish", site.store, "0" * 16), "has no finished version 0000000000000000"),
+        (("publish", site.store, "../x"), "has no finished version ../x"),
+        (("versions", site.root), "has no finished version; expected an index store"),
+        (("rollback", site.root / "absent"), "is no folder; expected an index store"),
+        (("prune", site.root), "is no index store; expected a folder with versions"),
+    ):
+        process = run(*arguments)
+        assert process.returncode == 1
+        assert message in process.stderr
+        assert "Traceback" not in process.stderr
+
+
+def test_a_damaged_version_is_not_published(site: Site) -> None:
+    current = (site.store / "CURRENT").read_text()
+    path = site.store / current.strip() / "items.arrow"
+    intact = path.read_bytes()
+    path.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    try:
+        process = run("publish", site.store, current.strip())
+    finally:
+        path.write_bytes(intact)
+    assert process.returncode == 1
+    assert "items.arrow has SHA-256" in process.stderr
+
+
+def test_push_copies_to_a_folder(site: Site, tmp_path: Path) -> None:
+    process = run("push", site.store, tmp_path / "copy", "--json")
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["version"] == (site.store / "CURRENT").read_text().strip()
+    again = run("push", site.store, tmp_path / "copy", "--checksum")
+    assert "0 files of 0.0 MB copied" in again.stdout
+    found = run("search", tmp_path / "copy", "a cat", "-k", "1", "--json")
+    assert found.returncode == 0, found.stderr

@@ -1,0 +1,130 @@
+"""A workspace on an object store: nights from several machines, each with a mirror of its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import gifdex
+from gifdex.index import store
+from gifdex.index.remote import Place
+from gifdex.pipeline.mirror import LEASE_NAME, mirror_of
+from gifdex.pipeline.nightly import NightlySummary, nightly
+from gifdex.pipeline.settings import BuildSettings, GateSettings, NightlySettings
+from gifdex.schemas.errors import RemoteError, WorkspaceBusyError, WorkspaceError
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import GifWriter
+    from tests.s3_server import S3Server
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, write_gif: GifWriter) -> Path:
+    for number in range(5):
+        write_gif(tmp_path / "gifs" / f"g{number}.gif", seed=number, frames=2)
+    return tmp_path / "gifs"
+
+
+Night = Callable[..., NightlySummary]
+
+
+@pytest.fixture
+def night(s3: S3Server, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Night:
+    """Return a function that runs a night on a machine, whose cache is its own."""
+
+    def run(machine: str, keep: int = 3, gate: GateSettings | None = None, where: Path = corpus) -> NightlySummary:
+        monkeypatch.setenv("GIFDEX_CACHE", str(tmp_path / machine))
+        build = BuildSettings(str(where), s3.url("ws"))
+        return nightly(NightlySettings(build, gate or GateSettings(), keep))
+
+    return run
+
+
+def names(s3: S3Server) -> set[str]:
+    root = s3.object("ws")
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_night_leaves_a_workspace_that_another_machine_goes_on_with(
+    s3: S3Server, night: Night, corpus: Path, write_gif: GifWriter, tmp_path: Path
+) -> None:
+    first = night("one")
+    assert (first.outcome, first.encoded) == ("published", 5)
+    opened = gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader")
+    assert len(opened) == 5
+    again = night("two")
+    assert (again.outcome, again.build_id, again.tried, again.index_reused) == ("unchanged", first.build_id, 0, True)
+    write_gif(corpus / "new.gif", seed=77)
+    third = night("two")
+    assert (third.outcome, third.tried, third.previous) == ("published", 1, first.build_id)
+    assert [entry.build_id for entry in store.history(mirror_of(s3.url("ws")).store)] == [
+        first.build_id,
+        third.build_id,
+    ]
+    assert len(gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader")) == 6
+    assert night("one").outcome == "unchanged"  # whose mirror is a night old
+    assert not any(LEASE_NAME in name or ".tmp-" in name or ".lock" in name for name in names(s3))
+
+
+def test_what_is_pruned_goes_elsewhere_too(s3: S3Server, night: Night, corpus: Path, write_gif: GifWriter) -> None:
+    made = [night("one").build_id]
+    for number in range(3):
+        write_gif(corpus / "changing.gif", seed=100 + number)
+        path = s3.object("ws/index/PUBLISHED.jsonl")
+        rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
+        Place.of(s3.url("ws")).put("".join(json.dumps(row) + "\n" for row in rows).encode(), "index", path.name)
+        made.append(night(f"machine{number}", keep=1).build_id)
+    there = {name.split("/")[1] for name in names(s3) if name.startswith("index/") and name.count("/") > 1}
+    assert there == set(made[-2:])  # the current one, and the one that was until just now
+    assert {name.split("/")[1] for name in names(s3) if name.startswith("builds/")} == there
+    assert len([name for name in names(s3) if name.startswith("features/") and name.count("/") == 3]) == 3
+
+
+def test_a_refused_version_is_there_but_not_published(s3: S3Server, night: Night, corpus: Path) -> None:
+    first = night("one")
+    (corpus / "g0.gif").unlink()
+    (corpus / "g1.gif").unlink()
+    refused = night("one")
+    assert refused.outcome == "refused"
+    assert s3.object("ws/index/CURRENT").read_text().strip() == first.build_id
+    assert s3.object(f"ws/index/{refused.build_id}/manifest.json").is_file()
+
+
+def test_a_run_that_fails_keeps_what_it_encoded(
+    s3: S3Server, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIFDEX_CACHE", str(tmp_path / "one"))
+    mirror = mirror_of(s3.url("ws"))
+    mirror.root.mkdir(parents=True)
+    mirror.builds.write_text("in the way of what comes after encoding")
+    with pytest.raises(WorkspaceError, match=r"cannot read or write .*builds"):
+        night("one")
+    assert any(name.startswith("features/") and name.endswith(".parquet") for name in names(s3))
+    assert "index/CURRENT" not in names(s3)
+    summary = night("two")
+    assert (summary.outcome, summary.tried) == ("published", 0)
+
+
+def test_another_run_holds_the_lease_until_it_is_stale(s3: S3Server, night: Night) -> None:
+    facts = {"token": "x", "pid": 12, "host": "elsewhere", "since": "2026-01-01T00:00:00+00:00"}
+    s3.object("ws").mkdir(parents=True)
+    s3.object(f"ws/{LEASE_NAME}").write_text(json.dumps(facts | {"renewed": time.time()}))
+    with pytest.raises(WorkspaceBusyError, match=r"s3://bucket/ws \(process 12 on elsewhere since 2026-01-01"):
+        night("one")
+    s3.object(f"ws/{LEASE_NAME}").write_text(json.dumps(facts | {"renewed": time.time() - 3600}))
+    assert night("one").outcome == "published"
+    assert LEASE_NAME not in names(s3)
+
+
+def test_a_bucket_that_is_not_there_is_one_sentence(
+    s3: S3Server, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIFDEX_CACHE", str(tmp_path / "cache"))
+    build = BuildSettings(str(corpus), s3.url("ws").replace("bucket", "nowhere"))
+    with pytest.raises(RemoteError, match=r"cannot read or write s3://nowhere/ws"):
+        nightly(NightlySettings(build))

@@ -1,0 +1,349 @@
+"""The nightly run: what changes from night to night, what the gate refuses, what is pruned."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gifdex.index import artifact, store
+from gifdex.index.lookup import open_index
+from gifdex.pipeline import prune as pruning
+from gifdex.pipeline.build import build
+from gifdex.pipeline.nightly import NightlySummary, make_plan, nightly, note_status, read_status
+from gifdex.pipeline.settings import BuildSettings, EncodeSettings, GateSettings, NightlySettings, Sampling
+from gifdex.pipeline.workspace import Workspace, catalog_fingerprint
+from gifdex.schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import GifWriter
+
+GIFS = 8
+
+
+class Nights:
+    """A corpus with a catalog file, and its nightly runs."""
+
+    def __init__(self, root: Path, write_gif: GifWriter) -> None:
+        self.root, self._write = root, write_gif
+        self.rows: dict[str, dict[str, str]] = {}
+        for number in range(GIFS):
+            self.add(f"g{number}", number)
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.root / "ws")
+
+    @property
+    def store(self) -> Path:
+        return self.workspace.store
+
+    def gif(self, name: str) -> Path:
+        return self.root / "gifs" / f"{name}.gif"
+
+    def add(self, name: str, seed: int) -> None:
+        self._write(self.gif(name), seed=seed, frames=2)
+        self.rows[name] = {"id": name, "uri": str(self.gif(name)), "caption": f"pattern {seed}"}
+
+    def remove(self, name: str) -> None:
+        self.gif(name).unlink()
+        del self.rows[name]
+
+    def move(self, name: str, to: str) -> None:
+        self.gif(name).rename(self.gif(to))
+        self.rows[to] = self.rows.pop(name) | {"id": to, "uri": str(self.gif(to))}
+
+    def settings(self, keep: int = 3, force: bool = False, gate: Any = None, **changes: Any) -> NightlySettings:
+        catalog = self.root / "catalog.jsonl"
+        catalog.write_text("".join(json.dumps(row) + "\n" for row in self.rows.values()))
+        return NightlySettings(
+            BuildSettings(str(catalog), self.workspace.root, **changes), GateSettings(**(gate or {})), keep, force=force
+        )
+
+    def run(self, **changes: Any) -> NightlySummary:
+        return nightly(self.settings(**changes))
+
+
+@pytest.fixture(scope="session")
+def first_night(tmp_path_factory: pytest.TempPathFactory, write_gif: GifWriter) -> Nights:
+    """A first run, published. Not to be changed: see `nights`."""
+    nights = Nights(tmp_path_factory.mktemp("nights"), write_gif)
+    assert nights.run().outcome == "published"
+    return nights
+
+
+@pytest.fixture
+def nights(first_night: Nights, tmp_path: Path, write_gif: GifWriter) -> Nights:
+    """A copy of the first night, in its place, so that URIs and times are what they were."""
+    kept = tmp_path / "kept"
+    shutil.copytree(first_night.root, kept, symlinks=True)
+    copy = Nights.__new__(Nights)
+    copy.root, copy._write, copy.rows = first_night.root, write_gif, dict(first_night.rows)
+    yield copy
+    shutil.rmtree(first_night.root)
+    shutil.copytree(kept, first_night.root, symlinks=True)
+
+
+def test_a_second_night_without_a_change_publishes_nothing_and_says_so(nights: Nights) -> None:
+    before = store.current(nights.store)
+    summary = nights.run()
+    assert (summary.outcome, summary.build_id, summary.previous) == ("unchanged", before, before)
+    assert (summary.tried, summary.unchanged, summary.index_reused) == (0, GIFS, True)
+    assert len(store.history(nights.store)) == 1
+
+
+def test_a_night_encodes_only_what_is_new_and_the_plan_says_so_before(nights: Nights) -> None:
+    nights.add("g0", 100)  # changed
+    nights.add("new", 101)
+    shutil.copy(nights.gif("g1"), nights.gif("copy"))
+    nights.rows["copy"] = {"id": "copy", "uri": str(nights.gif("copy")), "caption": "a copy"}
+    nights.move("g2", "moved")
+    nights.remove("g3")
+    nights.rows["g4"]["caption"] = "another caption"
+    plan = make_plan(nights.settings().build)
+    assert (plan.new, plan.changed, plan.moved, plan.duplicated, plan.deleted, plan.edited) == (1, 1, 1, 1, 1, 1)
+    assert (plan.items, plan.to_encode, plan.encoder_changed, plan.notice) == (GIFS + 1, 2, False, None)
+    assert plan.seconds is not None
+    assert store.current(nights.store) == store.finished(nights.store)[0]  # nothing was built
+    summary = nights.run()
+    assert (summary.tried, summary.encoded, summary.outcome) == (2, 2, "published")
+    ids = open_index(nights.store).ids
+    assert sorted(ids) == ["copy", "g0", "g1", "g4", "g5", "g6", "g7", "moved", "new"]
+
+
+def test_another_encoder_is_announced_with_its_cost_before_it_starts(nights: Nights) -> None:
+    changed = nights.settings(encode=EncodeSettings(sampling=Sampling(frames=1)))
+    said: list[str] = []
+    plan = make_plan(changed.build)
+    assert (plan.encoder_changed, plan.to_encode) == (True, GIFS)
+    summary = nightly(changed, notice=said.append)
+    assert said == [plan.notice]
+    assert f"{GIFS} GIFs are encoded by efficientnet-lite0, in about" in said[0]
+    assert summary.encoded == GIFS
+
+
+def test_another_projection_encodes_nothing(nights: Nights) -> None:
+    (path,) = nights.workspace.projections.iterdir()
+    from gifdex.encoders import projection as projections
+    from gifdex.encoders.projection import Projection
+    from gifdex.pipeline.settings import IndexSettings
+
+    known = projections.load(path)
+    tensors = {name: tensor * (2 if name == "classifier_bias" else 1) for name, tensor in known.tensors.items()}
+    other = Projection(known.kind, tensors, known.facts)
+    other.save(nights.root / "other.safetensors")
+    summary = nights.run(index=IndexSettings(projection=nights.root / "other.safetensors"))
+    assert (summary.tried, summary.outcome, summary.index_reused) == (0, "published", False)
+
+
+GATES: dict[str, tuple[Callable[[Nights], None], dict[str, Any], str]] = {
+    "max_shrink": (
+        lambda nights: [nights.remove(f"g{number}") for number in range(3)] and None,
+        {},
+        rf"it has 5 items where the published version \w+ has {GIFS}, 37.5% fewer and over 20.0%",
+    ),
+    "max_rejects": (
+        lambda nights: [nights.gif(f"g{number}").write_text("no GIF") for number in range(2)] and None,
+        {"max_shrink": 1.0},
+        rf"2 of {GIFS} files are rejects \(25.0%\), over 20.0%; such as UnsupportedFormatError: .*g0.gif",
+    ),
+    "min_recall": (lambda nights: nights.add("new", 200), {"min_recall": 1.1}, "recall@10 of the engine .* under 1.1"),
+}
+
+
+@pytest.mark.parametrize("rule", GATES)
+def test_the_gate_refuses_what_breaks_a_rule_and_leaves_it_for_inspection(nights: Nights, rule: str) -> None:
+    spoil, gate, reason = GATES[rule]
+    before = store.current(nights.store)
+    spoil(nights)
+    summary = nights.run(gate=gate)
+    assert (summary.outcome, list(summary.refused)) == ("refused", [rule])
+    assert pytest.importorskip("re").search(reason, summary.refused[rule])
+    assert store.current(nights.store) == before
+    assert artifact.verify(nights.store / summary.build_id).build_id == summary.build_id
+    forced = nights.run(gate=gate, force=True)
+    assert (forced.outcome, forced.build_id, list(forced.refused)) == ("published", summary.build_id, [rule])
+    assert store.history(nights.store)[-1].refused == (rule,)
+
+
+def test_max_rejects_of_one_or_more_is_a_count(nights: Nights) -> None:
+    nights.gif("g0").write_text("no GIF")
+    assert nights.run(gate={"max_rejects": 1}).outcome == "published"
+    nights.gif("g1").write_text("no GIF")
+    assert list(nights.run(gate={"max_rejects": 1}).refused) == ["max_rejects"]
+
+
+def test_canaries_must_find_their_item(nights: Nights) -> None:
+    canaries = nights.root / "canaries.jsonl"
+    best = open_index(nights.store).search("a dog", 2)
+    canaries.write_text(json.dumps({"sentence": "a dog", "id": best[0].id, "k": 1}) + "\n")
+    nights.add("new", 300)
+    assert "canaries" not in nights.run(gate={"canaries": canaries, "max_shrink": 1.0}).refused
+    canaries.write_text(
+        json.dumps({"sentence": "a dog", "id": "absent", "k": 3})
+        + "\n"
+        + json.dumps({"sentence": "a dog", "id": best[0].id})
+        + "\n"
+    )
+    nights.add("newer", 301)
+    summary = nights.run(gate={"canaries": canaries})
+    assert list(summary.refused) == ["canaries"]
+    assert summary.refused["canaries"].startswith(
+        "1 of 2 canaries failed: 'a dog' does not find absent among its 3 hits"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "have no line"),
+        ("{", "line 1 of .* is not JSON"),
+        ('{"sentence": "a dog"}', "a line of the canaries"),
+        ('{"sentence": "a dog", "id": "x", "k": 0}', "a line of the canaries"),
+        ('{"sentence": "a dog", "id": "x", "K": 3}', "a line of the canaries"),
+        (None, "cannot read the canaries"),
+    ],
+)
+def test_canaries_that_cannot_be_read_stop_the_run_before_anything_is_done(
+    nights: Nights, line: str | None, message: str
+) -> None:
+    canaries = nights.root / "bad.jsonl"
+    if line is not None:
+        canaries.write_text(line)
+    with pytest.raises(ConfigError, match=message):
+        nights.run(gate={"canaries": canaries})
+
+
+def test_a_version_that_does_not_verify_is_refused(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gifdex.pipeline import gate
+
+    build_id = store.current(nights.store) or ""
+    path = nights.store / build_id / "shard-00000.vectors.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    (refusal,) = gate.check(nights.store, build_id, NightlySummary(items=GIFS), GateSettings())
+    assert refusal.rule == "files"
+    assert "shard-00000.vectors.npy has SHA-256" in refusal.reason
+
+
+def test_a_version_that_was_rolled_back_from_is_not_published_again_by_itself(nights: Nights) -> None:
+    first = store.current(nights.store)
+    nights.add("new", 400)
+    second = nights.run().build_id
+    assert store.rollback(nights.store) == first
+    again = nights.run()
+    assert (again.outcome, again.build_id, list(again.refused)) == ("refused", second, ["rolled_back"])
+    assert store.current(nights.store) == first
+    store.publish(nights.store, second)
+    assert nights.run().outcome == "unchanged"
+
+
+def test_nights_leave_so_many_versions_and_only_the_features_that_they_need(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def long_ago() -> None:
+        path = nights.store / store.HISTORY_NAME
+        rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    made = [store.current(nights.store)]
+    for number in range(4):
+        if number:
+            nights.remove(f"only{number - 1}")
+        nights.add(f"only{number}", 500 + number)
+        long_ago()
+        made.append(nights.run(keep=2).build_id)
+    long_ago()
+    last = nights.run(keep=2)
+    assert store.finished(nights.store) == made[:-3:-1]
+    assert sorted(path.name for path in nights.workspace.builds.iterdir()) == sorted(str(one) for one in made[-2:])
+    parts = list(nights.workspace.features.glob("*/*/*.parquet"))
+    assert len(parts) == 3  # of the first night, of the last two; only0 and only1 had parts of their own
+    assert last.outcome == "unchanged"
+    assert open_index(nights.store).search("a dog")
+
+
+def test_pruning_leaves_what_a_killed_run_encoded(nights: Nights) -> None:
+    (known,) = nights.workspace.features.glob("*/*/*.parquet")
+    newer = known.with_name("0123456789abcdef.parquet")
+    shutil.copy(known, newer)
+    catalog = nights.workspace.newest_catalog()
+    assert catalog is not None
+    later = catalog.stat().st_mtime + 10
+    os.utime(newer, (later, later))
+    stray = nights.workspace.features / ("0" * 16) / "all" / "x.parquet"
+    stray.parent.mkdir(parents=True)
+    shutil.copy(known, stray)
+    os.utime(stray, (1, 1))
+    with nights.workspace.locked():
+        summary = pruning.prune(nights.workspace, 3, timedelta(0))
+    assert summary.parts == 1
+    assert newer.exists()
+    assert known.exists()
+    assert not stray.parent.parent.exists()
+
+
+def test_features_stay_where_a_catalog_does_not_say_whose_they_are(nights: Nights) -> None:
+    import pyarrow.parquet as pq
+
+    catalog = nights.workspace.newest_catalog()
+    assert catalog is not None
+    assert (
+        catalog_fingerprint(catalog)
+        == artifact.read_manifest(nights.store / catalog.parents[1].name).features_fingerprint
+    )
+    pq.write_table(pq.read_table(catalog).replace_schema_metadata(None), catalog)
+    stray = nights.workspace.features / ("0" * 16) / "all" / "x.parquet"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"")
+    os.utime(stray, (1, 1))
+    with nights.workspace.locked():
+        assert pruning.prune(nights.workspace, 3, timedelta(0)).parts == 0
+    assert stray.exists()
+
+
+def test_leftovers_of_killed_runs_are_pruned(nights: Nights) -> None:
+    unfinished = nights.store / ("f" * 16)
+    (unfinished / "sub").mkdir(parents=True)
+    (unfinished / "shard-00000.ann").write_bytes(b"x" * 1000)
+    (nights.workspace.builds / ("f" * 16)).mkdir()
+    (nights.workspace.features / ".tmp-1-x").write_bytes(b"")
+    with nights.workspace.locked():
+        summary = pruning.prune(nights.workspace, 3)
+    assert (summary.versions, summary.builds, summary.unfinished) == (["f" * 16], ["f" * 16], 1)
+    assert not unfinished.exists()
+    assert summary.bytes >= 1000
+
+
+def test_status_tells_the_last_success_through_failures(nights: Nights) -> None:
+    good = note_status(nights.workspace, "published", None)
+    assert good.last_success == good.finished
+    bad = note_status(nights.workspace, "failed", "why")
+    assert (bad.outcome, bad.error, bad.last_success) == ("failed", "why", good.last_success)
+    assert read_status(nights.workspace)["last_success"] == good.last_success
+    nights.workspace.status.write_text("{")
+    assert read_status(nights.workspace) == {}
+
+
+def test_the_index_of_many_nights_equals_one_built_from_scratch(nights: Nights, tmp_path: Path) -> None:
+    nights.add("g0", 600)
+    nights.add("new", 601)
+    nights.remove("g1")
+    nights.move("g2", "moved")
+    nights.rows["g3"]["caption"] = "edited"
+    summary = nights.run()
+    fresh = build(BuildSettings(nights.settings().build.corpus, tmp_path / "fresh"))
+    assert fresh.build_id == summary.build_id
+    ours, theirs = nights.store / summary.build_id, tmp_path / "fresh" / "index" / summary.build_id
+    assert sorted(path.name for path in ours.iterdir()) == sorted(path.name for path in theirs.iterdir())
+    for path in ours.iterdir():
+        if path.name != "manifest.json":
+            assert path.read_bytes() == (theirs / path.name).read_bytes(), path.name
+    assert artifact.read_manifest(ours).files == artifact.read_manifest(theirs).files
