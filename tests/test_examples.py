@@ -88,7 +88,7 @@ def test_kubernetes_manifest_runs_what_there_is(tmp_path: Path) -> None:
     path = tmp_path / "gifdex.toml"
     path.write_text(settings["data"]["gifdex.toml"])
     found = config.load(path, command, click.Context(command))
-    assert found["workspace"] == Path("/work/ws")
+    assert found["workspace"] == Path("/var/lib/gifdex/ws")
     assert found["keep"] == 7
     spec = job["spec"]["jobTemplate"]["spec"]
     (container,) = spec["template"]["spec"]["containers"]
