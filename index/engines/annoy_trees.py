@@ -33,7 +33,7 @@ _WORD = ctypes.sizeof(ctypes.c_int32)
 # and 200 candidates have recall@10 .95 at the highest speed; 100 to 200 nodes a candidate hardly differ.
 _NODES_PER_CANDIDATE = 128
 _MOST_NODES = 2**31 - 1  # Annoy takes a C int
-_CHECKED_NODES = 4096  # at a time, so that they stay in the cache
+_BLOCK = 4096  # nodes or vectors at a time, so that they stay in the cache
 _SEE = "restore the file or rebuild the index"
 
 
@@ -64,8 +64,9 @@ def build(path: Path, reduced: FloatArray, metric: str, settings: AnnoySettings)
         reduced = np.hstack([reduced, rest[:, None]])
     index = AnnoyIndex(reduced.shape[1], metric)
     index.set_seed(settings.seed)
-    for row, vector in enumerate(reduced):
-        index.add_item(row, vector)
+    for start in range(0, len(reduced), _BLOCK):
+        for row, vector in enumerate(reduced[start : start + _BLOCK].tolist(), start):  # Annoy reads lists sooner
+            index.add_item(row, vector)
     index.build(settings.count(metric == EUCLIDEAN), n_jobs=1)
     with committing(path) as temporary:
         index.save(str(temporary))
@@ -113,8 +114,8 @@ def _check_nodes(path: Path, words: NDArray[np.int32], items: int, metric: str) 
     first_root = max(items, len(words) - int(others[0]) if len(others) else 0)  # of those that the file ends with
     damaged = (words[:items, 0] != 1).any()
     parents = np.zeros(len(words), np.int32)
-    for start in range(items, len(words), _CHECKED_NODES):
-        part = words[start : start + _CHECKED_NODES]
+    for start in range(items, len(words), _BLOCK):
+        part = words[start : start + _BLOCK]
         descendants = part[:, 0]
         is_split = descendants > most_ids
         numbers = start + np.flatnonzero(is_split)
