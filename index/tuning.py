@@ -21,15 +21,16 @@ _REPORTED = ("1", "10", "100")
 # that twice as many cost little.
 TARGETS = {ANNOY: 0.98, SCAN: 0.99, HNSW: 0.99}
 _SPARE = {ANNOY: 1, SCAN: 2, HNSW: 1}
-# One query of so many is asked: trees answer so slowly that half of them take most of the time there is.
-_STEP = {ANNOY: 2, SCAN: 1, HNSW: 1}
+# One query of so many is asked: the slower an engine answers, the fewer. Recall of a quarter is off by .01, as the
+# target of the trees allows.
+STEP = {ANNOY: 4, SCAN: 2, HNSW: 1}
 _LEAST_EFFORT = 10
 _MANY = 100
 _MOST = _MANY + 1  # of which one may be the query itself
 _QUARTER = 4
 # Three times what the recall of a quarter of the queries is off by.
 _FAR = 0.03
-_SECONDS = 0.15  # that an engine is timed for, at most
+_SECONDS = 0.1  # that an engine is timed for, at most
 QUERIES = 128
 
 Found = Sequence[tuple[Rows, Scores]]
@@ -157,17 +158,22 @@ def curve(asked: HeldOut, engine: str, items: int) -> dict[int, dict[str, float]
     """Return an engine's recall@10 at rising efforts, until it reaches the target, and there recall@100 too.
 
     An effort that is far from the target by a quarter of the queries is not tried with all; and of a hundred hits, a
-    quarter of them tells as much, and of the trees' hits an eighth.
+    quarter of those that an engine is asked tell as much.
     """
     found: dict[int, dict[str, float]] = {}
     for effort in _efforts(items):
         found[effort] = asked.recalls(engine, effort, step=_QUARTER)
         if found[effort][_K] >= TARGETS[engine] - _FAR:
-            found[effort] = asked.recalls(engine, effort, step=_STEP[engine])
+            found[effort] = asked.recalls(engine, effort, step=STEP[engine])
         if found[effort][_K] >= TARGETS[engine]:
             break
-    found[effort] |= asked.recalls(engine, effort, _MANY, _QUARTER * _STEP[engine])
+    found[effort] = _reported(asked, engine, effort)
     return found
+
+
+def _reported(asked: HeldOut, engine: str, effort: int) -> dict[str, float]:
+    step = STEP[engine]
+    return asked.recalls(engine, effort, step=step) | asked.recalls(engine, effort, _MANY, _QUARTER * step)
 
 
 def tune(searcher: Searcher, asked: HeldOut, engine: str, known: Measured | None = None) -> Tuned:
@@ -176,12 +182,12 @@ def tune(searcher: Searcher, asked: HeldOut, engine: str, known: Measured | None
     `known` was measured while the engine was built, of one that cannot be measured now. The queries a second are of
     this moment on this machine; everything else is the same in every run.
     """
-    found = known or Measured(asked.count(_STEP[engine]), curve(asked, engine, searcher.items))
+    found = known or Measured(asked.count(STEP[engine]), curve(asked, engine, searcher.items))
     effort = max(found.curve)
     shares = dict(found.curve[effort])
     if _SPARE[engine] > 1:
         effort *= _SPARE[engine]
-        shares = asked.recalls(engine, effort) | asked.recalls(engine, effort, _MANY, _QUARTER * _STEP[engine])
+        shares = _reported(asked, engine, effort)
     speed = _queries_per_second(searcher, asked.queries, engine, effort)
     return Tuned(effort, QualityFacts(found.queries, {k: round(shares[k], 4) for k in _REPORTED}, speed))
 

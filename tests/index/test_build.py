@@ -69,8 +69,8 @@ def test_manifest_says_what_the_version_is(version: Path) -> None:
     assert (manifest.projection.kind, manifest.projection.fingerprint) == ("linear", projection.fingerprint)
     asked = sum(min(count, -(-QUERIES // len(SHARDS))) for count in SHARDS)
     assert {name: facts.quality.queries for name, facts in manifest.engines.items()} == {
-        "annoy": 64,
-        "scan": 128,
+        "annoy": 32,
+        "scan": 64,
         "hnsw": asked,
     }
     for facts in manifest.engines.values():
