@@ -16,6 +16,8 @@ def write_metrics(path: Path, status: Status, exit_code: int, summary: NightlySu
     """Write a file that replaces the last one at once; `summary` is None where the run failed before its end."""
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+    from gifdex.pipeline.gate import RULES
+
     registry = CollectorRegistry()
 
     def gauge(name: str, help_: str, value: float, **labels: str) -> None:
@@ -40,7 +42,7 @@ def write_metrics(path: Path, status: Status, exit_code: int, summary: NightlySu
             gauge("rejects", "Files that could not be indexed, by class of error.", count, error=error)
         for stage, seconds in summary.seconds.items():
             gauge("stage_seconds", "Seconds of each stage of the last run.", seconds, stage=stage)
-        for rule in ("files", "min_recall", "max_shrink", "max_rejects", "canaries", "rolled_back"):
+        for rule in RULES:
             gauge("gate_refused", "1 if a rule of the quality gate was not kept.", rule in summary.refused, rule=rule)
     commit_bytes(path, generate_latest(registry))
 

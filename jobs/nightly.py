@@ -12,7 +12,8 @@ from click.core import ParameterSource
 from gifdex.jobs import config
 from gifdex.jobs.console import PathOption, PlaceOption, facts_table, print_json, print_table, stage_progress
 from gifdex.jobs.runs import beam_and_output_options, build_settings, build_table, encode_and_index_options
-from gifdex.schemas.errors import ConfigError, GateError, GifdexError, WorkspaceBusyError
+from gifdex.schemas.errors import ConfigError, GateError, GifdexError, WorkspaceBusyError, WorkspaceError
+from gifdex.schemas.files import absolute
 
 if TYPE_CHECKING:
     from gifdex.jobs.console import Reporter
@@ -45,7 +46,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--keep", type=click.IntRange(1), help="Published versions that stay.  [default: 3]")
 @click.option("--push", help="Copy what is published to a URL or a folder, as `gifdex push` does.")
 @click.option("--metrics", type=PathOption(), help="Write a file for Prometheus' textfile collector.")
-@click.option("--log-json", is_flag=True, default=None, help="Log on stderr as JSON, one object a line.")
+@click.option("--log-json/--no-log-json", default=None, help="Log on stderr as JSON, one object a line.")
 @encode_and_index_options
 @beam_and_output_options
 @click.pass_context
@@ -68,6 +69,8 @@ def command(ctx: click.Context, /, init: bool, as_json: bool, verbose: bool, dry
         if not options[name]:
             raise click.UsageError(f"no {name} is given; expected {name} = ... in CONFIG, or --{name}")
     metrics, log_json = options.pop("metrics"), bool(options.pop("log_json"))
+    if metrics is not None and not absolute(metrics).parent.is_dir():  # which should not wait for the end of the run
+        raise ConfigError(f"there is no folder {absolute(metrics).parent} for the metrics: make it, or name another")
     settings = _settings(options)
     with stage_progress(verbose, log_json=log_json) as reporter:
         if dry_run:
@@ -129,11 +132,17 @@ def _run(
         error = _refusal(summary)
     workspace = workspace_of(settings.build.workspace)
     outcome = "failed" if summary is None else summary.outcome
-    code = 0 if error is None else error.exit_code
     if workspace.root.is_dir():
-        status = note_status(workspace, outcome, None if error is None else str(error))
-        if metrics is not None:
-            write_metrics(metrics, status, code, summary)
+        try:
+            status = note_status(workspace, outcome, None if error is None else str(error))
+            if metrics is not None:
+                write_metrics(metrics, status, 0 if error is None else error.exit_code, summary)
+        except OSError as err:  # what went wrong before it is what should be known
+            error = error or WorkspaceError(
+                f"the run ended well ({outcome}), but {err.filename or workspace.status} cannot be written: "
+                f"{err.strerror or err}; free space or mend the permissions"
+            )
+    code = 0 if error is None else error.exit_code
     if error is not None:
         reporter.event(outcome, level="error", error=type(error).__name__, message=str(error), exit_code=code)
     elif summary is not None:

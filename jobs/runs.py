@@ -98,11 +98,11 @@ _ENCODE = (
     ),
     click.option("--decoder", type=click.Choice(DECODERS), help="What decodes GIFs.  [default: the fastest installed]"),
     click.option(
-        "--strict", is_flag=True, default=None, help="Reject a GIF that is cut short or broken after some good frames."
+        "--strict/--no-strict", default=None, help="Reject a GIF that is cut short or broken after some good frames."
     ),
     click.option("--threads", type=click.IntRange(1), help="Decoding threads.  [default: one a processor, up to 8]"),
     click.option(
-        "--checksum", is_flag=True, default=None, help="Hash every file again instead of trusting size and time."
+        "--checksum/--no-checksum", default=None, help="Hash every file again instead of trusting size and time."
     ),
     click.option("--max-bytes", type=click.IntRange(1), help="Largest GIF in bytes.  [default: 64 MiB]"),
     click.option("--max-pixels", type=click.IntRange(1), help="Largest canvas in pixels.  [default: 16 Mi]"),
@@ -118,7 +118,7 @@ _INDEX = (
     click.option(
         "--trees", type=click.IntRange(1), help="Trees of the Annoy index.  [default: 5; 50 without a reduction]"
     ),
-    click.option("--hnsw", is_flag=True, default=None, help="Build a graph too, the fastest engine (extra hnsw)."),
+    click.option("--hnsw/--no-hnsw", default=None, help="Build a graph too, the fastest engine (extra hnsw)."),
     click.option(
         "--shards",
         type=ShardCount(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import itertools
 import json
@@ -22,13 +23,15 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
-from gifdex.schemas.errors import CorpusError
+from gifdex.schemas.errors import CorpusError, MissingExtraError
 from gifdex.schemas.files import TEMPORARY_PREFIX, json_lines
 
 _CATALOG_SUFFIXES = (".parquet", ".csv", ".jsonl")
 # What a folder's files are taken for; what they are, their first bytes say.
 SUFFIXES = (".gif", ".webp", ".png", ".apng", ".mp4", ".m4v", ".mov", ".webm", ".mkv")
 _WILDCARD = re.compile(r"[*?\[]")
+# What Beam needs to read these, and the extra that brings it.
+_SCHEMES = {"s3": ("boto3", "s3"), "gs": ("google.cloud.storage", "gcs")}
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,12 @@ def list_corpus(corpus: str) -> Listing:
 
     A folder gives the files whose names end in one of SUFFIXES, however deep and in whatever case; a glob
     gives all it matches; a catalog file gives its rows. Raises CorpusError where there is nothing, where a
-    catalog cannot be read, and where two items have one id.
+    catalog cannot be read, and where two items have one id; MissingExtraError where files lie on an object store that
+    Beam cannot read here.
     """
     corpus = _path(corpus)
     is_url = "://" in corpus
+    _check_schemes([corpus])
     path = corpus if is_url else os.path.abspath(Path(corpus).expanduser())
     if not is_url and Path(path).is_dir():
         listing = _walk_folder(path)
@@ -106,7 +111,18 @@ def list_corpus(corpus: str) -> Listing:
                 f"two items have the id {one.id!r}: {one.uri} and {other.uri}; rename one, or give ids in "
                 "a catalog file"
             )
+    _check_schemes(entry.uri for entry in entries)
     return Listing(tuple(entries), listing.ignored)
+
+
+def _check_schemes(uris: Iterable[str]) -> None:
+    """Raise MissingExtraError where something lies on an object store whose library is not installed."""
+    for scheme in {uri.partition("://")[0] for uri in uris if "://" in uri} & set(_SCHEMES):
+        module, extra = _SCHEMES[scheme]
+        try:
+            importlib.import_module(module)
+        except ImportError as err:
+            raise MissingExtraError(f"a corpus at {scheme}://", module, extra) from err
 
 
 def _path(uri: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.shared import Shared
 
 from gifdex.encoders.base import ImageEncoder
@@ -107,7 +108,8 @@ def held_workspace(settings: BuildSettings, progress: Progress = silent) -> Iter
     Of one at a URL, it is a mirror that is held. Raises what is wrong with the settings before it, and WorkspaceError
     for any OSError within.
     """
-    pipeline_options(settings.beam_options)  # a mistake in them should not wait for the first task
+    # Now, for a mistake in them should not wait for the first task, and the corpus is listed before it.
+    FileSystems.set_options(pipeline_options(settings.beam_options))
     if settings.encode.decoder != registry.AUTO:
         registry.decoder(settings.encode.decoder)
     try:
