@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gifdex.index.lookup import Hit, Index
-    from gifdex.index.lookup import open_index as open
+    from gifdex.index.opening import open_index as open
     from gifdex.index.serving import ServedIndex, ServingStatus, serve_latest
     from gifdex.schemas.errors import GifdexError
 
@@ -39,7 +39,7 @@ _HOMES = {
     "Index": ("gifdex.index.lookup", "Index"),
     "ServedIndex": ("gifdex.index.serving", "ServedIndex"),
     "ServingStatus": ("gifdex.index.serving", "ServingStatus"),
-    "open": ("gifdex.index.lookup", "open_index"),
+    "open": ("gifdex.index.opening", "open_index"),
     "serve_latest": ("gifdex.index.serving", "serve_latest"),
 }
 

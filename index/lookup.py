@@ -1,9 +1,8 @@
-"""Open an index and ask it."""
+"""Ask an opened index."""
 
 from __future__ import annotations
 
 import operator
-import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,34 +11,25 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from gifdex.encoders import projection as projections
 from gifdex.encoders import registry
 from gifdex.encoders.base import FloatArray, TextEncoder, encode_known, unit
 from gifdex.encoders.projection import Projection
-from gifdex.index import items as item_files
 from gifdex.index import kernels
-from gifdex.index import reduction as reductions
-from gifdex.index.artifact import check_hashes, check_sizes, read_manifest
 from gifdex.index.engines.base import Rows, spread
 from gifdex.index.engines.settings import HNSW, SCAN
 from gifdex.index.items import Items, Where
-from gifdex.index.search import Searcher, open_shards, recall
-from gifdex.index.store import resolve
+from gifdex.index.search import Searcher, recall
 from gifdex.index.unchanged import Unchanged
 from gifdex.schemas.errors import (
-    ArtifactError,
     CorruptIndexError,
     EncoderError,
-    ProjectionError,
     QueryError,
     WeightsError,
 )
-from gifdex.schemas.files import is_url
 from gifdex.schemas.manifest import Manifest
 
 # A batch's scan answers each of its queries this many times as fast as a scan asked one at a time.
 _BATCH_GAIN = 3
-_TRIES = 5  # versions that may be published while one is opened
 _WARM_UP = 16  # stored vectors
 # Of hits and of effort: more than any index has items.
 _MOST = 2**48
@@ -378,67 +368,3 @@ def _sentences(query: object) -> list[str]:
         except UnicodeEncodeError as err:  # a command line's bytes that were no UTF-8, for one
             raise QueryError(f"the sentence {sentence!r:.60} is not valid text; expected words in UTF-8") from err
     return given
-
-
-def open_index(
-    path: str | os.PathLike[str],
-    *,
-    verify: bool = False,
-    text_encoder: str | None = None,
-    cache: str | os.PathLike[str] | None = None,
-) -> Index:
-    """Open a store's published version, or one version's folder, on this machine or at a URL such as s3://bucket/index.
-
-    What a URL publishes is first brought into a local `cache` (default: $GIFDEX_CACHE, or gifdex in the user's cache
-    folder): only files that it does not have, each checked by its SHA-256.
-
-    `text_encoder` names the encoder of sentences where the one that the manifest names lies elsewhere here, such as
-    glove:<file>, or is behind a URL; another one than the index was built with is refused when a sentence comes.
-
-    Format version, sizes, counts and dimensions are checked before a byte is mapped, and of the engine that answers
-    (of others when they are first asked) that no node leads out of its file, which takes milliseconds. `verify`
-    hashes every file too (a second for a gigabyte or so), as `gifdex verify` does: without it, bytes of a vector
-    that were altered in place are not noticed. Raises an ArtifactError that says what is wrong.
-    """
-    if is_url(path):
-        from gifdex.index import remote  # which takes a tenth of a second to import
-
-        return _open_version(remote.fetch(str(path), None if cache is None else Path(cache)), verify, text_encoder)
-    for _ in range(_TRIES - 1):
-        version = resolve(Path(path))
-        try:
-            return _open_version(version, verify, text_encoder)
-        except ArtifactError:
-            if resolve(Path(path)) == version:
-                raise
-            # Another version was published, and this one pruned, while it was being opened.
-    return _open_version(resolve(Path(path)), verify, text_encoder)
-
-
-def _open_version(version: Path, verify: bool, text_encoder: str | None) -> Index:
-    manifest = read_manifest(version)
-    read = {
-        manifest.projection.file,
-        manifest.reduction and manifest.reduction.file,
-    }  # into memory; the others are mapped
-    unchanged = Unchanged(version / name for name in check_sizes(version, manifest) if name not in read)
-    if verify:
-        check_hashes(version, manifest)
-    items = item_files.load(version / manifest.items_file, manifest.items)
-    try:
-        projection = projections.load(version / manifest.projection.file)
-    except ProjectionError as err:
-        raise CorruptIndexError(f"{err}; restore the index or rebuild it") from err
-    if projection.dimensions != manifest.dimensions:
-        raise CorruptIndexError(
-            f"{version / manifest.projection.file} has {projection.dimensions} dimensions, but the manifest says "
-            f"{manifest.dimensions}: restore the file or rebuild"
-        )
-    reduction = None
-    if (facts := manifest.reduction) is not None:
-        reduction = reductions.load(version / facts.file, manifest.dimensions, facts.dimensions)
-    shards = open_shards(version, manifest.shards, manifest.dimensions, reduction is not None)
-    for shard in shards:
-        shard.check(manifest.engines)
-    searcher = Searcher(shards, manifest.engines, reduction)
-    return Index(version, manifest, searcher, items, projection, unchanged, text_encoder)

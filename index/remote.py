@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from gifdex.index import artifact, store
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, IndexNotFoundError, RemoteError
-from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, is_url, sha256_file, sync
+from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, sha256_file, sync
 from gifdex.schemas.manifest import MANIFEST_NAME, FileFacts, Manifest
 from gifdex.schemas.progress import Progress, silent
 
@@ -31,7 +31,7 @@ _BLOCK = 8 * 1024**2  # bytes that are read at a time
 _MIB = 1024**2
 # Versions that stay in the cache: the one that is published, and the one before, which may be open.
 _CACHED = 2
-_MOST_POINTER, _MOST_MANIFEST = 1024, 64 * 1024**2  # larger ones are none
+_MOST_POINTER, MOST_MANIFEST = 1024, 64 * 1024**2  # larger ones are none
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,18 @@ class Place:
             found = self.filesystem.get_file_info(self.path(*names)).mtime
         return found.timestamp() if found else 0.0
 
+    def is_folder(self, *names: str) -> bool:
+        """Tell whether there is a folder or, on an object store, anything whose name begins like one."""
+        with self._telling(*names):
+            return bool(self.filesystem.get_file_info(self.path(*names)).type == fs.FileType.Directory)
+
+    @property
+    def parent(self) -> Place:
+        """The folder above."""
+        parts = urlsplit(self.url)
+        above = parts._replace(path=parts.path.rstrip("/").rpartition("/")[0])
+        return Place(above.geturl(), self.filesystem, self.root.rpartition("/")[0])
+
     def delete(self, *names: str) -> None:
         """Delete a file."""
         with self._telling(*names):
@@ -170,7 +182,7 @@ def fetch(url: str, cache: Path | None = None, progress: Progress = silent) -> P
     place = Place.of(url)
     local = (cache or default_cache()) / hashlib.sha256(url.encode()).hexdigest()[:16]
     build_id, names = _published(place)
-    text = place.read(_MOST_MANIFEST, *names, MANIFEST_NAME)
+    text = place.read(MOST_MANIFEST, *names, MANIFEST_NAME)
     if text is None:
         raise IndexNotFoundError(
             f"{place.shown()} publishes the version {build_id}, which has no {MANIFEST_NAME}: push the version again"
@@ -199,7 +211,7 @@ def published(url: str) -> str:
     place = Place.of(url)
     build_id, _ = _published(place)
     if build_id is None:
-        build_id = hashlib.sha256(place.read(_MOST_MANIFEST, MANIFEST_NAME) or b"").hexdigest()[:16]
+        build_id = hashlib.sha256(place.read(MOST_MANIFEST, MANIFEST_NAME) or b"").hexdigest()[:16]
     return build_id
 
 
@@ -328,39 +340,6 @@ def default_cache() -> Path:
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gifdex"
-
-
-def push(version: Path, destination: str, progress: Progress = silent, *, checksum: bool = False) -> dict[str, Any]:
-    """Copy a version to a store elsewhere and publish it there; what is there already is not copied again.
-
-    A file is there if one of its size is, for files of a version are never other ones; `checksum` reads its bytes
-    instead. The version is verified first. Returns the build id, and the files and bytes that were copied and that
-    were there. Raises an ArtifactError for a version that is not whole, RemoteError where the destination cannot be
-    written.
-    """
-    manifest = artifact.verify(version, progress)
-    place = Place.of(destination if is_url(destination) else Path(destination).expanduser().absolute().as_uri())
-    total = sum(facts.bytes for facts in manifest.files.values())
-    done, counts = 0, {"copied": 0, "copied_bytes": 0, "there": 0, "there_bytes": 0}
-    for name, facts in manifest.files.items():
-        is_there = place.has(facts, checksum, manifest.build_id, name)
-        if not is_there:
-            with (version / name).open("rb") as source:
-                so_far = done
-                for count in place.write(source, manifest.build_id, name):
-                    so_far += count
-                    progress("push", min(so_far // _MIB, max(total // _MIB - 1, 0)), total // _MIB)
-        done += facts.bytes
-        kind = "there" if is_there else "copied"
-        counts[kind] += 1
-        counts[f"{kind}_bytes"] += facts.bytes
-    for path, text in (
-        ((manifest.build_id, MANIFEST_NAME), (version / MANIFEST_NAME).read_bytes()),
-        ((store.POINTER_NAME,), f"{manifest.build_id}\n".encode()),
-    ):
-        place.put(text, *path)
-    progress("push", total // _MIB, total // _MIB)
-    return {"version": manifest.build_id, "destination": place.shown(), **counts}
 
 
 def _line(err: BaseException) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gifdex.index import store
-from gifdex.index.lookup import Hit, Index, open_index
+from gifdex.index.lookup import Hit, Index
+from gifdex.index.opening import open_index
 from gifdex.schemas.errors import GifdexError
 from gifdex.schemas.files import is_url
 

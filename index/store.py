@@ -103,8 +103,13 @@ def is_store(folder: Path) -> bool:
     return (folder / POINTER_NAME).is_file() or bool(finished(folder))
 
 
+def is_build_id(name: str) -> bool:
+    """Tell whether a name is one of a version."""
+    return bool(_BUILD_ID.fullmatch(name))
+
+
 def _is_finished(store: Path, build_id: str) -> bool:
-    return bool(_BUILD_ID.fullmatch(build_id)) and (store / build_id / MANIFEST_NAME).is_file()
+    return is_build_id(build_id) and (store / build_id / MANIFEST_NAME).is_file()
 
 
 def _line(entry: Publication) -> str:
@@ -161,7 +166,7 @@ def current(store: Path) -> str | None:
 def parse_pointer(data: bytes, where: str) -> str:
     """Return the build id that a pointer holds; raises CorruptIndexError that says where it lies."""
     text = data.decode("ascii", "replace").strip()
-    if not _BUILD_ID.fullmatch(text):
+    if not is_build_id(text):
         raise CorruptIndexError(f"{where} holds {text[:40]!r}, not a build id: publish a version again")
     return text
 
@@ -178,7 +183,7 @@ def rolled_back(store: Path, build_id: str) -> datetime | None:
 
 def finished(store: Path) -> list[str]:
     """Return the build ids of all versions of a store, the newest first."""
-    manifests = [path for path in store.glob(f"*/{MANIFEST_NAME}") if _BUILD_ID.fullmatch(path.parent.name)]
+    manifests = [path for path in store.glob(f"*/{MANIFEST_NAME}") if is_build_id(path.parent.name)]
     return [path.parent.name for path in sorted(manifests, key=_built, reverse=True)]
 
 
@@ -217,7 +222,7 @@ def prune(store: Path, keep: int, protected: timedelta) -> list[str]:
     """
     with _locked(store):
         stay = set(kept(store, keep, protected))
-        gone = [path for path in sorted(store.iterdir()) if _BUILD_ID.fullmatch(path.name) and path.name not in stay]
+        gone = [path for path in sorted(store.iterdir()) if is_build_id(path.name) and path.name not in stay]
         for folder in gone:  # now, so that nobody can publish it
             (folder / MANIFEST_NAME).unlink(missing_ok=True)
             sync(folder)

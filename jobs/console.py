@@ -43,10 +43,10 @@ class PathOption(click.Path):
 
 
 class PlaceOption(PathOption):
-    """A folder that is not empty, or a URL such as s3://bucket/ws, which stays a string."""
+    """A path that is not empty, or a URL such as s3://bucket/ws, which stays a string."""
 
-    def __init__(self) -> None:
-        super().__init__(file_okay=False)
+    def __init__(self, *, file_okay: bool = False) -> None:
+        super().__init__(file_okay=file_okay)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Let a URL through as it is."""

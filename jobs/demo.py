@@ -40,7 +40,7 @@ def command(folder: Path, as_json: bool) -> None:
     Run again, it encodes nothing and asks the same sentences.
     """
     require_pipeline()
-    from gifdex.index.lookup import open_index
+    from gifdex.index.opening import open_index
     from gifdex.jobs.demo_corpus import make_corpus
     from gifdex.pipeline.settings import BuildSettings
 

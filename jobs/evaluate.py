@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gifdex.jobs.console import PathOption, facts_table, print_json, print_table
+from gifdex.jobs.console import PlaceOption, facts_table, print_json, print_table
 from gifdex.jobs.native_logs import filtered_stderr
 from gifdex.schemas.errors import CaptionsError
 from gifdex.schemas.files import json_lines
@@ -19,7 +19,7 @@ Example:
 
 
 @click.command("evaluate", epilog=_EPILOG)
-@click.argument("store", type=PathOption())
+@click.argument("store", type=PlaceOption(file_okay=True))
 @click.option(
     "--captions",
     required=True,
@@ -28,7 +28,7 @@ Example:
 )
 @click.option("--text-encoder", help="What encodes the captions, where it lies elsewhere than at build.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as one JSON object.")
-def command(store: Path, captions: Path, text_encoder: str | None, as_json: bool) -> None:
+def command(store: Path | str, captions: Path, text_encoder: str | None, as_json: bool) -> None:
     """Ask STORE every caption of a file and print where the item it belongs to ranks.
 
     recall@k is the share of captions whose item is among the first k, median_rank the middle one of their
@@ -37,7 +37,7 @@ def command(store: Path, captions: Path, text_encoder: str | None, as_json: bool
     which the text encoder knows no word are counted as unknown, and as not found.
     """
     from gifdex.index.evaluation import evaluate
-    from gifdex.index.lookup import open_index
+    from gifdex.index.opening import open_index
 
     with filtered_stderr():  # some text encoders run in TensorFlow
         result = evaluate(open_index(store, text_encoder=text_encoder), read_captions(captions))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from gifdex.jobs.console import PathOption, StageProgress, print_json
+from gifdex.jobs.console import PathOption, PlaceOption, StageProgress, print_json
 
 _EPILOG = """\b
 Examples:
@@ -31,13 +31,13 @@ TREES = 50
 
 
 @click.command("export", epilog=_EPILOG)
-@click.argument("store", type=PathOption())
+@click.argument("store", type=PlaceOption(file_okay=True))
 @click.argument("dest", type=PathOption())
 @click.option("--format", "format", required=True, type=click.Choice(FORMATS), help="What to write vectors as.")
 @click.option("--trees", type=click.IntRange(1), help=f"Trees, for the format annoy.  [default: {TREES}]")
 @click.option("--force", is_flag=True, help="Replace an earlier export at DEST.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
-def command(store: Path, dest: Path, format: str, trees: int | None, force: bool, as_json: bool) -> None:
+def command(store: Path | str, dest: Path, format: str, trees: int | None, force: bool, as_json: bool) -> None:
     """Write STORE (a store's published version, or one version) to the folder DEST for other libraries.
 
     Every byte of the version is checked first. DEST is made; one that is not empty is refused, and --force replaces
@@ -45,12 +45,12 @@ def command(store: Path, dest: Path, format: str, trees: int | None, force: bool
     may be deleted if the export was killed.
     """
     from gifdex.index.export import export
-    from gifdex.index.store import resolve
+    from gifdex.index.opening import located
 
     if trees is not None and format != "annoy":
         raise click.UsageError(f"--trees is for the format annoy; the format is {format}: leave it out")
     with StageProgress(Console(stderr=True)).shown() as progress:
-        done = export(resolve(store), dest, format, trees=trees or TREES, force=force, progress=progress)
+        done = export(located(store), dest, format, trees=trees or TREES, force=force, progress=progress)
     total = sum(file.bytes for file in done.files.values())
     if as_json:
         facts = {"path": str(done.path), "format": done.format, "build_id": done.build_id, "items": done.items}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gifdex.jobs.console import PathOption, facts_table, print_json, print_table
+from gifdex.jobs.console import PlaceOption, facts_table, print_json, print_table
 
 if TYPE_CHECKING:
     from gifdex.schemas.manifest import EngineFacts
@@ -31,14 +31,14 @@ def _described(engine: EngineFacts) -> str:
 
 
 @click.command("inspect", epilog=_EPILOG)
-@click.argument("store", type=PathOption())
+@click.argument("store", type=PlaceOption(file_okay=True))
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as one JSON object.")
-def command(store: Path, as_json: bool) -> None:
+def command(store: Path | str, as_json: bool) -> None:
     """Show what the manifest of STORE (a store or one version) says, without reading the other files."""
     from gifdex.index.artifact import check_sizes, read_manifest
-    from gifdex.index.store import resolve
+    from gifdex.index.opening import located
 
-    version = resolve(store)
+    version = located(store)
     manifest = read_manifest(version)
     check_sizes(version, manifest)
     if as_json:

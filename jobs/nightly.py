@@ -134,7 +134,7 @@ def _run(
     outcome = "failed" if summary is None else summary.outcome
     if workspace.root.is_dir():
         try:
-            status = note_status(workspace, outcome, None if error is None else str(error))
+            status = note_status(settings.build.workspace, outcome, None if error is None else str(error))
             if metrics is not None:
                 write_metrics(metrics, status, 0 if error is None else error.exit_code, summary)
         except OSError as err:  # what went wrong before it is what should be known

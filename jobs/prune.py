@@ -7,21 +7,22 @@ from pathlib import Path
 
 import click
 
-from gifdex.jobs.console import PathOption, facts_table, print_json, print_table
+from gifdex.jobs.console import PlaceOption, facts_table, print_json, print_table, stage_progress
 from gifdex.jobs.runs import require_pipeline
 
 _EPILOG = """\b
 Examples:
   gifdex prune ws/index --keep 3
   gifdex prune copies/index --keep 1
+  gifdex prune s3://bucket/index --keep 5
 """
 
 
 @click.command("prune", epilog=_EPILOG)
-@click.argument("store", type=PathOption(file_okay=False))
+@click.argument("store", type=PlaceOption())
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Published versions that stay.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(store: Path, keep: int, as_json: bool) -> None:
+def command(store: Path | str, keep: int, as_json: bool) -> None:
     """Delete old versions of STORE and, in a workspace, the builds and features that only they need.
 
     The current version stays, and every one that was current within the last hour. So do as many versions that were
@@ -29,21 +30,10 @@ def command(store: Path, keep: int, as_json: bool) -> None:
     open go on answering from it.
     """
     require_pipeline()
-    from gifdex.index import store as stores
-    from gifdex.pipeline.prune import prune, prune_store
-    from gifdex.pipeline.workspace import Workspace
-    from gifdex.schemas.errors import IndexNotFoundError
-    from gifdex.schemas.files import absolute
+    from gifdex.pipeline.prune import prune_at
 
-    folder = absolute(store)
-    if not stores.is_store(folder):
-        raise IndexNotFoundError(f"{store} is no index store; expected a folder with versions, such as ws/index")
-    workspace = Workspace(folder.parent)
-    if folder == workspace.store and workspace.builds.is_dir():
-        with workspace.locked():
-            summary = prune(workspace, keep)
-    else:
-        summary = prune_store(folder, keep)
+    with stage_progress(False) as progress:
+        summary = prune_at(store, keep, progress)
     if as_json:
         print_json(asdict(summary))
         return

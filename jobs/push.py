@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gifdex.jobs.console import PathOption, print_json, stage_progress
+from gifdex.jobs.console import PlaceOption, print_json, stage_progress
 
 _EPILOG = """\b
 Examples:
@@ -18,21 +18,21 @@ Examples:
 
 
 @click.command("push", epilog=_EPILOG)
-@click.argument("store", type=PathOption(file_okay=False))
+@click.argument("store", type=PlaceOption())
 @click.argument("destination")
 @click.option("--checksum", is_flag=True, help="Read what is there and hash it, instead of trusting sizes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(store: Path, destination: str, checksum: bool, as_json: bool) -> None:
+def command(store: Path | str, destination: str, checksum: bool, as_json: bool) -> None:
     """Copy the published version of STORE (or the version that STORE is) to DESTINATION, and publish it there.
 
     DESTINATION is a URL (s3://, gs://) or a folder. Files that are there already are not copied again, so an
     interrupted push goes on; the pointer is written last. Services open it with gifdex.open(DESTINATION).
     """
     with stage_progress(False) as progress:
-        from gifdex.index.remote import push
-        from gifdex.index.store import resolve
+        from gifdex.index.opening import located
+        from gifdex.index.shipping import push
 
-        done = push(resolve(store), destination, progress, checksum=checksum)
+        done = push(located(store), destination, progress, checksum=checksum)
     if as_json:
         print_json(done)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gifdex.index.engines.settings import ENGINES
-from gifdex.jobs.console import PathOption, print_json, print_table, table
+from gifdex.jobs.console import PlaceOption, print_json, print_table, table
 from gifdex.jobs.native_logs import filtered_stderr
 
 _EPILOG = """\b
@@ -48,7 +48,7 @@ def _value(text: str, kind: str) -> Any:
 
 
 @click.command("search", epilog=_EPILOG)
-@click.argument("store", type=PathOption())
+@click.argument("store", type=PlaceOption(file_okay=True))
 @click.argument("sentence", nargs=-1, required=True)
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many items to return.")
 @click.option("--exact", is_flag=True, help="Score every item instead of an engine's candidates.")
@@ -62,7 +62,7 @@ def _value(text: str, kind: str) -> Any:
 @click.option("--text-encoder", help="What encodes the sentence, where it lies elsewhere than at build.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line: rank, id, score, uri, metadata.")
 def command(
-    store: Path,
+    store: Path | str,
     sentence: tuple[str, ...],
     k: int,
     exact: bool,
@@ -77,7 +77,7 @@ def command(
     STORE is an index store (its published version answers) or the folder of one version. Scores are exact cosines.
     VALUE is JSON (3, true, null, or ["cat", "dog"] for any of them); of metadata that are text it is the text itself.
     """
-    from gifdex.index.lookup import open_index
+    from gifdex.index.opening import open_index
 
     pairs = _parsed(where)
     with filtered_stderr():  # some text encoders run in TensorFlow

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from gifdex.jobs.console import PathOption, StageProgress, print_json
+from gifdex.jobs.console import PlaceOption, StageProgress, print_json
 
 _EPILOG = """\b
 Example:
@@ -16,18 +16,17 @@ Example:
 
 
 @click.command("verify", epilog=_EPILOG)
-@click.argument("store", type=PathOption())
+@click.argument("store", type=PlaceOption(file_okay=True))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def command(store: Path, as_json: bool) -> None:
+def command(store: Path | str, as_json: bool) -> None:
     """Hash every file of STORE (a store's published version, or one version) and open it.
 
     Exits with 1 and one sentence for the first file that is not what the manifest says.
     """
     from gifdex.index.artifact import verify
-    from gifdex.index.lookup import open_index
-    from gifdex.index.store import resolve
+    from gifdex.index.opening import located, open_index
 
-    version = resolve(store)
+    version = located(store)
     with StageProgress(Console(stderr=True)).shown() as progress:
         manifest = verify(version, progress)
     index = open_index(version)

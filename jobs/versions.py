@@ -7,21 +7,24 @@ from typing import Any
 
 import click
 
-from gifdex.jobs.console import PathOption, print_json, print_table, table
+from gifdex.jobs.console import PlaceOption, print_json, print_table, table
+from gifdex.jobs.stores import store_at
 
 _EPILOG = """\b
 Examples:
   gifdex versions ws/index
+  gifdex versions s3://bucket/index
   gifdex versions ws/index --json | jq -r 'select(.current) | .version'
 """
 
 
 @click.command("versions", epilog=_EPILOG)
-@click.argument("store", type=PathOption(file_okay=False))
+@click.argument("store", type=PlaceOption())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a version.")
-def command(store: Path, as_json: bool) -> None:
+def command(store: Path | str, as_json: bool) -> None:
     """List the versions of STORE, the newest first, and when each was last published (UTC)."""
-    rows = _rows(store)
+    with store_at(store) as folder:
+        rows = _rows(folder)
     if as_json:
         for row in rows:
             print_json(row)

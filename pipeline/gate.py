@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gifdex.index import artifact, store
-from gifdex.index.lookup import Index, open_index
+from gifdex.index.lookup import Index
+from gifdex.index.opening import open_index
 from gifdex.pipeline.settings import GateSettings
 from gifdex.schemas.errors import ArtifactError, ConfigError, GifdexError
 from gifdex.schemas.files import json_lines

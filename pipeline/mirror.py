@@ -24,7 +24,7 @@ from typing import Any
 
 from gifdex.index import store
 from gifdex.index.remote import Place, default_cache
-from gifdex.pipeline.workspace import Workspace
+from gifdex.pipeline.workspace import BUILDS, STORE, Workspace
 from gifdex.schemas.errors import CorruptIndexError, GifdexError, RemoteError, WorkspaceBusyError
 from gifdex.schemas.files import TEMPORARY_PREFIX, committing
 from gifdex.schemas.manifest import MANIFEST_NAME
@@ -143,11 +143,11 @@ class _Mirror:
             for name, size, changed in self._place.files()
             if not _is_ours(name) and not name.startswith(f"{self._workspace.scan.name}/")
         }
-        pointer = self._place.read(_MOST_LEASE, "index", store.POINTER_NAME)
+        pointer = self._place.read(_MOST_LEASE, STORE, store.POINTER_NAME)
         current = None
         if pointer is not None:
             with suppress(CorruptIndexError):
-                current = store.parse_pointer(pointer, self._place.shown("index", store.POINTER_NAME))
+                current = store.parse_pointer(pointer, self._place.shown(STORE, store.POINTER_NAME))
         wanted = [name for name in sorted(self._there) if _is_needed(name, current)]
         total = sum(self._there[name].size for name in wanted)
         done = 0
@@ -262,9 +262,9 @@ def _is_ours(name: str) -> bool:
 def _is_needed(name: str, current: str | None) -> bool:
     """Tell whether a run reads a file: everything but the files of versions, and embeddings, that are not current."""
     parts = name.split("/")
-    if parts[0] == "index" and len(parts) > 2:
+    if parts[0] == STORE and len(parts) > 2:
         return parts[1] == current or parts[2] == MANIFEST_NAME
-    if parts[0] == "builds" and len(parts) > 3 and parts[2] == "embeddings":
+    if parts[0] == BUILDS and len(parts) > 3 and parts[2] == "embeddings":
         return parts[1] == current
     return True
 
@@ -272,7 +272,7 @@ def _is_needed(name: str, current: str | None) -> bool:
 def _rank(name: str) -> tuple[int, str]:
     """Return the place of a file in the order of copying: what leads to others comes after them."""
     parts = name.split("/")
-    if parts[0] != "index":
+    if parts[0] != STORE:
         return (["features", "projections", "builds"].index(parts[0]) if len(parts) > 1 else 9), name
     last = parts[-1]
     return {MANIFEST_NAME: 4, store.HISTORY_NAME: 5, store.POINTER_NAME: 6}.get(last, 3), name

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from apache_beam.utils.shared import Shared
 
-from gifdex.index import store
-from gifdex.index.remote import push
+from gifdex.index import shipping, store
+from gifdex.index.remote import Place
 from gifdex.pipeline import gate
 from gifdex.pipeline.build import BuildSummary, make_version
-from gifdex.pipeline.embed import commit_statistics, held_workspace, prepare
+from gifdex.pipeline.embed import commit_statistics, held_workspace, prepare, workspace_of
 from gifdex.pipeline.encode import look_up
 from gifdex.pipeline.plan import Plan, plan
-from gifdex.pipeline.prune import prune
+from gifdex.pipeline.prune import PROTECTED, prune
 from gifdex.pipeline.scan import scan
 from gifdex.pipeline.settings import BuildSettings, NightlySettings
 from gifdex.pipeline.workspace import Workspace
-from gifdex.schemas.files import commit_bytes
+from gifdex.schemas.errors import RemoteError
+from gifdex.schemas.files import commit_bytes, is_url
 from gifdex.schemas.progress import Notice, Progress, silence, silent
 
 PUBLISHED, UNCHANGED, REFUSED = "published", "unchanged", "refused"
@@ -67,7 +70,9 @@ def nightly(settings: NightlySettings, progress: Progress = silent, notice: Noti
             summary.outcome = PUBLISHED
         if settings.push is not None and summary.outcome != REFUSED:
             with summary.timed("push"):
-                summary.pushed = push(workspace.store / summary.build_id, settings.push, progress)
+                summary.pushed = shipping.push(workspace.store / summary.build_id, settings.push, progress)
+                there = shipping.destination_of(settings.push)
+                summary.pushed["pruned"] = shipping.prune(there, settings.keep, PROTECTED)
         with summary.timed("prune"):
             summary.pruned = asdict(prune(workspace, settings.keep))
         commit_statistics(workspace, settings.build, summary)
@@ -93,12 +98,17 @@ class Status:
     last_success: str | None
 
 
-def note_status(workspace: Workspace, outcome: str, error: str | None) -> Status:
-    """Write down how a run ended."""
+def note_status(where: Path | str, outcome: str, error: str | None) -> Status:
+    """Write down how a run of a workspace ended; of one at a URL, there too, if it can be reached."""
+    workspace = workspace_of(where)
     now = datetime.now(UTC).isoformat("T", "seconds")
     good = now if error is None else read_status(workspace).get("last_success")
     status = Status(now, outcome, error, good)
-    commit_bytes(workspace.status, (json.dumps(asdict(status), indent=2) + "\n").encode())
+    data = (json.dumps(asdict(status), indent=2) + "\n").encode()
+    commit_bytes(workspace.status, data)
+    if isinstance(where, str) and is_url(where):
+        with suppress(RemoteError):  # which may be what the run failed with
+            Place.of(where).put(data, workspace.status.name)
     return status
 
 

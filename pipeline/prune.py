@@ -11,9 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gifdex.index import store
-from gifdex.pipeline.workspace import Workspace, catalog_fingerprint
-from gifdex.schemas.files import read_table, remove_unfinished
+from gifdex.index import shipping, store
+from gifdex.index.remote import Place
+from gifdex.pipeline.mirror import mirrored
+from gifdex.pipeline.workspace import BUILDS, STORE, Workspace, catalog_fingerprint
+from gifdex.schemas.errors import IndexNotFoundError
+from gifdex.schemas.files import absolute, is_url, read_table, remove_unfinished
+from gifdex.schemas.progress import Progress, silent
 
 # A version that was current within this span may be about to be opened.
 PROTECTED = timedelta(hours=1)
@@ -32,6 +36,30 @@ class PruneSummary:
     parts: int = 0
     unfinished: int = 0
     bytes: int = 0
+
+
+def prune_at(where: Path | str, keep: int, progress: Progress = silent) -> PruneSummary:
+    """Prune a store on this machine or at a URL, and of a workspace's own store the whole workspace.
+
+    Raises IndexNotFoundError where there is no store, WorkspaceBusyError while a run has the workspace.
+    """
+    if isinstance(where, str) and is_url(where):
+        place = Place.of(where)
+        above = place.parent
+        if place.root.endswith(f"/{STORE}") and above.is_folder(BUILDS):
+            with mirrored(above.url, progress) as workspace:
+                return prune(workspace, keep)
+        gone = shipping.prune(place, keep, PROTECTED)
+        with shipping.outlined(place) as outline:
+            return PruneSummary(store.finished(outline.folder), gone)
+    folder = absolute(where)
+    if not store.is_store(folder):
+        raise IndexNotFoundError(f"{where} is no index store; expected a folder with versions, such as ws/index")
+    workspace = Workspace(folder.parent)
+    if folder == workspace.store and workspace.builds.is_dir():
+        with workspace.locked():
+            return prune(workspace, keep)
+    return prune_store(folder, keep)
 
 
 def prune_store(folder: Path, keep: int, protected: timedelta = PROTECTED) -> PruneSummary:

@@ -75,6 +75,8 @@ def run_tasks(
 ) -> None:
     """Run `worker()`, a DoFn, over every task on Beam and wait; raises PipelineError where the runner fails.
 
+    A GifdexError or an OSError of a task comes out as itself, where the runner leaves it whole.
+
     `progress` counts the items of tasks whose output is there.
     """
     total = sum(task.items for task in tasks)
@@ -114,11 +116,11 @@ def _reason(err: Exception) -> str:
     return lines[0].partition(_WHERE)[0]
 
 
-def _raised(err: BaseException) -> GifdexError | None:
-    """Return the GifdexError that a task raised, as it was before a runner in this process appended where."""
+def _raised(err: BaseException) -> GifdexError | OSError | None:
+    """Return what a task raised on purpose, or for a disk, as it was before a runner in this process appended where."""
     at: BaseException | None = err
     while at is not None:
-        if isinstance(at, GifdexError) and _WHERE not in str(at):
+        if isinstance(at, (GifdexError, OSError)) and _WHERE not in str(at):
             return at
         at = at.__cause__ or at.__context__
     return None

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from gifdex.schemas.errors import WorkspaceBusyError, WorkspaceError
 
 _LOCK_NAME = ".lock"
+STORE, BUILDS = "index", "builds"
 FINGERPRINT_KEY = b"features_fingerprint"  # in a catalog's schema metadata
 
 
@@ -34,7 +35,7 @@ class Workspace:
     @property
     def builds(self) -> Path:
         """One folder a build: catalog, rejects, embeddings, statistics."""
-        return self.root / "builds"
+        return self.root / BUILDS
 
     @property
     def scan(self) -> Path:
@@ -49,7 +50,7 @@ class Workspace:
     @property
     def store(self) -> Path:
         """The index store."""
-        return self.root / "index"
+        return self.root / STORE
 
     @property
     def folders(self) -> tuple[Path, ...]:

@@ -17,7 +17,8 @@ from gifdex.encoders.registry import text_encoder
 from gifdex.index import store
 from gifdex.index.build import VersionFacts, finish_version, write_items, write_shard
 from gifdex.index.engines.settings import EngineSettings
-from gifdex.index.lookup import Hit, Index, open_index
+from gifdex.index.lookup import Hit, Index
+from gifdex.index.opening import open_index
 from gifdex.schemas import tables
 from gifdex.schemas.errors import GifdexError
 from gifdex.schemas.manifest import EncoderFacts

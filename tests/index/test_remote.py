@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import gifdex
-from gifdex.index import remote, store
+from gifdex.index import remote, shipping, store
 from gifdex.index.artifact import read_manifest, verify
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, RemoteError
 from tests import s3_server
@@ -59,7 +59,7 @@ def test_a_pushed_version_opens_from_the_url_and_answers_the_same(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    done = remote.push(first, s3.url("index"))
+    done = shipping.push(first, s3.url("index"))
     names = {path.name for path in first.iterdir()}
     assert done == {
         "version": first.name,
@@ -73,16 +73,16 @@ def test_a_pushed_version_opens_from_the_url_and_answers_the_same(
     opened = gifdex.open(s3.url("index"), cache=tmp_path / "cache")
     assert opened.search(QUERY) == gifdex.open(first).search(QUERY)
     assert verify(opened.path) == read_manifest(first)
-    again = remote.push(first, s3.url("index"))
+    again = shipping.push(first, s3.url("index"))
     assert (again["copied"], again["there"]) == (0, len(names) - 1)
 
 
 def test_only_files_that_changed_are_fetched(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = two
     cache = tmp_path / "cache"
-    remote.push(first, s3.url("index"))
+    shipping.push(first, s3.url("index"))
     before = gifdex.open(s3.url("index"), cache=cache)
-    remote.push(second, s3.url("index"))
+    shipping.push(second, s3.url("index"))
     s3.object(f"index/{second.name}/shard-00000.vectors.npy").unlink()  # which the cache has
     after = gifdex.open(s3.url("index"), cache=cache)
     assert after.search(QUERY) == gifdex.open(second).search(QUERY)
@@ -94,7 +94,7 @@ def test_a_cached_version_is_opened_without_reading_its_files_again(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    remote.push(first, s3.url("index"))
+    shipping.push(first, s3.url("index"))
     gifdex.open(s3.url("index"), cache=tmp_path / "cache")
     for path in s3.object(f"index/{first.name}").iterdir():
         if path.name != "manifest.json":
@@ -107,7 +107,7 @@ def test_the_cache_forgets_all_versions_but_the_last_two(
 ) -> None:
     third = make_version(tmp_path / "store" / "00000000000000a3", vectors)
     for version in (*two, third):
-        remote.push(version, s3.url("index"))
+        shipping.push(version, s3.url("index"))
         path = remote.fetch(s3.url("index"), tmp_path / "cache")
     assert sorted(one.name for one in path.parent.iterdir() if one.is_dir()) == [two[1].name, third.name]
     assert list(path.parent.glob(".tmp-*")) == []
@@ -118,11 +118,11 @@ def test_an_interrupted_push_publishes_nothing_new_and_the_next_one_copies_the_r
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path, calls: int
 ) -> None:
     first, second = two
-    remote.push(first, s3.url("index"))
+    shipping.push(first, s3.url("index"))
     with pytest.raises(Interrupted):
-        remote.push(second, s3.url("index"), stop_after(calls))
+        shipping.push(second, s3.url("index"), stop_after(calls))
     assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == first.name
-    done = remote.push(second, s3.url("index"))
+    done = shipping.push(second, s3.url("index"))
     assert done["there"] >= calls - 1
     assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == second.name
 
@@ -132,7 +132,7 @@ def test_an_interrupted_fetch_goes_on_where_it_was(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path, calls: int
 ) -> None:
     first, _ = two
-    remote.push(first, s3.url("index"))
+    shipping.push(first, s3.url("index"))
     cache = tmp_path / "cache"
     with pytest.raises(Interrupted):
         remote.fetch(s3.url("index"), cache, stop_after(calls))
@@ -145,7 +145,7 @@ def test_a_part_that_was_left_is_gone_on_with_from_its_end(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    remote.push(first, s3.url("index"))
+    shipping.push(first, s3.url("index"))
     name = "shard-00000.vectors.npy"
     whole = (first / name).read_bytes()
     facts = read_manifest(first).files[name]
@@ -163,7 +163,7 @@ def test_a_part_with_a_wrong_beginning_is_fetched_again_from_the_start(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    remote.push(first, s3.url("index"))
+    shipping.push(first, s3.url("index"))
     facts = read_manifest(first).files["items.arrow"]
     cache = tmp_path / "cache"
     with pytest.raises(Interrupted):
@@ -182,14 +182,14 @@ def test_one_altered_byte_in_the_bucket_is_refused_by_name(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path, name: str
 ) -> None:
     first, _ = two
-    remote.push(first, s3.url("index"))
+    shipping.push(first, s3.url("index"))
     data = bytearray((first / name).read_bytes())
     data[len(data) // 2] ^= 1
     remote.Place.of(s3.url("index")).put(bytes(data), first.name, name)
     with pytest.raises(CorruptIndexError, match=rf"s3://bucket/index/{first.name}/{name} has .* were altered"):
         gifdex.open(s3.url("index"), cache=tmp_path / "cache")
-    assert remote.push(first, s3.url("index"))["copied"] == 0  # its size is right
-    assert remote.push(first, s3.url("index"), checksum=True)["copied"] == 1
+    assert shipping.push(first, s3.url("index"))["copied"] == 0  # its size is right
+    assert shipping.push(first, s3.url("index"), checksum=True)["copied"] == 1
     assert len(gifdex.open(s3.url("index"), cache=tmp_path / "cache")) == 900
 
 
@@ -197,7 +197,7 @@ def test_a_byte_that_rots_on_the_servers_disk_is_refused_by_name(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    remote.push(first, s3.url("index"))
+    shipping.push(first, s3.url("index"))
     path = s3.object(f"index/{first.name}/items.arrow")
     data = bytearray(path.read_bytes())
     data[1000] ^= 1
@@ -210,7 +210,7 @@ def test_an_altered_manifest_or_pointer_is_refused_by_name(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    remote.push(first, s3.url("index"))
+    shipping.push(first, s3.url("index"))
     place = remote.Place.of(s3.url("index"))
     intact = (first / "manifest.json").read_bytes()
     facts = json.loads(intact)
@@ -237,7 +237,7 @@ def test_what_is_no_store_is_said_without_the_urls_options(s3: S3Server, tmp_pat
 
 def test_one_version_has_a_url_too(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, _ = two
-    remote.push(first, s3.url("index"))
+    shipping.push(first, s3.url("index"))
     opened = gifdex.open(s3.url(f"index/{first.name}"), cache=tmp_path / "cache")
     assert opened.search(QUERY) == gifdex.open(first).search(QUERY)
 
@@ -249,7 +249,7 @@ def test_a_server_that_is_away_is_an_error_and_what_is_open_goes_on(
     for name, value in (("AWS_ACCESS_KEY_ID", s3_server.KEY), ("AWS_SECRET_ACCESS_KEY", s3_server.SECRET)):
         monkeypatch.setenv(name, value)
     with s3_server.running(versitygw, tmp_path / "s3") as server:
-        remote.push(first, server.url("index"))
+        shipping.push(first, server.url("index"))
         served = gifdex.serve_latest(server.url("index"), every=3600, cache=tmp_path / "cache")
     with served:
         status = served.check()
@@ -258,7 +258,7 @@ def test_a_server_that_is_away_is_an_error_and_what_is_open_goes_on(
         assert status.error.startswith("cannot read or write s3://bucket/index/CURRENT: ")
         assert served.search(QUERY)
         with s3_server.running(versitygw, tmp_path / "s3", server.port):
-            remote.push(second, server.url("index"))
+            shipping.push(second, server.url("index"))
             status = served.check()
         assert (status.serving, status.error) == (second.name, None)
 
@@ -268,13 +268,13 @@ def test_a_folder_is_a_destination_too_and_shows_no_file_that_is_not_whole(
 ) -> None:
     first, second = two
     target = tmp_path / "copies"
-    remote.push(first, str(target))
+    shipping.push(first, str(target))
     with pytest.raises(Interrupted):
-        remote.push(second, str(target), stop_after(3))
+        shipping.push(second, str(target), stop_after(3))
     for path in (target / second.name).iterdir():
         assert path.name.startswith(".tmp-") or path.read_bytes() == (second / path.name).read_bytes()
     assert gifdex.open(target).manifest.build_id == first.name
-    remote.push(second, str(target))
+    shipping.push(second, str(target))
     assert gifdex.open(target, verify=True).search(QUERY) == gifdex.open(second).search(QUERY)
     assert not list(target.rglob(".tmp-*"))
 
@@ -283,7 +283,7 @@ def test_a_fetch_that_is_killed_at_any_moment_is_completed_by_the_next(
     s3: S3Server, tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]
 ) -> None:
     version = make_version(tmp_path / "store" / "00000000000000b1", clustered(60_000), trees=1)
-    remote.push(version, s3.url("index"))
+    shipping.push(version, s3.url("index"))
     code = f"import gifdex; gifdex.open({s3.url('index')!r}, cache={str(tmp_path / 'cache')!r})"
     killed = 0
     for number in range(8):
@@ -300,7 +300,7 @@ def test_a_fetch_that_is_killed_at_any_moment_is_completed_by_the_next(
 
 def test_processes_that_fetch_at_once_share_one_copy(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, _ = two
-    remote.push(first, s3.url("index"))
+    shipping.push(first, s3.url("index"))
     found: list[Any] = []
     threads = [
         threading.Thread(target=lambda: found.append(gifdex.open(s3.url("index"), cache=tmp_path / "cache")))
@@ -328,7 +328,7 @@ def test_a_full_disk_is_an_error_and_the_next_fetch_goes_on(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    remote.push(first, s3.url("index"))
+    shipping.push(first, s3.url("index"))
     code = (
         "import resource, signal, sys, gifdex; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000));"

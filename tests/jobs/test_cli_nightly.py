@@ -69,6 +69,34 @@ def test_the_example_is_toml_that_runs_and_names_every_option() -> None:
     assert options == named | set(config.ONLY_FLAGS)
 
 
+def test_an_option_takes_back_what_the_file_says(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "gifdex.toml"
+    corpus, workspace = json.dumps(str(site.root / "gifs")), json.dumps(str(site.root / "ws"))
+    path.write_text(f"corpus = {corpus}\nworkspace = {workspace}\nstrict = true\n[report]\nlog_json = true\n")
+    loud = run("nightly", path, "--dry-run")
+    assert loud.returncode == 0, loud.stderr
+    assert all(json.loads(line)["event"] for line in loud.stderr.splitlines())
+    quiet = run("nightly", path, "--dry-run", "--no-log-json")
+    assert (quiet.returncode, '"event"' in quiet.stderr) == (0, False)
+
+
+def test_a_folder_for_the_metrics_that_is_not_there_is_said_before_the_run(site: Site) -> None:
+    process = site.night("--metrics", site.root / "absent" / "g.prom")
+    assert process.returncode == 2
+    assert f"there is no folder {site.root}/absent for the metrics" in process.stderr
+
+
+def test_metrics_that_cannot_be_written_hide_no_other_error(site: Site) -> None:
+    (site.root / "taken").mkdir(exist_ok=True)
+    process = site.night("--corpus", site.root / "absent", "--metrics", site.root / "taken")
+    assert process.returncode == 1
+    assert "absent does not exist" in process.stderr
+    good = site.night("--metrics", site.root / "taken")
+    assert good.returncode == 1
+    assert "the run ended well (unchanged)" in good.stderr
+    assert "Traceback" not in good.stderr + process.stderr
+
+
 def test_a_night_publishes_and_tells_machines_everything(site: Site) -> None:
     assert site.process.returncode == 0, site.process.stderr
     summary = json.loads(site.process.stdout)

@@ -17,7 +17,7 @@ from gifdex.encoders.registry import text_encoder
 from gifdex.index import store
 from gifdex.index.artifact import read_manifest, verify
 from gifdex.index.engines.settings import EngineSettings, HnswSettings
-from gifdex.index.lookup import open_index
+from gifdex.index.opening import open_index
 from gifdex.pipeline.build import BuildSummary, build
 from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings, Limits
 from gifdex.pipeline.workspace import Workspace

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gifdex.index import artifact, store
-from gifdex.index.lookup import open_index
+from gifdex.index.opening import open_index
 from gifdex.pipeline.build import build
 from gifdex.pipeline.nightly import NightlySummary, nightly
 from gifdex.pipeline.prune import prune

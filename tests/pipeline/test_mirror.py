@@ -14,7 +14,8 @@ import gifdex
 from gifdex.index import store
 from gifdex.index.remote import Place
 from gifdex.pipeline.mirror import LEASE_NAME, mirror_of
-from gifdex.pipeline.nightly import NightlySummary, nightly
+from gifdex.pipeline.nightly import NightlySummary, nightly, note_status
+from gifdex.pipeline.prune import prune_at
 from gifdex.pipeline.settings import BuildSettings, GateSettings, NightlySettings
 from gifdex.schemas.errors import RemoteError, WorkspaceBusyError, WorkspaceError
 
@@ -128,3 +129,36 @@ def test_a_bucket_that_is_not_there_is_one_sentence(
     build = BuildSettings(str(corpus), s3.url("ws").replace("bucket", "nowhere"))
     with pytest.raises(RemoteError, match=r"cannot read or write s3://nowhere/ws"):
         nightly(NightlySettings(build))
+
+
+def test_how_a_run_ended_is_written_where_the_workspace_is(s3: S3Server, night: Night) -> None:
+    night("one")
+    good = note_status(s3.url("ws"), "published", None)
+    assert json.loads(s3.object("ws/status.json").read_text())["last_success"] == good.last_success
+    assert night("two").outcome == "unchanged"
+    failed = note_status(s3.url("ws"), "failed", "why")  # by a machine that has seen the first one's status
+    assert json.loads(s3.object("ws/status.json").read_text()) == {
+        "finished": failed.finished,
+        "outcome": "failed",
+        "error": "why",
+        "last_success": good.last_success,
+    }
+
+
+def test_pruning_a_store_by_its_url_prunes_its_workspace(
+    s3: S3Server, night: Night, corpus: Path, write_gif: GifWriter
+) -> None:
+    made = []
+    for number in range(3):
+        write_gif(corpus / "changing.gif", seed=100 + number)
+        made.append(night("one").build_id)
+    path = s3.object("ws/index/PUBLISHED.jsonl")
+    rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
+    Place.of(s3.url("ws")).put("".join(json.dumps(row) + "\n" for row in rows).encode(), "index", path.name)
+    parts = {name for name in names(s3) if name.startswith("features/")}
+    summary = prune_at(s3.url("ws/index"), 1)
+    assert sorted(summary.versions) == sorted(made[:2]) == sorted(summary.builds)
+    left = names(s3)
+    assert not any(gone in name for gone in made[:2] for name in left if name != "index/PUBLISHED.jsonl")
+    assert len({name for name in left if name.startswith("features/")}) < len(parts)
+    assert night("two").outcome == "unchanged"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gifdex.index import artifact, store
-from gifdex.index.lookup import open_index
+from gifdex.index.opening import open_index
 from gifdex.pipeline import prune as pruning
 from gifdex.pipeline.build import build
 from gifdex.pipeline.nightly import NightlySummary, make_plan, nightly, note_status, read_status
@@ -59,12 +59,13 @@ class Nights:
         self.gif(name).rename(self.gif(to))
         self.rows[to] = self.rows.pop(name) | {"id": to, "uri": str(self.gif(to))}
 
-    def settings(self, keep: int = 3, force: bool = False, gate: Any = None, **changes: Any) -> NightlySettings:
+    def settings(
+        self, keep: int = 3, force: bool = False, gate: Any = None, push: str | None = None, **changes: Any
+    ) -> NightlySettings:
         catalog = self.root / "catalog.jsonl"
         catalog.write_text("".join(json.dumps(row) + "\n" for row in self.rows.values()))
-        return NightlySettings(
-            BuildSettings(str(catalog), self.workspace.root, **changes), GateSettings(**(gate or {})), keep, force=force
-        )
+        build = BuildSettings(str(catalog), self.workspace.root, **changes)
+        return NightlySettings(build, GateSettings(**(gate or {})), keep, push=push, force=force)
 
     def run(self, **changes: Any) -> NightlySummary:
         return nightly(self.settings(**changes))
@@ -323,9 +324,9 @@ def test_leftovers_of_killed_runs_are_pruned(nights: Nights) -> None:
 
 
 def test_status_tells_the_last_success_through_failures(nights: Nights) -> None:
-    good = note_status(nights.workspace, "published", None)
+    good = note_status(nights.workspace.root, "published", None)
     assert good.last_success == good.finished
-    bad = note_status(nights.workspace, "failed", "why")
+    bad = note_status(nights.workspace.root, "failed", "why")
     assert (bad.outcome, bad.error, bad.last_success) == ("failed", "why", good.last_success)
     assert read_status(nights.workspace)["last_success"] == good.last_success
     nights.workspace.status.write_text("{")
@@ -347,3 +348,21 @@ def test_the_index_of_many_nights_equals_one_built_from_scratch(nights: Nights, 
         if path.name != "manifest.json":
             assert path.read_bytes() == (theirs / path.name).read_bytes(), path.name
     assert artifact.read_manifest(ours).files == artifact.read_manifest(theirs).files
+
+
+def test_what_is_published_is_shipped_and_what_is_old_there_pruned(nights: Nights, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    made = []
+    for number in range(3):
+        nights.add("g0", 700 + number)
+        summary = nights.run(keep=1, push=str(copy))
+        made.append(summary.build_id)
+        assert summary.pushed["version"] == store.current(copy) == summary.build_id
+        path = copy / store.HISTORY_NAME
+        rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert summary.pushed["pruned"] == [made[0]]  # the second one was current until now
+    assert len(open_index(copy, verify=True)) == GIFS
+    nights.rows = dict(list(nights.rows.items())[:4])
+    refused = nights.run(push=str(copy))
+    assert (refused.outcome, refused.pushed, store.current(copy)) == ("refused", {}, made[2])

@@ -1,0 +1,141 @@
+"""Stores elsewhere are looked after as those here: what was published is remembered, undone, and pruned."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import gifdex
+from gifdex.index import shipping, store
+from gifdex.index.remote import Place
+from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, PublishError
+
+if TYPE_CHECKING:
+    from gifdex.encoders.base import FloatArray
+    from tests.s3_server import S3Server
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def versions(tmp_path: Path, make_version: Callable[..., Path], vectors: FloatArray) -> list[Path]:
+    """Four versions, each with one vector fewer."""
+    return [make_version(tmp_path / "store" / f"{n:016x}", vectors[: len(vectors) - n]) for n in range(1, 5)]
+
+
+@pytest.fixture
+def pushed(s3: S3Server, versions: list[Path]) -> list[str]:
+    """Their names, after each was pushed in turn."""
+    for version in versions:
+        shipping.push(version, s3.url("index"))
+    return [version.name for version in versions]
+
+
+def folders(s3: S3Server) -> list[str]:
+    return sorted(path.name for path in s3.object("index").iterdir() if path.is_dir() and any(path.iterdir()))
+
+
+def make_it_long_ago(s3: S3Server) -> None:
+    path = s3.object("index/PUBLISHED.jsonl")
+    rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    Place.of(s3.url("index")).put(text.encode(), path.name)
+
+
+def run(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "GIFDEX_CACHE": str(cache)}
+    return subprocess.run(
+        [sys.executable, "-m", "gifdex", *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def test_every_push_is_remembered_and_can_be_rolled_back(s3: S3Server, pushed: list[str], tmp_path: Path) -> None:
+    place = Place.of(s3.url("index"))
+    with shipping.outlined(place) as outline:
+        assert [entry.build_id for entry in store.history(outline.folder)] == pushed
+        assert [entry.replaced for entry in store.history(outline.folder)] == [None, *pushed[:-1]]
+        assert store.finished(outline.folder)[0] == pushed[-1]
+        assert store.rollback(outline.folder) == pushed[-2]
+    assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == pushed[-2]
+    with shipping.outlined(place) as outline:
+        assert store.rolled_back(outline.folder, pushed[-1]) is not None
+        store.publish(outline.folder, pushed[0])
+    assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == pushed[0]
+
+
+def test_what_fails_on_the_outline_changes_nothing_and_names_the_url(s3: S3Server, versions: list[Path]) -> None:
+    shipping.push(versions[0], s3.url("index"))
+    before = {path.name: path.read_bytes() for path in s3.object("index").iterdir() if path.is_file()}
+    with (
+        pytest.raises(PublishError, match=r"before 0{15}1 is left in s3://bucket/index: .* versions s3://bucket/index,"),
+        shipping.outlined(Place.of(s3.url("index"))) as outline,
+    ):
+        store.rollback(outline.folder)
+    assert {path.name: path.read_bytes() for path in s3.object("index").iterdir() if path.is_file()} == before
+
+
+def test_a_version_elsewhere_is_verified_by_reading_it(s3: S3Server, pushed: list[str]) -> None:
+    place = Place.of(s3.url("index"))
+    shipping.verify(place, pushed[0])
+    path = s3.object(f"index/{pushed[0]}/items.arrow")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptIndexError, match=rf"s3://bucket/index/{pushed[0]}/items\.arrow"):
+        shipping.verify(place, pushed[0])
+    with pytest.raises(IndexNotFoundError, match=r"s3://bucket/index has no finished version f{16}"):
+        shipping.verify(place, "f" * 16)
+
+
+def test_pruning_leaves_what_is_current_lately_current_or_among_the_newest(s3: S3Server, pushed: list[str]) -> None:
+    place = Place.of(s3.url("index"))
+    assert shipping.prune(place, 1, HOUR) == []  # all were current within the hour
+    make_it_long_ago(s3)
+    assert shipping.prune(place, 2, HOUR) == pushed[:2]
+    assert folders(s3) == pushed[2:]
+    with shipping.outlined(place) as outline:
+        store.publish(outline.folder, pushed[2])
+    make_it_long_ago(s3)
+    assert shipping.prune(place, 1, HOUR) == []  # the current one, and the newest
+
+
+def test_pruning_takes_what_pushes_left_unfinished_but_not_one_under_way(s3: S3Server, pushed: list[str]) -> None:
+    place = Place.of(s3.url("index"))
+    for name, age in (("a" * 16, 2 * 86400), ("b" * 16, 3600)):
+        place.put(b"half", name, "items.arrow")
+        moment = time.time() - age
+        os.utime(s3.object(f"index/{name}/items.arrow"), (moment, moment))
+    assert shipping.prune(place, 4, HOUR) == ["a" * 16]
+    assert folders(s3) == [*pushed, "b" * 16]
+
+
+def test_the_commands_take_a_url_and_show_none_of_its_options(s3: S3Server, pushed: list[str], tmp_path: Path) -> None:
+    url, cache = s3.url("index"), tmp_path / "cache"
+    listed = run("versions", url, "--json", cache=cache)
+    assert listed.returncode == 0, listed.stderr
+    rows = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert [(row["version"], row["current"]) for row in rows] == [
+        (name, name == pushed[-1]) for name in reversed(pushed)
+    ]
+    back = json.loads(run("rollback", url, "--json", cache=cache).stdout)
+    assert back == {"store": "s3://bucket/index", "published": pushed[-2], "previous": pushed[-1]}
+    forth = run("publish", url, pushed[0], cache=cache)
+    assert forth.stdout == f"published {pushed[0]}, before it {pushed[-2]}\n"
+    absent = run("publish", url, "f" * 16, cache=cache)
+    assert (absent.returncode, absent.stderr.count("\n")) == (1, 1)
+    assert "s3://bucket/index has no finished version" in absent.stderr
+    verified = json.loads(run("verify", url, "--json", cache=cache).stdout)
+    assert verified["build_id"] == pushed[0]
+    make_it_long_ago(s3)
+    gone = json.loads(run("prune", url, "--keep", "1", "--json", cache=cache).stdout)
+    assert sorted(gone["versions"]) == pushed[1:3]
+    assert folders(s3) == [pushed[0], pushed[3]]

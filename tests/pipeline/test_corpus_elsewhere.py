@@ -1,0 +1,62 @@
+"""A corpus on an object store, which Beam's filesystems read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from gifdex.pipeline.build import build
+from gifdex.pipeline.corpus import list_corpus
+from gifdex.pipeline.settings import BuildSettings
+from gifdex.schemas.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import GifWriter
+    from tests.s3_server import S3Server
+
+
+@pytest.fixture
+def beams_own_options() -> Iterator[None]:
+    """Leave the process as it was: Beam keeps options of filesystems for all of it."""
+    yield
+    FileSystems.set_options(PipelineOptions([]))
+
+
+@pytest.mark.usefixtures("beams_own_options")
+def test_a_corpus_on_s3_is_built_and_next_time_not_read_again(
+    s3: S3Server, write_gif: GifWriter, tmp_path: Path
+) -> None:
+    pytest.importorskip("boto3", reason="the extra s3 is not installed")
+    for number in range(3):
+        write_gif(s3.object(f"gifs/deep/g{number}.gif"), seed=number, frames=2)
+    s3.object("gifs/broken.gif").write_bytes(b"GIF89a no more")
+    beam = (f"--s3_endpoint_url=http://127.0.0.1:{s3.port}", "--s3_region_name=us-east-1")
+    settings = BuildSettings("s3://bucket/gifs", tmp_path / "ws", beam_options=beam)
+    summary = build(settings)
+    assert (summary.items, summary.encoded, summary.rejects) == (3, 3, 1)
+    assert "s3://bucket/gifs/broken.gif" in summary.example_rejects["DecodeError"]
+    again = build(settings)
+    assert (again.build_id, again.tried, again.unchanged) == (summary.build_id, 0, 4)
+    catalog = tmp_path / "some.jsonl"
+    catalog.write_text(json.dumps({"uri": "s3://bucket/gifs/deep/g1.gif"}) + "\n")
+    assert build(BuildSettings(str(catalog), tmp_path / "ws", beam_options=beam)).reused == 1
+
+
+def test_a_corpus_on_an_object_store_without_its_library_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
+    with pytest.raises(MissingExtraError, match=r"boto3.*gifdex\[s3\]"):
+        list_corpus("s3://bucket/gifs/")
+    catalog = tmp_path / "some.jsonl"
+    catalog.write_text(json.dumps({"uri": "gs://bucket/a.gif"}) + "\n")
+    with pytest.raises(MissingExtraError, match=r"google.cloud.storage.*gifdex\[gcs\]"):
+        list_corpus(str(catalog))
