@@ -40,7 +40,10 @@ def open_index(
     that were altered in place are not noticed. Raises an ArtifactError that says what is wrong.
     """
     if is_url(path):
-        return _open_version(located(path, cache), verify, text_encoder)
+        try:
+            return _open_version(located(path, cache), verify, text_encoder)
+        except CorruptIndexError:  # the cache may have rotted
+            return _open_version(located(path, cache, distrust=True), verify, text_encoder)
     for _ in range(_TRIES - 1):
         version = resolve(Path(path))
         try:
@@ -52,16 +55,18 @@ def open_index(
     return _open_version(resolve(Path(path)), verify, text_encoder)
 
 
-def located(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> Path:
+def located(
+    path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None, *, distrust: bool = False
+) -> Path:
     """Return the version's folder that a path stands for or, of a URL, the folder of the cache that it is brought to.
 
-    Raises as `open_index` does.
+    `distrust` hashes what the cache has of it. Raises as `open_index` does.
     """
     if not is_url(path):
         return resolve(Path(path))
     from gifdex.index import remote  # which takes a tenth of a second to import
 
-    return remote.fetch(str(path), None if cache is None else Path(cache))
+    return remote.fetch(str(path), None if cache is None else Path(cache), distrust=distrust)
 
 
 def _open_version(version: Path, verify: bool, text_encoder: str | None) -> Index:

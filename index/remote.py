@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from gifdex.index import artifact, store
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, IndexNotFoundError, RemoteError
-from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, sha256_file, sync
+from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, committing, sha256_file, sync
 from gifdex.schemas.manifest import MANIFEST_NAME, FileFacts, Manifest
 from gifdex.schemas.progress import Progress, silent
 
@@ -31,6 +31,7 @@ _BLOCK = 8 * 1024**2  # bytes that are read at a time
 _MIB = 1024**2
 # Versions that stay in the cache: the one that is published, and the one before, which may be open.
 _CACHED = 2
+_TRIES = 5  # versions that may be published while one is fetched
 _MOST_POINTER, MOST_MANIFEST = 1024, 64 * 1024**2  # larger ones are none
 
 
@@ -48,9 +49,11 @@ class Place:
         try:
             filesystem, root = fs.FileSystem.from_uri(url)
         except (pa.ArrowException, OSError, ValueError) as err:
+            user, at, _ = urlsplit(url).netloc.rpartition("@")
+            reason = _line(err).replace(user + at, "") if at else _line(err)
             raise RemoteError(
-                f"the URL cannot be used: {_line(err)}; expected a URL such as s3://bucket/index or gs://bucket/index"
-            ) from err
+                f"the URL cannot be used: {reason}; expected a URL such as s3://bucket/index or gs://bucket/index"
+            ) from None
         return cls(url, filesystem, root.rstrip("/"))
 
     def shown(self, *names: str) -> str:
@@ -91,10 +94,17 @@ class Place:
             if isinstance(self.filesystem, fs.LocalFileSystem):
                 yield from self._write_locally(source, Path(self.path(*names)))
                 return
-            with self.filesystem.open_output_stream(self.path(*names)) as stream:
+            stream = self.filesystem.open_output_stream(self.path(*names))
+            try:
                 while block := source.read(_BLOCK):
                     stream.write(block)
                     yield len(block)
+            except BaseException:  # closing a stream is what puts an object in its place, and there is no other end
+                with suppress(pa.ArrowException, OSError):
+                    stream.close()
+                    self.filesystem.delete_file(self.path(*names))
+                raise
+            stream.close()
 
     def put(self, data: bytes, *names: str) -> None:
         """Write a small file, whole or not at all."""
@@ -136,15 +146,11 @@ class Place:
 
     def _write_locally(self, source: BinaryIO, path: Path) -> Iterator[int]:
         """A folder shows files that are not whole yet, where an object store does not."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{TEMPORARY_PREFIX}push-{path.name}")
-        with temporary.open("wb") as stream:
+        with committing(path) as temporary, temporary.open("wb") as stream:
             while block := source.read(_BLOCK):
                 stream.write(block)
                 yield len(block)
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+            stream.flush()
 
     def has(self, facts: FileFacts, checksum: bool, *names: str) -> bool:
         """Tell whether a file is there already: of that size or, with `checksum`, by its bytes, which are read."""
@@ -172,16 +178,30 @@ class Place:
             ) from err
 
 
-def fetch(url: str, cache: Path | None = None, progress: Progress = silent) -> Path:
+def fetch(url: str, cache: Path | None = None, progress: Progress = silent, *, distrust: bool = False) -> Path:
     """Bring the version that a URL publishes (or is) into the local cache, and return its folder.
 
     Only files whose SHA-256 no cached version has are read, an interrupted one from where it was left; each is
-    checked against the manifest before it counts. Raises RemoteError where the store cannot be read, an
-    ArtifactError that names the file for what is not as it should be.
+    checked against the manifest before it counts. A version that is in the cache is taken by its sizes or, with
+    `distrust`, is hashed again, and mended. Raises RemoteError where the store cannot be read, an ArtifactError that
+    names the file for what is not as it should be.
     """
     place = Place.of(url)
     local = (cache or default_cache()) / hashlib.sha256(url.encode()).hexdigest()[:16]
-    build_id, names = _published(place)
+    for _ in range(_TRIES - 1):
+        build_id, names = _published(place)
+        try:
+            return _fetch(place, local, build_id, names, progress, distrust)
+        except (ArtifactError, RemoteError):
+            if _published(place)[0] == build_id:
+                raise
+            # Another version was published, and this one pruned, while it was being fetched.
+    return _fetch(place, local, *_published(place), progress, distrust)
+
+
+def _fetch(
+    place: Place, local: Path, build_id: str | None, names: tuple[str, ...], progress: Progress, distrust: bool
+) -> Path:
     text = place.read(MOST_MANIFEST, *names, MANIFEST_NAME)
     if text is None:
         raise IndexNotFoundError(
@@ -198,7 +218,7 @@ def fetch(url: str, cache: Path | None = None, progress: Progress = silent) -> P
     local.mkdir(parents=True, exist_ok=True)
     with _alone(local):
         version = local / build_id
-        if not _is_here(version, text, manifest):
+        if distrust or not _is_here(version, text, manifest):
             _fill(place, names, version, manifest, progress)
             commit_bytes(version / MANIFEST_NAME, text)
         store.publish(local, build_id)
@@ -316,10 +336,11 @@ def _download(place: Place, names: tuple[str, ...], target: Path, facts: FileFac
 
 def _forget(local: Path, build_id: str) -> None:
     """Delete old versions of the cache, and parts of files that nothing goes on with."""
-    others = [version for version in store.finished(local) if version != build_id]
-    for version in others[_CACHED - 1 :]:
-        artifact.remove_manifest(local / version)
-        shutil.rmtree(local / version)
+    stay = [build_id, *(version for version in store.finished(local) if version != build_id)][:_CACHED]
+    for folder in local.iterdir():
+        if store.is_build_id(folder.name) and folder.name not in stay:  # also one that was never whole
+            artifact.remove_manifest(folder)
+            shutil.rmtree(folder)
     for part in local.glob(f"{TEMPORARY_PREFIX}*"):
         part.unlink()
 

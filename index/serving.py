@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from gifdex.index import store
 from gifdex.index.lookup import Hit, Index
 from gifdex.index.opening import open_index
-from gifdex.schemas.errors import GifdexError
 from gifdex.schemas.files import is_url
 
 # A check comes up to this share of the time sooner or later, so that many services do not come at once.
@@ -59,7 +58,7 @@ class ServedIndex:
         self._lock = threading.Lock()  # one check at a time
         self._index = self._opened()
         now = datetime.now(UTC)
-        build_id = self._index.manifest.build_id
+        build_id = self._index.path.name  # of a single version, the name of its folder may be another
         self._status = ServingStatus(build_id, build_id, now, now)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="gifdex-serve-latest", daemon=True)
@@ -86,8 +85,9 @@ class ServedIndex:
             before, now = self._status, datetime.now(UTC)
             try:
                 latest = self._latest()
-            except GifdexError as err:
-                self._status = ServingStatus(before.serving, before.latest, before.since, now, before.refused, str(err))
+            except Exception as err:  # noqa: BLE001  # a filesystem may raise anything, and the thread must go on
+                said = " ".join(str(err).split()) or type(err).__name__
+                self._status = ServingStatus(before.serving, before.latest, before.since, now, before.refused, said)
                 return self._status
             if latest == before.serving:
                 self._status = ServingStatus(latest, latest, before.since, now)
@@ -99,7 +99,7 @@ class ServedIndex:
                 self._status = ServingStatus(before.serving, latest, before.since, now, refused)
                 return self._status
             self._index = opened
-            self._status = ServingStatus(opened.manifest.build_id, latest, now, now)
+            self._status = ServingStatus(opened.path.name, latest, now, now)
             return self._status
 
     def close(self) -> None:

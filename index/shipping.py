@@ -16,16 +16,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pyarrow import fs
+
 from gifdex.index import artifact, store
 from gifdex.index.remote import MOST_MANIFEST, Place
-from gifdex.schemas.errors import CorruptIndexError, GifdexError
-from gifdex.schemas.files import is_url
-from gifdex.schemas.manifest import MANIFEST_NAME
+from gifdex.schemas.errors import ArtifactError, CorruptIndexError, GifdexError, IndexNotFoundError, RemoteError
+from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, is_url
+from gifdex.schemas.manifest import MANIFEST_NAME, FileFacts, Manifest
 from gifdex.schemas.progress import Progress, silent
 
 _MIB = 1024**2
+# The manifest of what is being pushed, until it is there.
+_COMING = f"{TEMPORARY_PREFIX}{MANIFEST_NAME}"
 # A version without a manifest may be one that is being pushed, file by file, until nothing came for so long.
-_ABANDONED = timedelta(days=1)
+ABANDONED = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -46,35 +50,42 @@ class Outline:
 def outlined(place: Place, only: str | None = None) -> Iterator[Outline]:
     """Yield the outline of a store, on which the functions of `store` work; what they published goes there at the end.
 
-    `only` one version's manifest is read, if it is given. What is raised about the folder says where the store is.
+    `only` one version's manifest is read, if it is given. A folder is its own outline. What is raised about the
+    outline says where the store is.
     """
+    files: dict[str, list[str]] = defaultdict(list)
+    changed: dict[str, float] = defaultdict(float)
+    manifests: dict[str, float] = {}
+    for path, _, moment in place.files():
+        version, _, name = path.partition("/")
+        if not name or not store.is_build_id(version):
+            continue
+        files[version].append(path)
+        changed[version] = max(changed[version], moment)
+        if name == MANIFEST_NAME and only in (None, version):
+            manifests[version] = moment
+    if isinstance(place.filesystem, fs.LocalFileSystem):
+        yield Outline(place, Path(place.root), files, changed)
+        return
     with tempfile.TemporaryDirectory(prefix="gifdex-") as temporary:
         folder = Path(temporary)
-        files: dict[str, list[str]] = defaultdict(list)
-        changed: dict[str, float] = defaultdict(float)
-        for path, _, moment in place.files():
-            version, _, name = path.partition("/")
-            if not name or not store.is_build_id(version):
-                continue
-            files[version].append(path)
-            changed[version] = max(changed[version], moment)
-            if name == MANIFEST_NAME and only in (None, version):
+        for version, moment in manifests.items():
+            if (data := place.read(MOST_MANIFEST, version, MANIFEST_NAME)) is not None:  # it was not just pruned
                 (folder / version).mkdir()
-                (folder / path).write_bytes(place.read(MOST_MANIFEST, version, name) or b"")
-                os.utime(folder / path, (moment, moment))
+                (folder / version / MANIFEST_NAME).write_bytes(data)
+                os.utime(folder / version / MANIFEST_NAME, (moment, moment))
         small = (store.HISTORY_NAME, store.POINTER_NAME)  # in the order in which they go back
         before = {name: place.read(MOST_MANIFEST, name) for name in small}
-        for name, data in before.items():
-            if data is not None:
-                (folder / name).write_bytes(data)
+        for name, known in before.items():
+            if known is not None:
+                (folder / name).write_bytes(known)
         try:
             yield Outline(place, folder, files, changed)
         except GifdexError as err:
             raise type(err)(str(err).replace(str(folder), place.shown())) from err
         for name in small:
-            path = folder / name
-            if path.exists() and (data := path.read_bytes()) != before[name]:
-                place.put(data, name)
+            if (folder / name).exists() and (now := (folder / name).read_bytes()) != before[name]:
+                place.put(now, name)
 
 
 def verify(place: Place, build_id: str, progress: Progress = silent) -> None:
@@ -99,11 +110,16 @@ def prune(place: Place, keep: int, protected: timedelta) -> list[str]:
     """Delete the versions that `store.kept` does not name, their manifests first, and what pushes left unfinished.
 
     Unfinished is a version without a manifest to which nothing came for a day. Return the names of what is gone.
+    Raises IndexNotFoundError where there is no store.
     """
     with outlined(place) as outline:
         finished = set(store.finished(outline.folder))
+        if not finished and not store.is_store(outline.folder):
+            raise IndexNotFoundError(f"{place.shown()} is no index store; expected one that gifdex push made")
+        if isinstance(place.filesystem, fs.LocalFileSystem):
+            return store.prune(outline.folder, keep, protected, abandoned=ABANDONED)
         gone = finished - set(store.kept(outline.folder, keep, protected))
-        since = (datetime.now(UTC) - _ABANDONED).timestamp()
+        since = (datetime.now(UTC) - ABANDONED).timestamp()
         gone |= {name for name in outline.files if name not in finished and outline.changed[name] < since}
     for name in sorted(gone):
         for path in sorted(outline.files[name], key=lambda path: not path.endswith(f"/{MANIFEST_NAME}")):
@@ -113,35 +129,81 @@ def prune(place: Place, keep: int, protected: timedelta) -> list[str]:
 
 def destination_of(destination: str) -> Place:
     """Return the place that a URL or a folder names."""
-    return Place.of(destination if is_url(destination) else Path(destination).expanduser().absolute().as_uri())
+    return Place.of(destination if is_url(destination) else absolute(destination).as_uri())
 
 
 def push(version: Path, destination: str, progress: Progress = silent, *, checksum: bool = False) -> dict[str, Any]:
     """Copy a version to a store elsewhere and publish it there; what is there already is not copied again.
 
-    A file is there if one of its size is, for files of a version are never other ones; `checksum` reads its bytes
-    instead. The version is verified first. Returns the build id, and the files and bytes that were copied and that
-    were there. Raises an ArtifactError for a version that is not whole, RemoteError where the destination cannot be
-    written.
+    A whole version of that build id is taken for it, though its bytes may differ where other machines built it. What
+    an interrupted push of these bytes left is gone on with: a file of the right size is there. `checksum` reads all
+    that is there instead, and mends it. The version is verified first. Returns the build id, and the files and bytes
+    that were copied and that were there. Raises an ArtifactError for a version that is not whole, RemoteError where
+    the destination cannot be written.
     """
-    manifest = artifact.verify(version, progress)
-    place = destination_of(destination)
+    manifest, text = artifact.verify(version, progress), (version / MANIFEST_NAME).read_bytes()
+    place, build_id = destination_of(destination), manifest.build_id
+    copied: list[FileFacts] = []
+    if (theirs := None if checksum else _whole(place, build_id)) is not None:
+        there = list(theirs.files.values())
+    else:
+        copied, there = _copy(version, place, manifest, text, progress, checksum)
+    with outlined(place, build_id) as outline:
+        store.publish(outline.folder, build_id)
+    return {
+        "version": build_id,
+        "destination": place.shown(),
+        "copied": len(copied),
+        "copied_bytes": sum(facts.bytes for facts in copied),
+        "there": len(there),
+        "there_bytes": sum(facts.bytes for facts in there),
+    }
+
+
+def _whole(place: Place, build_id: str) -> Manifest | None:
+    """Return the manifest of a version elsewhere whose files all have their sizes; else nothing."""
+    text = place.read(MOST_MANIFEST, build_id, MANIFEST_NAME)
+    try:
+        manifest = Manifest.from_json((text or b"").decode(), place.shown(build_id, MANIFEST_NAME))
+    except (ArtifactError, UnicodeDecodeError):
+        return None
+    is_whole = all(place.has(facts, False, build_id, name) for name, facts in manifest.files.items())
+    return manifest if is_whole and manifest.build_id == build_id else None
+
+
+def _copy(
+    version: Path, place: Place, manifest: Manifest, text: bytes, progress: Progress, checksum: bool
+) -> tuple[list[FileFacts], list[FileFacts]]:
+    """Copy the files that are not there, then the manifest; return those that were copied and those that were there.
+
+    Until it is whole, the version does not exist there, and a note says which bytes are coming.
+    """
+    build_id = manifest.build_id
+    if place.size(build_id, MANIFEST_NAME) is not None:
+        place.delete(build_id, MANIFEST_NAME)
+    resumed = checksum or place.read(MOST_MANIFEST, build_id, _COMING) == text
+    if not resumed:
+        place.put(text, build_id, _COMING)
     total = sum(facts.bytes for facts in manifest.files.values())
-    done, counts = 0, {"copied": 0, "copied_bytes": 0, "there": 0, "there_bytes": 0}
+    done = 0
+    copied: list[FileFacts] = []
+    there: list[FileFacts] = []
     for name, facts in manifest.files.items():
-        is_there = place.has(facts, checksum, manifest.build_id, name)
-        if not is_there:
+        if resumed and place.has(facts, checksum, build_id, name):
+            there.append(facts)
+        else:
             with (version / name).open("rb") as source:
                 so_far = done
-                for count in place.write(source, manifest.build_id, name):
+                for count in place.write(source, build_id, name):
                     so_far += count
                     progress("push", min(so_far // _MIB, max(total // _MIB - 1, 0)), total // _MIB)
+            copied.append(facts)
         done += facts.bytes
-        kind = "there" if is_there else "copied"
-        counts[kind] += 1
-        counts[f"{kind}_bytes"] += facts.bytes
-    place.put((version / MANIFEST_NAME).read_bytes(), manifest.build_id, MANIFEST_NAME)
-    with outlined(place, manifest.build_id) as outline:
-        store.publish(outline.folder, manifest.build_id)
+    for name, facts in manifest.files.items():
+        if not place.has(facts, False, build_id, name):
+            raise RemoteError(f"{place.shown(build_id, name)} was deleted while the version was pushed: push it again")
+    place.put(text, build_id, MANIFEST_NAME)
+    if place.size(build_id, _COMING) is not None:
+        place.delete(build_id, _COMING)
     progress("push", total // _MIB, total // _MIB)
-    return {"version": manifest.build_id, "destination": place.shown(), **counts}
+    return copied, there

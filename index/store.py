@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, PublishError
-from gifdex.schemas.files import commit_bytes, json_lines, sync
+from gifdex.schemas.errors import ArtifactError, CorruptIndexError, IndexNotFoundError, PublishError
+from gifdex.schemas.files import commit_bytes, json_lines, remove_unfinished, sync
 from gifdex.schemas.manifest import MANIFEST_NAME
 
 POINTER_NAME = "CURRENT"
@@ -40,51 +41,60 @@ class Publication:
     refused: tuple[str, ...] = ()
 
 
-def publish(store: Path, build_id: str, *, refused: Sequence[str] = ()) -> None:
-    """Make a version the store's current one, by one rename; what is current already stays.
+def publish(store: Path, build_id: str, *, refused: Sequence[str] = ()) -> str | None:
+    """Make a version the store's current one, by one rename, and return what was; what is current already stays.
 
-    `refused` has the rules of the quality gate that are overruled. Raises IndexNotFoundError where the version is not
-    finished.
+    `refused` has the rules of the quality gate that are overruled, which is recorded in any case. Raises
+    IndexNotFoundError where the version is not finished.
     """
-    with _locked(store):
-        _point(store, build_id, PUBLISH, tuple(refused))
+    with locked(store):
+        return _point(store, build_id, PUBLISH, tuple(refused))
 
 
-def rollback(store: Path) -> str:
-    """Publish what was published before the current version, and return its build id; again, what was before that.
+def rollback(store: Path, check: Callable[[str], object]) -> tuple[str, str]:
+    """Publish what was published before the current version; return its build id, and which one was current.
 
-    Raises PublishError where there is no such version any more, IndexNotFoundError where nothing is published.
+    Again, it is what was before that. Versions that were rolled back from are passed over, and so are those for which
+    `check` raises an ArtifactError, which should look at every byte. Raises PublishError where no version is left,
+    IndexNotFoundError where nothing is published.
     """
-    with _locked(store):
-        now = current(store)
+    with locked(store):
+        now = known_current(store)
         if now is None:
             raise IndexNotFoundError(f"nothing is published in {store}: publish a version first")
-        order = list(dict.fromkeys(entry.build_id for entry in reversed(history(store)) if entry.action == PUBLISH))
+        order = list(dict.fromkeys(entry.build_id for entry in reversed(_happened(store)) if entry.action == PUBLISH))
         before = order[order.index(now) + 1 :] if now in order else order
-        there = [build_id for build_id in before if _is_finished(store, build_id)]
-        if not there:
-            raise PublishError(
-                f"no version that was published before {now} is left in {store}: see what is there with gifdex "
-                f"versions {store}, and publish one by name"
-            )
-        _point(store, there[0], ROLLBACK, ())
-        return there[0]
+        bad = ""
+        for build_id in before:
+            if not _is_finished(store, build_id) or rolled_back(store, build_id) is not None:
+                continue
+            try:
+                check(build_id)
+            except ArtifactError as err:
+                bad = f" ({build_id} is not whole: {err})"
+                continue
+            _point(store, build_id, ROLLBACK, ())
+            return build_id, now
+    raise PublishError(
+        f"no version that was published before {now} is left in {store}{bad}: see what is there with gifdex "
+        f"versions {store}, and publish one by name"
+    )
 
 
-def _point(store: Path, build_id: str, action: str, refused: tuple[str, ...]) -> None:
-    """Write the history, then the pointer: killed in between, the history tells of a publication that did not happen,
-    which keeps a version a little longer and is followed by the same again."""
+def _point(store: Path, build_id: str, action: str, refused: tuple[str, ...]) -> str | None:
+    """Write the history, then the pointer; killed in between, the history tells of what did not happen: `_happened`."""
     check_finished(store, build_id)
-    before = _read_pointer(store)
-    if before == build_id:
-        return
+    before = known_current(store)
+    if before == build_id and not refused:
+        return before
     entry = Publication(build_id, datetime.now(UTC), action, before, refused)
     lines = [_line(one) for one in [*history(store), entry][-_REMEMBERED:]]
     commit_bytes(store / HISTORY_NAME, "".join(lines).encode())
     commit_bytes(store / POINTER_NAME, f"{build_id}\n".encode())
+    return before
 
 
-def _read_pointer(store: Path) -> str | None:
+def known_current(store: Path) -> str | None:
     """Return what is current, and None also where the pointer is damaged, for a new one mends it."""
     try:
         return current(store)
@@ -171,9 +181,19 @@ def parse_pointer(data: bytes, where: str) -> str:
     return text
 
 
+def _happened(store: Path) -> list[Publication]:
+    """Return the history without entries that no change of the pointer followed, since their writer was killed.
+
+    The entry after such a one replaced something else, as far as it knew; and the last entry is what is current.
+    """
+    entries = history(store)
+    following = [*(entry.replaced for entry in entries[1:]), known_current(store)]
+    return [entry for entry, then in zip(entries, following, strict=False) if then in (None, entry.build_id)]
+
+
 def rolled_back(store: Path, build_id: str) -> datetime | None:
     """Return when a version was rolled back from, unless it was published again since."""
-    for entry in reversed(history(store)):
+    for entry in reversed(_happened(store)):
         if entry.build_id == build_id:
             return None
         if entry.action == ROLLBACK and entry.replaced == build_id:
@@ -196,9 +216,9 @@ def built(store: Path, build_id: str) -> datetime:
     return datetime.fromtimestamp((store / build_id / MANIFEST_NAME).stat().st_mtime, UTC)
 
 
-def kept(store: Path, keep: int, protected: timedelta) -> list[str]:
+def kept(store: Path, keep: int, protected: timedelta, also: Collection[str] = ()) -> list[str]:
     """Return the versions that pruning leaves: the current one, the `keep` newest that were published and as many that
-    never were, and those lately current.
+    never were, those lately current, and `also` some.
 
     A reader that has just read CURRENT goes on to open what it names, so a version that was current at any time of
     the `protected` span stays.
@@ -206,7 +226,7 @@ def kept(store: Path, keep: int, protected: timedelta) -> list[str]:
     since = datetime.now(UTC) - protected
     versions, entries = finished(store), history(store)
     published = {entry.build_id for entry in entries}
-    stay: set[str | None] = {current(store)}
+    stay: set[str | None] = {current(store), *also}
     for known in (True, False):
         stay |= set([build_id for build_id in versions if (build_id in published) == known][:keep])
     for entry in entries:
@@ -215,14 +235,22 @@ def kept(store: Path, keep: int, protected: timedelta) -> list[str]:
     return [build_id for build_id in versions if build_id in stay]
 
 
-def prune(store: Path, keep: int, protected: timedelta) -> list[str]:
+def prune(
+    store: Path, keep: int, protected: timedelta, also: Collection[str] = (), abandoned: timedelta = timedelta(0)
+) -> list[str]:
     """Delete the versions that `kept` does not name, and folders that are no finished version; return their names.
 
-    Only for a caller that knows that nothing is being built in the store. A reader that has a version open goes on.
+    Of those, only such to which nothing came for the span `abandoned`: a version may be coming from elsewhere. It is
+    none for a caller that knows that nothing is being built in the store. A reader that has a version open goes on.
     """
-    with _locked(store):
-        stay = set(kept(store, keep, protected))
-        gone = [path for path in sorted(store.iterdir()) if is_build_id(path.name) and path.name not in stay]
+    with locked(store):
+        stay, whole = set(kept(store, keep, protected, also)), set(finished(store))
+        since = (datetime.now(UTC) - abandoned).timestamp()
+        gone = [
+            path
+            for path in sorted(store.iterdir())
+            if is_build_id(path.name) and path.name not in stay and (path.name in whole or _last_change(path) <= since)
+        ]
         for folder in gone:  # now, so that nobody can publish it
             (folder / MANIFEST_NAME).unlink(missing_ok=True)
             sync(folder)
@@ -231,8 +259,23 @@ def prune(store: Path, keep: int, protected: timedelta) -> list[str]:
     return [folder.name for folder in gone]
 
 
+def _last_change(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+
+
+def clear_unfinished(store: Path, before: float = math.inf) -> int:
+    """Delete what interrupted writers left in a store, and return how many files that were; see `remove_unfinished`.
+
+    Whoever is publishing meanwhile is waited for.
+    """
+    if not store.is_dir():
+        return 0
+    with locked(store):
+        return remove_unfinished(store, before)
+
+
 @contextmanager
-def _locked(store: Path) -> Iterator[None]:
+def locked(store: Path) -> Iterator[None]:
     """Hold the pointer and the history while the block runs, which is short; others wait."""
     if not store.is_dir():
         raise IndexNotFoundError(f"{store} is no folder; expected an index store: build one first")

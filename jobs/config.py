@@ -12,7 +12,7 @@ import click
 
 from gifdex.jobs.console import PathOption
 from gifdex.schemas.errors import ConfigError
-from gifdex.schemas.files import is_url
+from gifdex.schemas.files import absolute, is_url
 
 TOP = ""
 # Which keys there are in which table; each is an option of `gifdex nightly`, under the same name unless it says.
@@ -115,8 +115,10 @@ def load(path: Path, command: click.Command, ctx: click.Context) -> dict[str, An
 def _keys(path: Path, found: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     """Yield table, key and value of all that a file says."""
     for name, value in found.items():
+        if name in TABLES and name and not isinstance(value, dict):
+            raise ConfigError(f"{name} of {path} is {value!r:.80}; expected a table: [{name}], and its keys below")
         if isinstance(value, dict):
-            if name not in TABLES:
+            if name not in TABLES or not name:
                 raise _unknown(path, TOP, f"[{name}]", name, [table for table in TABLES if table])
             for key, inner in value.items():
                 if key not in TABLES[name]:
@@ -132,7 +134,9 @@ def _unknown(path: Path, table: str, shown: str, name: str, known: Any) -> Confi
     """Return an error that suggests the nearest name in the same table, or the same name in another."""
     where = f"the table [{table}] of {path}" if table else str(path)
     elsewhere = [other for other, keys in TABLES.items() if name in keys]
-    if elsewhere:
+    if name in ONLY_FLAGS:
+        hint = f"it is of one run, so it is an option alone, --{name.replace('_', '-')}"
+    elif elsewhere:
         hint = f"it belongs into [{elsewhere[0]}]" if elsewhere[0] else "it belongs above all tables"
     elif near := difflib.get_close_matches(name, known, 1, 0.5):
         hint = f"did you mean {near[0]}?"
@@ -153,8 +157,12 @@ def _converted(path: Path, table: str, key: str, value: Any, option: click.Param
     if is_flag != isinstance(value, bool) or not isinstance(value, (bool, str, int, float)):
         expected = "true or false" if is_flag else "a number or a string"
         raise ConfigError(f"{where} is {value!r:.80}; expected {expected}")
-    if key in ("corpus", "push") or isinstance(option.type, PathOption):
+    if isinstance(option.type, click.types.IntParamType) and isinstance(value, float):
+        raise ConfigError(f"{where} is {value!r:.80}; expected a whole number")
+    if key == "corpus" or isinstance(option.type, PathOption):
         value = _beside(path, str(value))
+    elif key in ("image_encoder", "text_encoder"):
+        value = _beside_encoder(path, str(value))
     try:
         return option.type.convert(value, option, ctx)
     except click.BadParameter as err:
@@ -165,5 +173,11 @@ def _beside(path: Path, value: str) -> str:
     """Return a path, relative to the file's folder, and a URL as it is."""
     if not value or is_url(value):
         return value
-    joined = path.absolute().parent / Path(value).expanduser()
+    joined = path.absolute().parent / value if not value.startswith("~") else absolute(value)
     return str(joined) + ("/" if value.endswith("/") else "")
+
+
+def _beside_encoder(path: Path, name: str) -> str:
+    """Return an encoder's name such as glove:vectors.txt with the path behind the colon relative to the file."""
+    kind, colon, place = name.partition(":")
+    return f"{kind}:{_beside(path, place)}" if colon and not is_url(name) else name

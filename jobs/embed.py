@@ -38,4 +38,4 @@ def command(
         print_json(asdict(summary))
         return
     root = Path(summary.catalog).parents[3]
-    print_table(summary_table(summary, root, {"features": summary.features, "catalog": summary.catalog}))
+    print_table(summary_table(summary, str(root), {"features": summary.features, "catalog": summary.catalog}))

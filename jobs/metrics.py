@@ -37,14 +37,15 @@ def write_metrics(path: Path, status: Status, exit_code: int, summary: NightlySu
         gauge("encoded_gifs", "GIFs that the last run encoded.", summary.encoded)
         gauge("index_bytes", "Bytes of the version that the last run built.", summary.bytes)
         gauge("recall", "Recall@10 of the engine that answers, as the build measured it.", summary.engine_recall)
-        gauge("published", "1 if the version of the last run is the published one.", summary.outcome != "refused")
+        is_published = summary.outcome != "refused" or summary.previous == summary.build_id
+        gauge("published", "1 if the version of the last run is the published one.", is_published)
         for error, count in summary.rejects_by_error.items() or [("none", 0)]:
             gauge("rejects", "Files that could not be indexed, by class of error.", count, error=error)
         for stage, seconds in summary.seconds.items():
             gauge("stage_seconds", "Seconds of each stage of the last run.", seconds, stage=stage)
         for rule in RULES:
             gauge("gate_refused", "1 if a rule of the quality gate was not kept.", rule in summary.refused, rule=rule)
-    commit_bytes(path, generate_latest(registry))
+    commit_bytes(path, generate_latest(registry), alone=True)
 
 
 def _seconds(moment: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,25 @@ import click
 from click.core import ParameterSource
 
 from gifdex.jobs import config
-from gifdex.jobs.console import PathOption, PlaceOption, facts_table, print_json, print_table, stage_progress
+from gifdex.jobs.console import (
+    JsonLog,
+    PathOption,
+    PlaceOption,
+    facts_table,
+    print_json,
+    print_table,
+    stage_progress,
+)
 from gifdex.jobs.runs import beam_and_output_options, build_settings, build_table, encode_and_index_options
-from gifdex.schemas.errors import ConfigError, GateError, GifdexError, WorkspaceBusyError, WorkspaceError
+from gifdex.schemas.errors import (
+    ConfigError,
+    GateError,
+    GifdexError,
+    PipelineError,
+    RemoteError,
+    WorkspaceBusyError,
+    WorkspaceError,
+)
 from gifdex.schemas.files import absolute
 
 if TYPE_CHECKING:
@@ -44,7 +61,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--max-rejects", type=click.FloatRange(0), help="Gate: share (under 1) or count.  [default: 0.2]")
 @click.option("--canaries", type=PathOption(), help="Gate: JSON Lines of sentence, id and k.")
 @click.option("--keep", type=click.IntRange(1), help="Published versions that stay.  [default: 3]")
-@click.option("--push", help="Copy what is published to a URL or a folder, as `gifdex push` does.")
+@click.option("--push", type=PlaceOption(), help="Copy what is published to a URL or a folder, as `gifdex push` does.")
 @click.option("--metrics", type=PathOption(), help="Write a file for Prometheus' textfile collector.")
 @click.option("--log-json/--no-log-json", default=None, help="Log on stderr as JSON, one object a line.")
 @encode_and_index_options
@@ -57,7 +74,27 @@ def command(ctx: click.Context, /, init: bool, as_json: bool, verbose: bool, dry
     refuses is left for inspection, and what was published stays (exit code 3). A second run at the same time ends at
     once (75). Killed at any moment, the next run goes on, and what was published answers.
     """
+    log_json = bool(options["log_json"])
+    try:
+        _command(ctx, init, as_json, verbose, dry_run, options)
+    except GifdexError as err:
+        if not (log_json or options["log_json"]):
+            raise
+        event = "refused" if isinstance(err, GateError) else "failed"
+        JsonLog(sys.stderr).event(
+            event, level="error", error=type(err).__name__, message=str(err), exit_code=err.exit_code
+        )
+        ctx.exit(err.exit_code)
+
+
+def _command(
+    ctx: click.Context, init: bool, as_json: bool, verbose: bool, dry_run: bool, options: dict[str, Any]
+) -> None:
+    """Do it; `options` gets what the file says, as far as it was read when an error is raised."""
     path = options.pop("config")
+    if path is not None and str(path).startswith("-"):  # what follows --, without a CONFIG before it
+        options["beam_options"] = (str(path), *options["beam_options"])
+        path = None
     if init:
         _init(path or Path("gifdex.toml"))
         return
@@ -68,10 +105,10 @@ def command(ctx: click.Context, /, init: bool, as_json: bool, verbose: bool, dry
     for name in ("corpus", "workspace"):
         if not options[name]:
             raise click.UsageError(f"no {name} is given; expected {name} = ... in CONFIG, or --{name}")
-    metrics, log_json = options.pop("metrics"), bool(options.pop("log_json"))
+    metrics, log_json = options.pop("metrics"), bool(options["log_json"])
     if metrics is not None and not absolute(metrics).parent.is_dir():  # which should not wait for the end of the run
         raise ConfigError(f"there is no folder {absolute(metrics).parent} for the metrics: make it, or name another")
-    settings = _settings(options)
+    settings = _settings({name: value for name, value in options.items() if name != "log_json"})
     with stage_progress(verbose, log_json=log_json) as reporter:
         if dry_run:
             from gifdex.pipeline.nightly import make_plan
@@ -86,8 +123,6 @@ def command(ctx: click.Context, /, init: bool, as_json: bool, verbose: bool, dry
     if summary is not None:
         print_json(asdict(summary)) if as_json else print_table(_table(summary))
     if error is not None:
-        if log_json:  # which has it already
-            ctx.exit(error.exit_code)
         raise error
 
 
@@ -108,50 +143,71 @@ def _settings(options: dict[str, Any]) -> NightlySettings:
     from gifdex.pipeline.settings import GateSettings, NightlySettings
 
     gate = GateSettings(**{name: value for name, value in rules.items() if value is not None})
-    return NightlySettings(build, gate, **({} if keep is None else {"keep": keep}), push=push, force=force)
+    elsewhere = None if push is None else str(push)
+    return NightlySettings(build, gate, **({} if keep is None else {"keep": keep}), push=elsewhere, force=force)
 
 
 def _run(
     settings: NightlySettings, metrics: Path | None, reporter: Reporter
 ) -> tuple[NightlySummary | None, GifdexError | None]:
     """Run; leave status, metrics and log; return what was done and, if it is so, why it is not enough."""
-    from gifdex.jobs.metrics import write_metrics
-    from gifdex.pipeline.embed import workspace_of
-    from gifdex.pipeline.nightly import REFUSED, nightly, note_status
+    from gifdex.pipeline.nightly import REFUSED, nightly
 
     summary: NightlySummary | None = None
     error: GifdexError | None = None
     try:
         summary = nightly(settings, reporter, reporter.notice)
     except WorkspaceBusyError as err:  # status and metrics are the other run's
-        reporter.event("failed", level="error", error=type(err).__name__, message=str(err), exit_code=err.exit_code)
         return None, err
     except GifdexError as err:
         error = err
+    except Exception as err:
+        _note(settings, metrics, None, PipelineError(f"{type(err).__name__}: {err}"))
+        raise  # nobody's mistake but ours
     if summary is not None and summary.outcome == REFUSED:
         error = _refusal(summary)
-    workspace = workspace_of(settings.build.workspace)
-    outcome = "failed" if summary is None else summary.outcome
-    if workspace.root.is_dir():
-        try:
-            status = note_status(settings.build.workspace, outcome, None if error is None else str(error))
-            if metrics is not None:
-                write_metrics(metrics, status, 0 if error is None else error.exit_code, summary)
-        except OSError as err:  # what went wrong before it is what should be known
-            error = error or WorkspaceError(
-                f"the run ended well ({outcome}), but {err.filename or workspace.status} cannot be written: "
-                f"{err.strerror or err}; free space or mend the permissions"
-            )
-    code = 0 if error is None else error.exit_code
-    if error is not None:
-        reporter.event(outcome, level="error", error=type(error).__name__, message=str(error), exit_code=code)
-    elif summary is not None:
-        reporter.event(outcome, **asdict(summary))
+    elif summary is not None and summary.not_pushed is not None:
+        error = RemoteError(
+            f"the version {summary.build_id} is published in {summary.store}, but not in {settings.push}: "
+            f"{summary.not_pushed}"
+        )
+    error = _note(settings, metrics, summary, error)
+    if summary is not None and error is None:
+        reporter.event(summary.outcome, **asdict(summary))
     return summary, error
+
+
+def _note(
+    settings: NightlySettings, metrics: Path | None, summary: NightlySummary | None, error: GifdexError | None
+) -> GifdexError | None:
+    """Write status and metrics; return the error, or why they could not be written if there was none."""
+    from gifdex.jobs.metrics import write_metrics
+    from gifdex.pipeline.embed import workspace_of
+    from gifdex.pipeline.nightly import note_status
+
+    workspace = workspace_of(settings.build.workspace)
+    if not workspace.root.is_dir():
+        return error
+    outcome = "failed" if summary is None else summary.outcome
+    try:
+        status = note_status(settings.build.workspace, outcome, None if error is None else str(error))
+        if metrics is not None:
+            write_metrics(metrics, status, 0 if error is None else error.exit_code, summary)
+    except OSError as err:  # what went wrong before it is what should be known
+        return error or WorkspaceError(
+            f"the run ended well ({outcome}), but {err.filename or workspace.status} cannot be written: "
+            f"{err.strerror or err}; free space or mend the permissions"
+        )
+    return error
 
 
 def _refusal(summary: NightlySummary) -> GateError:
     reasons = "; ".join(f"{reason} ({rule})" for rule, reason in summary.refused.items())
+    if summary.previous == summary.build_id:
+        return GateError(
+            f"the version {summary.build_id}, which is published, would not be now: {reasons}; mend the cause, or go "
+            f"back with gifdex rollback {summary.store}"
+        )
     stays = f", and {summary.previous} stays published" if summary.previous else ""
     return GateError(
         f"the version {summary.build_id} was not published{stays}: {reasons}; look at it with gifdex inspect "
@@ -166,6 +222,8 @@ def _table(summary: NightlySummary) -> Any:
     for rule, reason in summary.refused.items():
         table.add_row(f"gate: {rule}", reason)
     gone = summary.pruned
+    if summary.pushed:
+        table.add_row("pushed", f"{summary.pushed['version']} to {summary.pushed['destination']}")
     if gone.get("versions") or gone.get("parts"):
         table.add_row("pruned", f"{len(gone['versions'])} versions, {gone['parts']} parts of features")
     return table
@@ -178,7 +236,7 @@ def _plan_table(found: Plan) -> Any:
         f"duplicated, {found.deleted:,} deleted, {found.edited:,} with other captions or metadata, "
         f"{found.unreadable:,} unreadable",
         "to encode": f"{found.to_encode:,} GIFs by {found.encoder}"
-        + ("" if found.seconds is None else f", about {found.seconds:,.0f} s at the last run's speed"),
+        + ("" if found.seconds is None else f", about {found.seconds:,.0f} s at the speed of earlier runs"),
     }
     if found.notice:
         facts["notice"] = found.notice

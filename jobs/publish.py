@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from gifdex.jobs.console import PlaceOption, print_json, stage_progress
-from gifdex.jobs.stores import shown, store_at
-from gifdex.schemas.files import is_url
+from gifdex.jobs.stores import open_store
 
 _EPILOG = """\b
 Examples:
@@ -26,22 +25,14 @@ def command(store: Path | str, version: str, as_json: bool) -> None:
 
     The quality gate of `gifdex nightly` is not asked. `gifdex versions` lists what can be published.
     """
-    from gifdex.index import artifact
     from gifdex.index import store as stores
 
-    with stage_progress(False) as progress:
-        if is_url(store):
-            from gifdex.index import shipping
-            from gifdex.index.remote import Place
-
-            shipping.verify(Place.of(str(store)), version, progress)
-        else:
-            stores.check_finished(Path(store), version)
-            artifact.verify(Path(store) / version, progress)
-    with store_at(store) as folder:
-        before = stores.current(folder) if (folder / stores.POINTER_NAME).exists() else None
-        stores.publish(folder, version)
+    with open_store(store) as opened:
+        with stage_progress(False) as progress:
+            stores.check_finished(opened.folder, version)
+            opened.verify(version, progress)
+        before = stores.publish(opened.folder, version)
     if as_json:
-        print_json({"store": shown(store), "published": version, "previous": before})
+        print_json({"store": opened.shown, "published": version, "previous": before})
     else:
         click.echo(f"published {version}" + (f", before it {before}" if before not in (None, version) else ""))

@@ -19,10 +19,10 @@ Examples:
 
 @click.command("push", epilog=_EPILOG)
 @click.argument("store", type=PlaceOption())
-@click.argument("destination")
+@click.argument("destination", type=PlaceOption())
 @click.option("--checksum", is_flag=True, help="Read what is there and hash it, instead of trusting sizes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(store: Path | str, destination: str, checksum: bool, as_json: bool) -> None:
+def command(store: Path | str, destination: Path | str, checksum: bool, as_json: bool) -> None:
     """Copy the published version of STORE (or the version that STORE is) to DESTINATION, and publish it there.
 
     DESTINATION is a URL (s3://, gs://) or a folder. Files that are there already are not copied again, so an
@@ -32,7 +32,7 @@ def command(store: Path | str, destination: str, checksum: bool, as_json: bool) 
         from gifdex.index.opening import located
         from gifdex.index.shipping import push
 
-        done = push(located(store), destination, progress, checksum=checksum)
+        done = push(located(store), str(destination), progress, checksum=checksum)
     if as_json:
         print_json(done)
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gifdex.jobs.console import PlaceOption, print_json
-from gifdex.jobs.stores import shown, store_at
+from gifdex.jobs.stores import open_store
 
 _EPILOG = """\b
 Examples:
@@ -23,14 +23,15 @@ Examples:
 def command(store: Path | str, as_json: bool) -> None:
     """Publish the version of STORE that was published before the current one; again, the one before that.
 
+    Every byte of it is checked first. A version that was rolled back from before, or is not whole, is passed over.
+
     `gifdex nightly` does not publish a version that was rolled back from; `gifdex publish` does.
     """
     from gifdex.index import store as stores
 
-    with store_at(store) as folder:
-        before = stores.current(folder)
-        now = stores.rollback(folder)
+    with open_store(store) as opened:
+        now, before = stores.rollback(opened.folder, opened.verify)
     if as_json:
-        print_json({"store": shown(store), "published": now, "previous": before})
+        print_json({"store": opened.shown, "published": now, "previous": before})
     else:
         click.echo(f"published {now}, before it {before}")

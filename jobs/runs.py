@@ -203,7 +203,7 @@ def run_embed(settings: BuildSettings, verbose: bool) -> EmbedSummary:
         return embed(settings, progress, progress.notice)
 
 
-def summary_table(summary: RunSummary, workspace: Path, results: Mapping[str, str]) -> Table:
+def summary_table(summary: RunSummary, workspace: str, results: Mapping[str, str]) -> Table:
     """Return the closing summary for people; `results` says what there is now, and where."""
     seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary.seconds.items())
     speed = f", {summary.gifs_per_second:,.1f} GIFs/s" if summary.gifs_per_second else ""
@@ -222,14 +222,14 @@ def summary_table(summary: RunSummary, workspace: Path, results: Mapping[str, st
         facts["such as partial"] = summary.example_partial
     if summary.rejects:
         facts |= {f"such as {error}": reason for error, reason in summary.example_rejects.items()}
-        facts["rejects in"] = str(workspace / "builds" / summary.build_id / "rejects")
+        facts["rejects in"] = f"{workspace}/builds/{summary.build_id}/rejects"
     return facts_table(facts)
 
 
 def build_table(summary: BuildSummary) -> Table:
     """Return the closing summary of a build."""
     version = f"{summary.build_id}{' (was there already)' if summary.index_reused else ''}"
-    return summary_table(summary, Path(summary.store).parent, {"version": version, "index": summary.store})
+    return summary_table(summary, summary.store.rpartition("/")[0], {"version": version, "index": summary.store})
 
 
 def _reasons(counts: dict[str, int]) -> str:

@@ -4,28 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from gifdex.index import artifact
 from gifdex.schemas.files import is_url
+from gifdex.schemas.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class OpenStore:
+    """A store's `folder` or, of one at a URL, its outline: what is published in it is published there.
+
+    `shown` is what output calls it, without a key or options.
+    """
+
+    where: Path | str
+    folder: Path
+    shown: str
+
+    def verify(self, build_id: str, progress: Progress = silent) -> None:
+        """Look at every byte of a version; raises an ArtifactError."""
+        if not is_url(self.where):
+            artifact.verify(self.folder / build_id, progress)
+            return
+        from gifdex.index import shipping
+        from gifdex.index.remote import Place
+
+        shipping.verify(Place.of(str(self.where)), build_id, progress)
 
 
 @contextmanager
-def store_at(where: Path | str) -> Iterator[Path]:
-    """Yield a store's folder or, of one at a URL, its outline: what is published in it is published there."""
+def open_store(where: Path | str) -> Iterator[OpenStore]:
+    """Open a store to publish in it."""
     if not is_url(where):
-        yield Path(where)
+        yield OpenStore(where, Path(where), str(where))
         return
     from gifdex.index.remote import Place
     from gifdex.index.shipping import outlined
 
-    with outlined(Place.of(str(where))) as outline:
-        yield outline.folder
-
-
-def shown(where: Path | str) -> str:
-    """Return what output calls a store: of a URL, no key and no options."""
-    if not is_url(where):
-        return str(where)
-    from gifdex.index.remote import Place
-
-    return Place.of(str(where)).shown()
+    place = Place.of(str(where))
+    with outlined(place) as outline:
+        yield OpenStore(where, outline.folder, place.shown())

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gifdex.jobs.console import PlaceOption, print_json, print_table, table
-from gifdex.jobs.stores import store_at
+from gifdex.jobs.stores import open_store
 
 _EPILOG = """\b
 Examples:
@@ -23,8 +23,8 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a version.")
 def command(store: Path | str, as_json: bool) -> None:
     """List the versions of STORE, the newest first, and when each was last published (UTC)."""
-    with store_at(store) as folder:
-        rows = _rows(folder)
+    with open_store(store) as opened:
+        rows = _rows(opened.folder)
     if as_json:
         for row in rows:
             print_json(row)
@@ -36,10 +36,10 @@ def command(store: Path | str, as_json: bool) -> None:
             row["version"],
             row["built"][:19].replace("T", " "),
             (row["published"] or "never")[:19].replace("T", " "),
-            f"{row['items']:,}",
-            row["engine"],
+            "" if row["items"] is None else f"{row['items']:,}",
+            row["engine"] or "damaged",
             "" if row["recall"] is None else f"{row['recall']:.4f}",
-            f"{row['bytes'] / 1e6:,.1f}",
+            "" if row["bytes"] is None else f"{row['bytes'] / 1e6:,.1f}",
         )
     print_table(shown)
 
@@ -47,26 +47,32 @@ def command(store: Path | str, as_json: bool) -> None:
 def _rows(store: Path) -> list[dict[str, Any]]:
     from gifdex.index import artifact
     from gifdex.index import store as stores
-    from gifdex.schemas.errors import IndexNotFoundError
+    from gifdex.schemas.errors import ArtifactError, IndexNotFoundError
 
     known = stores.finished(store)
     if not known:
         raise IndexNotFoundError(f"{store} has no finished version; expected an index store: build one first")
-    now, published = stores.current(store), {entry.build_id: entry for entry in stores.history(store)}
+    now, published = stores.known_current(store), {entry.build_id: entry for entry in stores.history(store)}
     rows = []
     for version in known:
-        manifest, entry = artifact.read_manifest(store / version), published.get(version)
-        rows.append(
-            {
-                "version": version,
-                "current": version == now,
-                "built": stores.built(store, version).isoformat("T", "seconds"),
-                "published": None if entry is None else entry.at.isoformat("T", "seconds"),
-                "forced": [] if entry is None else list(entry.refused),
+        entry = published.get(version)
+        row: dict[str, Any] = {
+            "version": version,
+            "current": version == now,
+            "built": stores.built(store, version).isoformat("T", "seconds"),
+            "published": None if entry is None else entry.at.isoformat("T", "seconds"),
+            "forced": [] if entry is None else list(entry.refused),
+        }
+        try:
+            manifest = artifact.read_manifest(store / version)
+            row |= {
                 "items": manifest.items,
                 "engine": manifest.engine,
                 "recall": manifest.engines[manifest.engine].quality.recall.get("10"),
                 "bytes": sum(file.bytes for file in manifest.files.values()),
+                "damaged": None,
             }
-        )
+        except ArtifactError as err:
+            row |= {"items": None, "engine": None, "recall": None, "bytes": None, "damaged": str(err)}
+        rows.append(row)
     return rows

@@ -28,6 +28,7 @@ from gifdex.pipeline.embed import (
     prepare,
     recipe_id,
     split,
+    store_name,
 )
 from gifdex.pipeline.encode import encode_missing
 from gifdex.pipeline.scan import scan
@@ -59,6 +60,7 @@ def build(settings: BuildSettings, progress: Progress = silent, notice: Notice =
     """
     with held_workspace(settings, progress) as workspace:
         summary = make_version(settings, workspace, progress, notice)
+        artifact.verify(workspace.store / summary.build_id)
         store.publish(workspace.store, summary.build_id)
         commit_statistics(workspace, settings, summary)
         return summary
@@ -71,14 +73,17 @@ def make_version(
     notice: Notice,
     summary: BuildSummary | None = None,
 ) -> BuildSummary:
-    """Build a version in a workspace that is held, verify it, and publish nothing; `summary` is filled if given."""
+    """Build a version in a workspace that is held, and publish nothing; `summary` is filled if given.
+
+    Whoever publishes it verifies it before.
+    """
     shared = Shared()
     if settings.index.engines.hnsw is not None:
         hnsw.usearch()
     texts = text_encoder(settings.index.text_encoder)  # first: its mistakes are found without loading anything
     images, cache = prepare(settings, workspace, shared, progress)
     summary = summary or BuildSummary()
-    summary.store, summary.precision = str(workspace.store), images.precision
+    summary.store, summary.precision = store_name(settings.workspace), images.precision
     with summary.timed("scan"):
         scanned = scan(settings, workspace, progress)
     with summary.timed("projection"):  # before the long stage, which a projection that does not fit would waste
@@ -100,7 +105,7 @@ def make_version(
         summary.index_reused = _is_whole(workspace, facts.build_id)
         if not summary.index_reused:
             _index(settings, workspace, cache, lists.items, facts, projection, projection_path, progress)
-    manifest = artifact.verify(workspace.store / facts.build_id)
+    manifest = artifact.read_manifest(workspace.store / facts.build_id)
     if manifest.items != len(lists.items):
         raise PipelineError(
             f"the version {manifest.build_id} holds {manifest.items:,} items, but {len(lists.items):,} were planned: "

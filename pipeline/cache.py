@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,21 @@ class Outcome:
     lasting: bool = True
 
 
+class DamagedPartError(WorkspaceError):
+    """A part file could not be read, and was deleted."""
+
+
 def _read_part(path: Path, columns: list[str]) -> pa.Table:
     try:
         return read_table(path, columns)
     except (OSError, pa.ArrowException) as err:
         detail = " ".join(str(err).split())[:200]
-        raise WorkspaceError(
-            f"cannot read the cached features {path}: {detail}; delete the file and run again, which "
-            "encodes its GIFs anew"
+        if isinstance(err, OSError) and (type(err) is not OSError or err.errno is not None):  # the file may be whole
+            raise WorkspaceError(f"cannot read the cached features {path}: {detail}; mend that and run again") from err
+        path.unlink(missing_ok=True)
+        raise DamagedPartError(
+            f"the cached features {path} were damaged ({detail}) and are deleted: run again, which encodes its GIFs "
+            "anew"
         ) from err
 
 
@@ -105,10 +113,14 @@ class FeatureCache:
     def outcomes(self) -> pa.Table:
         """Return sha256, error and reason of every GIF whose outcome stands.
 
-        Features stand for ever; a reject stands only for the decoder and limits it was tried with.
+        Features stand for ever; a reject stands only for the decoder and limits it was tried with. Of a part that is
+        damaged, nothing stands.
         """
         columns = ["sha256", "error", "reason", "attempt"]
-        parts = [_read_part(path, columns) for path in self._parts()]
+        parts = []
+        for path in self._parts():
+            with suppress(DamagedPartError):
+                parts.append(_read_part(path, columns))
         empty = tables.features(self.dimensions, self.fingerprint)
         table = pa.concat_tables(parts) if parts else empty.empty_table().select(columns)
         stands = pc.or_(pc.is_null(table["error"]), pc.equal(table["attempt"], self.attempt))

@@ -24,7 +24,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadat
 from apache_beam.io.filesystems import FileSystems
 
 from gifdex.schemas.errors import CorpusError, MissingExtraError
-from gifdex.schemas.files import TEMPORARY_PREFIX, json_lines
+from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, json_lines
 
 _CATALOG_SUFFIXES = (".parquet", ".csv", ".jsonl")
 # What a folder's files are taken for; what they are, their first bytes say.
@@ -86,7 +86,7 @@ def list_corpus(corpus: str) -> Listing:
     corpus = _path(corpus)
     is_url = "://" in corpus
     _check_schemes([corpus])
-    path = corpus if is_url else os.path.abspath(Path(corpus).expanduser())
+    path = corpus if is_url else str(absolute(corpus))
     if not is_url and Path(path).is_dir():
         listing = _walk_folder(path)
     elif path.lower().endswith(_CATALOG_SUFFIXES) and (Path(path).is_file() or not _WILDCARD.search(path)):

@@ -19,6 +19,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.shared import Shared
 
 from gifdex.encoders.base import ImageEncoder
+from gifdex.index.remote import Place
 from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.encode import Encoded, Todo, acquire_encoder, encode_missing, look_up, open_cache
@@ -27,10 +28,10 @@ from gifdex.pipeline.plan import plan
 from gifdex.pipeline.scan import Scan, scan
 from gifdex.pipeline.settings import BuildSettings
 from gifdex.pipeline.tasks import pipeline_options
-from gifdex.pipeline.workspace import FINGERPRINT_KEY, Workspace
+from gifdex.pipeline.workspace import FINGERPRINT_KEY, STORE, Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorpusError, WorkspaceError
-from gifdex.schemas.files import absolute, commit_bytes, commit_table, is_url, remove_unfinished
+from gifdex.schemas.files import absolute, commit_bytes, commit_table, is_url
 from gifdex.schemas.progress import Notice, Progress, silence, silent
 
 
@@ -114,8 +115,7 @@ def held_workspace(settings: BuildSettings, progress: Progress = silent) -> Iter
         registry.decoder(settings.encode.decoder)
     try:
         with _held(settings.workspace, progress) as workspace:
-            for folder in workspace.folders:  # not the root, which may hold files of others
-                remove_unfinished(folder)
+            workspace.clear_unfinished()
             yield workspace
     except OSError as err:
         where = err.filename or settings.workspace
@@ -139,6 +139,13 @@ def _held(where: Path | str, progress: Progress) -> Iterator[Workspace]:
 def workspace_of(where: Path | str) -> Workspace:
     """Return a workspace on this machine or, of one at a URL, its mirror."""
     return mirror_of(where) if isinstance(where, str) and is_url(where) else Workspace(absolute(where))
+
+
+def store_name(where: Path | str) -> str:
+    """Return what output calls the store of a workspace: the mirror of one at a URL is nobody's concern."""
+    if isinstance(where, str) and is_url(where):
+        return Place.of(where).shown(STORE)
+    return str(workspace_of(where).store)
 
 
 def prepare(

@@ -17,6 +17,8 @@ from gifdex.schemas.files import json_lines
 if TYPE_CHECKING:
     from gifdex.pipeline.embed import RunSummary
 
+# No file that is damaged is published, whoever forces it.
+NEVER_OVERRULED = "files"
 RULES = ("files", "min_recall", "max_shrink", "max_rejects", "canaries", "rolled_back")
 _CANARY_HITS = 10
 
@@ -82,31 +84,40 @@ def check(folder: Path, build_id: str, run: RunSummary, settings: GateSettings) 
 
 
 def _recall(index: Index, settings: GateSettings) -> Iterator[Refusal]:
-    found = index.manifest.engines[index.engine].quality.recall.get("10", 0.0)
-    if found < settings.min_recall:
+    quality = index.manifest.engines[index.engine].quality
+    found = quality.recall.get("10", 0.0)
+    if not quality.queries:
+        yield Refusal("min_recall", "no vector of it has a direction, so its recall was not measured")
+    elif not found >= settings.min_recall:
         yield Refusal("min_recall", f"recall@10 of the engine {index.engine} is {found}, under {settings.min_recall}")
 
 
 def _shrink(index: Index, folder: Path, settings: GateSettings) -> Iterator[Refusal]:
-    try:
-        published = store.current(folder)
-        if published is None:
-            return
-        before = artifact.read_manifest(folder / published).items
-    except ArtifactError:  # nothing that could be compared with, and nothing that could be lost
+    published = list(dict.fromkeys(entry.build_id for entry in reversed(store.history(folder))))
+    if (current := store.known_current(folder)) is not None:
+        published.insert(0, current)
+    for build_id in published:
+        try:
+            before = artifact.read_manifest(folder / build_id).items
+        except ArtifactError:  # it is gone or damaged; the one before it tells as much
+            continue
+        if not len(index) >= (1 - settings.max_shrink) * before:
+            yield Refusal(
+                "max_shrink",
+                f"it has {len(index):,} items where the published version {build_id} has {before:,}, "
+                f"{1 - len(index) / before:.1%} fewer and over {settings.max_shrink:.1%}",
+            )
         return
-    if len(index) < (1 - settings.max_shrink) * before:
+    if published:
         yield Refusal(
-            "max_shrink",
-            f"it has {len(index):,} items where the published version {published} has {before:,}, "
-            f"{1 - len(index) / before:.1%} fewer and over {settings.max_shrink:.1%}",
+            "max_shrink", f"no version that was published can be read, the last one {published[0]}, to compare it with"
         )
 
 
 def _rejects(run: RunSummary, settings: GateSettings) -> Iterator[Refusal]:
     files, most = run.items + run.rejects, settings.max_rejects
     share = run.rejects / max(files, 1)
-    if (share if most < 1 else run.rejects) > most:
+    if not (share if most < 1 else run.rejects) <= most:
         allowed = f"{most:.1%}" if most < 1 else f"{most:,.0f}"
         examples = "".join(f"; such as {error}: {reason}" for error, reason in run.example_rejects.items())
         yield Refusal(

@@ -23,16 +23,19 @@ from pathlib import Path
 from typing import Any
 
 from gifdex.index import store
-from gifdex.index.remote import Place, default_cache
+from gifdex.index.remote import MOST_MANIFEST, Place, default_cache
 from gifdex.pipeline.workspace import BUILDS, STORE, Workspace
 from gifdex.schemas.errors import CorruptIndexError, GifdexError, RemoteError, WorkspaceBusyError
-from gifdex.schemas.files import TEMPORARY_PREFIX, committing
+from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, committing
 from gifdex.schemas.manifest import MANIFEST_NAME
 from gifdex.schemas.progress import Progress
 
 LEASE_NAME = ".lease"
 # A lease that was not renewed for so long is nobody's; it is renewed, and features are copied, this often.
-_LEASE_SECONDS, _RENEWED_SECONDS = 180.0, 30.0
+_LEASE_SECONDS, _RENEWED_SECONDS, _COPIED_SECONDS = 180.0, 30.0, 30.0
+# What others than the holder of the lease may write: who publishes by hand.
+_SHARED = (store.HISTORY_NAME, store.POINTER_NAME)
+_MANIFESTS = 4  # their rank
 # Two runs that take a lease at once both write it; so much later both see whose it is.
 _SETTLED_SECONDS = 1.0
 _MOST_LEASE = 4096
@@ -56,12 +59,12 @@ def mirrored(url: str, progress: Progress) -> Iterator[Workspace]:
     place = Place.of(url)
     workspace = mirror_of(url)
     with workspace.locked(), _Lease(place) as lease:
-        mirror = _Mirror(place, workspace, progress)
-        mirror.pull()
-        with mirror.copying_features(lease):
-            yield workspace
-        lease.check()
-        mirror.push()
+        mirror = _Mirror(place, workspace, progress, lease)
+        with lease.renewed():
+            mirror.pull()
+            with mirror.copying_features():
+                yield workspace
+            mirror.push()
 
 
 def mirror_of(url: str) -> Workspace:
@@ -75,13 +78,14 @@ class _Lease:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._token = uuid.uuid4().hex
+        self._lost: GifdexError | None = None
         self._since = datetime.now(UTC).isoformat("T", "seconds")
 
     def __enter__(self) -> _Lease:
         found = self._read()
-        if found is not None and time.time() - float(found["renewed"]) < _LEASE_SECONDS:
+        if found is not None and self._age() < _LEASE_SECONDS:
             raise self._busy(found)
-        self.renew()
+        self._write()
         time.sleep(_SETTLED_SECONDS)
         self.check()
         return self
@@ -92,19 +96,52 @@ class _Lease:
             if found is not None and found["token"] == self._token:
                 self._place.delete(LEASE_NAME)
 
-    def renew(self) -> None:
-        """Say that this run goes on."""
+    def _age(self) -> float:
+        """Return the seconds since the lease was renewed, by the store's own clock."""
+        probe = f"{LEASE_NAME}-{self._token}"
+        self._place.put(b"?", probe)
+        try:
+            return self._place.changed(probe) - self._place.changed(LEASE_NAME)
+        finally:
+            self._place.delete(probe)
+
+    @contextmanager
+    def renewed(self) -> Iterator[None]:
+        """Renew the lease now and then while the block runs."""
+        ended = threading.Event()
+
+        def follow() -> None:
+            while not ended.wait(_RENEWED_SECONDS):
+                try:
+                    self.check()
+                    self._write()
+                except WorkspaceBusyError as err:  # this run was away for too long
+                    self._lost = err
+                    return
+                except Exception:  # noqa: BLE001  # the next time, or the end, will tell
+                    continue
+
+        thread = threading.Thread(target=follow, name="gifdex-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _write(self) -> None:
         facts = {
             "token": self._token,
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": self._since,
-            "renewed": time.time(),
         }
         self._place.put(json.dumps(facts).encode(), LEASE_NAME)
 
     def check(self) -> None:
         """Raise WorkspaceBusyError where another run took the lease meanwhile."""
+        if self._lost is not None:
+            raise self._lost
         found = self._read()
         if found is None or found["token"] != self._token:
             raise self._busy(found or {})
@@ -113,7 +150,7 @@ class _Lease:
         data = self._place.read(_MOST_LEASE, LEASE_NAME)
         try:
             found = json.loads(data or b"null")
-            return {"token": str(found["token"]), "renewed": float(found["renewed"]), **found}
+            return {**found, "token": str(found["token"])}
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -128,8 +165,9 @@ class _Lease:
 class _Mirror:
     """A workspace elsewhere and its local mirror."""
 
-    def __init__(self, place: Place, workspace: Workspace, progress: Progress) -> None:
-        self._place, self._workspace, self._progress = place, workspace, progress
+    def __init__(self, place: Place, workspace: Workspace, progress: Progress, lease: _Lease) -> None:
+        self._place, self._workspace, self._progress, self._lease = place, workspace, progress, lease
+        self._pulled: dict[str, bytes | None] = {}  # history and pointer
         self._there: dict[str, _Remote] = {}
         self._lock = threading.Lock()  # one copies at a time
 
@@ -139,11 +177,10 @@ class _Mirror:
         Features that only the mirror has are of a run that was killed, and stay.
         """
         self._there = {
-            name: _Remote(size, changed)
-            for name, size, changed in self._place.files()
-            if not _is_ours(name) and not name.startswith(f"{self._workspace.scan.name}/")
+            name: _Remote(size, changed) for name, size, changed in self._place.files() if self._is_of_workspace(name)
         }
-        pointer = self._place.read(_MOST_LEASE, STORE, store.POINTER_NAME)
+        self._pulled = {name: self._place.read(MOST_MANIFEST, STORE, name) for name in _SHARED}
+        pointer = self._pulled[store.POINTER_NAME]
         current = None
         if pointer is not None:
             with suppress(CorruptIndexError):
@@ -157,6 +194,16 @@ class _Mirror:
             self._fetch(name)
             done += self._there[name].size
             self._progress("pull", done // _MIB, total // _MIB)
+        for name, data in self._pulled.items():  # whatever size and time say of them
+            if data is not None:
+                commit_bytes(self._workspace.store / name, data)
+
+    def _is_of_workspace(self, name: str) -> bool:
+        """Tell whether a file elsewhere is one that a mirror has: the workspace's root may hold others' files."""
+        parts = name.split("/")
+        folders = {folder.name for folder in self._workspace.folders} - {self._workspace.scan.name}
+        known = name == self._workspace.status.name or (len(parts) > 1 and parts[0] in folders)
+        return known and not _is_ours(name) and not {"", ".", ".."} & set(parts)
 
     def _forget(self, folder: Path) -> None:
         """Delete builds and versions that are there no more."""
@@ -179,14 +226,13 @@ class _Mirror:
         os.utime(path, (there.changed, there.changed))
 
     @contextmanager
-    def copying_features(self, lease: _Lease) -> Iterator[None]:
-        """Renew the lease and copy features now and then while the block runs, and at its end, also where it fails."""
+    def copying_features(self) -> Iterator[None]:
+        """Copy features now and then while the block runs, and at its end, also where it fails."""
         ended = threading.Event()
 
         def follow() -> None:
-            while not ended.wait(_RENEWED_SECONDS):
-                with suppress(RemoteError):  # the next time, or the end, will tell
-                    lease.renew()
+            while not ended.wait(_COPIED_SECONDS):
+                with suppress(RemoteError, OSError):  # the next time, or the end, will tell
                     self._push_features()
 
         thread = threading.Thread(target=follow, name="gifdex-mirror", daemon=True)
@@ -196,7 +242,7 @@ class _Mirror:
         except BaseException:
             ended.set()
             thread.join()
-            with suppress(RemoteError):  # what failed first is what is said
+            with suppress(RemoteError, OSError):  # what failed first is what is said
                 self._push_features()
             raise
         ended.set()
@@ -209,8 +255,40 @@ class _Mirror:
     def push(self) -> None:
         """Copy what is new, what others read last, and delete what pruning deleted here."""
         names = sorted(self._files(), key=_rank)
-        self._copy(names)
-        self._delete_pruned()
+        self._lease.check()
+        self._copy([name for name in names if _rank(name)[0] < _MANIFESTS])
+        self._lease.check()
+        self._copy([name for name in names if _rank(name)[0] >= _MANIFESTS and name.rpartition("/")[2] not in _SHARED])
+        self._lease.check()
+        self._delete_pruned(self._publish())
+
+    def _publish(self) -> set[str]:
+        """Bring history and pointer together with what was published there meanwhile; return versions that must stay.
+
+        Those are the ones that were current there since the run began.
+        """
+        now = {name: self._place.read(MOST_MANIFEST, STORE, name) or b"" for name in _SHARED}
+        current = now[store.POINTER_NAME].decode("ascii", "replace").strip()
+        stay = {current}
+        for name in _SHARED:  # the history first
+            path = self._workspace.store / name
+            if not path.exists():
+                continue
+            lines, known = path.read_bytes().splitlines(keepends=True), (self._pulled[name] or b"").splitlines(True)
+            theirs = [line for line in now[name].splitlines(keepends=True) if line not in known]
+            ours = [line for line in lines if line not in known]
+            if name == store.POINTER_NAME:
+                data = b"".join(ours or theirs or lines)
+            elif theirs:
+                stay |= {build_id for line in theirs for build_id in _named(line)}
+                data = now[name] + b"".join([_replacing(current, ours[0]), *ours[1:]] if ours else [])
+            else:
+                data = b"".join(lines)
+            if data != now[name]:
+                self._place.put(data, STORE, name)
+            if data != path.read_bytes():
+                commit_bytes(path, data)
+        return stay
 
     def _files(self) -> list[str]:
         """Return the committed files of the mirror that a workspace elsewhere has too."""
@@ -224,7 +302,10 @@ class _Mirror:
         with self._lock:
             for number, name in enumerate(names):
                 path, there = self._workspace.root / name, self._there.get(name)
-                found = path.stat()
+                try:
+                    found = path.stat()
+                except FileNotFoundError:  # pruned since it was listed
+                    continue
                 same = there is not None and found.st_size == there.size
                 if same and there is not None and abs(found.st_mtime - there.changed) < _SAME_SECONDS:
                     continue
@@ -236,16 +317,16 @@ class _Mirror:
                 self._there[name] = _Remote(found.st_size, changed)
                 self._progress("push", number + 1, len(names))
 
-    def _delete_pruned(self) -> None:
+    def _delete_pruned(self, stay: set[str]) -> None:
         """Delete elsewhere the versions, builds and parts of features that the mirror, which had them, has no more."""
         root = self._workspace.root
         versions = set(store.finished(self._workspace.store)) if self._workspace.store.is_dir() else set()
         for name in sorted(self._there, key=_rank, reverse=True):
             parts = name.split("/")
             if parts[0] == self._workspace.store.name and len(parts) > 2:
-                gone = parts[1] not in versions
-            elif parts[0] == self._workspace.builds.name:
-                gone = not (root / parts[0] / parts[1]).is_dir()
+                gone = parts[1] not in versions | stay
+            elif parts[0] == BUILDS:
+                gone = parts[1] not in stay and not (root / parts[0] / parts[1]).is_dir()
             else:
                 gone = parts[0] == self._workspace.features.name and not (root / name).exists()
             if gone:
@@ -256,7 +337,7 @@ class _Mirror:
 def _is_ours(name: str) -> bool:
     """Tell whether a file is of one side alone: locks, the lease, and what is not finished."""
     last = name.rpartition("/")[2]
-    return last in (".lock", LEASE_NAME) or last.startswith(TEMPORARY_PREFIX)
+    return last == ".lock" or last.startswith(LEASE_NAME) or last.startswith(TEMPORARY_PREFIX)
 
 
 def _is_needed(name: str, current: str | None) -> bool:
@@ -273,6 +354,19 @@ def _rank(name: str) -> tuple[int, str]:
     """Return the place of a file in the order of copying: what leads to others comes after them."""
     parts = name.split("/")
     if parts[0] != STORE:
-        return (["features", "projections", "builds"].index(parts[0]) if len(parts) > 1 else 9), name
+        return (["features", "projections", BUILDS].index(parts[0]) if len(parts) > 1 else 9), name
     last = parts[-1]
-    return {MANIFEST_NAME: 4, store.HISTORY_NAME: 5, store.POINTER_NAME: 6}.get(last, 3), name
+    return {MANIFEST_NAME: _MANIFESTS, store.HISTORY_NAME: 5, store.POINTER_NAME: 6}.get(last, 3), name
+
+
+def _named(line: bytes) -> set[str]:
+    """Return the versions that a line of the history names."""
+    with suppress(ValueError, AttributeError):
+        row = json.loads(line)
+        return {str(row.get("build_id")), str(row.get("replaced"))}
+    return set()
+
+
+def _replacing(build_id: str, line: bytes) -> bytes:
+    """Return a line of the history that says that it replaced a version."""
+    return json.dumps(json.loads(line) | {"replaced": build_id}).encode() + b"\n"

@@ -22,7 +22,7 @@ from gifdex.pipeline.prune import PROTECTED, prune
 from gifdex.pipeline.scan import scan
 from gifdex.pipeline.settings import BuildSettings, NightlySettings
 from gifdex.pipeline.workspace import Workspace
-from gifdex.schemas.errors import RemoteError
+from gifdex.schemas.errors import ArtifactError, RemoteError
 from gifdex.schemas.files import commit_bytes, is_url
 from gifdex.schemas.progress import Notice, Progress, silence, silent
 
@@ -35,20 +35,23 @@ class NightlySummary(BuildSummary):
 
     `outcome` is published, unchanged (the version was published before) or refused; `previous` is what was
     published before; `refused` has the rules that the version did not keep, each with its reason: overruled, if it
-    is published. `pushed` says what was copied elsewhere, `pruned` what was deleted.
+    is published. `pruned` says what was deleted, `pushed` what was copied elsewhere, `not_pushed` why it was not.
     """
 
     outcome: str = ""
     previous: str | None = None
     refused: dict[str, str] = field(default_factory=dict)
     pushed: dict[str, Any] = field(default_factory=dict)
+    not_pushed: str | None = None
     pruned: dict[str, Any] = field(default_factory=dict)
 
 
 def nightly(settings: NightlySettings, progress: Progress = silent, notice: Notice = silence) -> NightlySummary:
-    """Bring the index up to date, publish it if the gate lets it through, ship it, and delete what is not needed.
+    """Bring the index up to date, publish it if the gate lets it through, delete what is not needed, and ship.
 
-    Raises a GifdexError where it cannot; then the published version is untouched. A refusal is an `outcome`.
+    What is shipped is what is published here at the end, so a rollback here reaches there with the next run. Raises a
+    GifdexError where no version could be made; then the published one is untouched. A refusal is an `outcome`, and a
+    failure to ship is in the summary.
     """
     if settings.gate.canaries is not None:
         gate.read_canaries(settings.gate.canaries)  # a mistake in them should not wait for the gate
@@ -60,21 +63,22 @@ def nightly(settings: NightlySettings, progress: Progress = silent, notice: Noti
             found = gate.check(workspace.store, summary.build_id, summary, settings.gate)
             progress("gate", 1, 1)
         summary.refused = {refusal.rule: refusal.reason for refusal in found}
-        summary.previous = store.current(workspace.store)
-        if found and not settings.force:
+        summary.previous = store.known_current(workspace.store)
+        if found and not (settings.force and gate.NEVER_OVERRULED not in summary.refused):
             summary.outcome = REFUSED
-        elif summary.previous == summary.build_id:
-            summary.outcome = UNCHANGED
         else:
             store.publish(workspace.store, summary.build_id, refused=tuple(summary.refused))
-            summary.outcome = PUBLISHED
-        if settings.push is not None and summary.outcome != REFUSED:
-            with summary.timed("push"):
-                summary.pushed = shipping.push(workspace.store / summary.build_id, settings.push, progress)
-                there = shipping.destination_of(settings.push)
-                summary.pushed["pruned"] = shipping.prune(there, settings.keep, PROTECTED)
+            summary.outcome = UNCHANGED if summary.previous == summary.build_id else PUBLISHED
         with summary.timed("prune"):
-            summary.pruned = asdict(prune(workspace, settings.keep))
+            summary.pruned = asdict(prune(workspace, settings.keep, also={summary.build_id}))
+        if settings.push is not None and (current := store.known_current(workspace.store)) is not None:
+            with summary.timed("push"):
+                try:
+                    summary.pushed = shipping.push(workspace.store / current, settings.push, progress)
+                    there = shipping.destination_of(settings.push)
+                    summary.pushed["pruned"] = shipping.prune(there, settings.keep, PROTECTED)
+                except (ArtifactError, RemoteError) as err:  # it was published all the same
+                    summary.not_pushed = str(err)
         commit_statistics(workspace, settings.build, summary)
         return summary
 
@@ -105,7 +109,7 @@ def note_status(where: Path | str, outcome: str, error: str | None) -> Status:
     good = now if error is None else read_status(workspace).get("last_success")
     status = Status(now, outcome, error, good)
     data = (json.dumps(asdict(status), indent=2) + "\n").encode()
-    commit_bytes(workspace.status, data)
+    commit_bytes(workspace.status, data, alone=True)
     if isinstance(where, str) and is_url(where):
         with suppress(RemoteError):  # which may be what the run failed with
             Place.of(where).put(data, workspace.status.name)

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.encode import Todo
 from gifdex.pipeline.scan import Scan
@@ -21,7 +23,7 @@ class Plan:
 
     A file is `moved` if its bytes were known by a URI that is gone, `duplicated` if by one that is still there,
     `edited` if only its caption or its metadata are others. `unreadable` files become rejects. `seconds` is
-    what encoding took per GIF in the last run that encoded any, times `to_encode`; None where no run is known.
+    what encoding took per GIF in the run that encoded most, times `to_encode`; None where no run is known.
     """
 
     items: int
@@ -53,15 +55,13 @@ def _about(seconds: float | None) -> str:
     if seconds is None:
         return ""
     if seconds < 120:
-        return f", in about {seconds:,.0f} seconds at the last run's speed"
-    return f", in about {seconds / 60:,.0f} minutes at the last run's speed"
+        return f", in about {seconds:,.0f} seconds at the speed of earlier runs"
+    return f", in about {seconds / 60:,.0f} minutes at the speed of earlier runs"
 
 
 def plan(scanned: Scan, todo: Todo, workspace: Workspace, cache: FeatureCache, encoder: str) -> Plan:
     """Compare a scan with the newest catalog; `todo` is what the cache does not have of it."""
-    catalog = workspace.newest_catalog()
-    before = [] if catalog is None else read_table(catalog, _COMPARED).to_pylist()
-    known = None if catalog is None else catalog_fingerprint(catalog)
+    before, known = _last(workspace)
     speed = _last_speed(workspace)
     return Plan(
         items=len(scanned.catalog),
@@ -72,6 +72,17 @@ def plan(scanned: Scan, todo: Todo, workspace: Workspace, cache: FeatureCache, e
         encoder_changed=known is not None and known != cache.fingerprint,
         seconds=None if speed is None else round(len(todo.missing) / speed, 1),
     )
+
+
+def _last(workspace: Workspace) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the rows of the newest catalog and the fingerprint it was written for; nothing if it cannot be read."""
+    catalog = workspace.newest_catalog()
+    if catalog is None:
+        return [], None
+    try:
+        return read_table(catalog, _COMPARED).to_pylist(), catalog_fingerprint(catalog)
+    except (OSError, pa.ArrowException):
+        return [], None
 
 
 def _differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, int]:
@@ -99,13 +110,14 @@ def _differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> d
 
 
 def _last_speed(workspace: Workspace) -> float | None:
-    """Return the GIFs a second of the last run that encoded any."""
-    stats = sorted(workspace.builds.glob("*/stats.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in stats:
+    """Return the GIFs a second of the run that encoded most: of few, most of the time is the start."""
+    most, speed = 0, None
+    for path in workspace.builds.glob("*/stats.json"):
         try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("gifs_per_second")
-        except (OSError, ValueError, AttributeError):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            tried, per_second = int(found["tried"]), float(found["gifs_per_second"])
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        if isinstance(found, (int, float)) and found > 0:
-            return float(found)
-    return None
+        if tried > most and per_second > 0:
+            most, speed = tried, per_second
+    return speed

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from gifdex.index.remote import Place
 from gifdex.pipeline.mirror import mirrored
 from gifdex.pipeline.workspace import BUILDS, STORE, Workspace, catalog_fingerprint
 from gifdex.schemas.errors import IndexNotFoundError
-from gifdex.schemas.files import absolute, is_url, read_table, remove_unfinished
+from gifdex.schemas.files import absolute, is_url, read_table
 from gifdex.schemas.progress import Progress, silent
 
 # A version that was current within this span may be about to be opened.
@@ -64,23 +64,26 @@ def prune_at(where: Path | str, keep: int, progress: Progress = silent) -> Prune
 
 def prune_store(folder: Path, keep: int, protected: timedelta = PROTECTED) -> PruneSummary:
     """Delete versions of a store that no workspace holds, but the current one, the `keep` newest and those lately
-    current, and folders that are no finished version."""
+    current, and folders and files that are not finished, and to which nothing came for a day: it may be pushed to."""
     before = _size(folder)
-    gone = store.prune(folder, keep, protected)
-    unfinished = remove_unfinished(folder)
+    gone = store.prune(folder, keep, protected, abandoned=shipping.ABANDONED)
+    unfinished = store.clear_unfinished(folder, (datetime.now(UTC) - shipping.ABANDONED).timestamp())
     return PruneSummary(store.finished(folder), gone, [], 0, unfinished, before - _size(folder))
 
 
-def prune(workspace: Workspace, keep: int, protected: timedelta = PROTECTED) -> PruneSummary:
-    """Delete as `prune_store`, and builds and features that no version that stays was made of.
+def prune(
+    workspace: Workspace, keep: int, protected: timedelta = PROTECTED, also: Collection[str] = ()
+) -> PruneSummary:
+    """Delete as `prune_store`, but for `also` some versions, and builds and features that no version that stays was
+    made of.
 
     Only for a caller that holds the workspace. The newest build stays, since the next run compares the corpus with its
     catalog, and so do the features that it names, for a run that was refused or not finished goes on from them. A part
     file stays as long as one of its GIFs is needed.
     """
     before = sum(_size(folder) for folder in workspace.folders)
-    unfinished = sum(remove_unfinished(folder) for folder in workspace.folders)
-    versions = store.prune(workspace.store, keep, protected) if workspace.store.is_dir() else []
+    unfinished = workspace.clear_unfinished()
+    versions = store.prune(workspace.store, keep, protected, also) if workspace.store.is_dir() else []
     kept = store.finished(workspace.store) if workspace.store.is_dir() else []
     builds = _prune_builds(workspace, set(kept))
     parts = _prune_features(workspace)
@@ -101,16 +104,19 @@ def _prune_features(workspace: Workspace) -> int:
     """Delete part files none of whose GIFs is in the catalog of a build that is there, under that build's encoder.
 
     What was written after the newest catalog is of a run that was killed before it had one, and stays. Nothing goes
-    where a catalog does not say which encoder it is of.
+    where a catalog does not say which encoder it is of, or cannot be read; a part that cannot be read goes.
     """
     newest = workspace.newest_catalog()
     needed: dict[str, list[pa.ChunkedArray]] = {}
     for folder in _folders(workspace.builds):
         if (catalog := workspace.catalog(folder.name)).is_file():
-            fingerprint = catalog_fingerprint(catalog)
+            try:
+                fingerprint, column = catalog_fingerprint(catalog), read_table(catalog, ["sha256"])["sha256"]
+            except (OSError, pa.ArrowException):
+                return 0
             if fingerprint is None:
                 return 0
-            needed.setdefault(fingerprint, []).append(read_table(catalog, ["sha256"])["sha256"])
+            needed.setdefault(fingerprint, []).append(column)
     if newest is None:
         return 0
     ended, gone = newest.stat().st_mtime, 0
@@ -120,13 +126,20 @@ def _prune_features(workspace: Workspace) -> int:
         for part in sorted(encoder.glob("*/*.parquet")):
             if part.stat().st_mtime > ended:
                 continue
-            found = pc.is_in(read_table(part, ["sha256"])["sha256"], wanted)
-            if not pc.any(found, min_count=0).as_py():
+            if not _has_any(part, wanted):
                 part.unlink()
                 gone += 1
         if not any(encoder.glob("*/*.parquet")):
             shutil.rmtree(encoder)
     return gone
+
+
+def _has_any(part: Path, wanted: pa.ChunkedArray) -> bool:
+    try:
+        found = read_table(part, ["sha256"])["sha256"]
+    except (OSError, pa.ArrowException):
+        return False
+    return bool(pc.any(pc.is_in(found, wanted), min_count=0).as_py())
 
 
 def _folders(parent: Path) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from gifdex.encoders.base import ImageEncoderOptions, available_cpus
 from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER, DEFAULT_TEXT_ENCODER
 from gifdex.index.engines.settings import EngineSettings
+from gifdex.schemas.errors import ConfigError
 from gifdex.schemas.files import absolute
 
 
@@ -142,6 +143,11 @@ class GateSettings:
     max_shrink: float = 0.2
     max_rejects: float = 0.2
     canaries: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_recall", "max_shrink", "max_rejects"):
+            if not getattr(self, name) >= 0:  # of NaN, nothing is true: it would let everything through
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected a number, at least 0")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from gifdex.index import store
 from gifdex.schemas.errors import WorkspaceBusyError, WorkspaceError
+from gifdex.schemas.files import remove_unfinished
 
 _LOCK_NAME = ".lock"
 STORE, BUILDS = "index", "builds"
@@ -86,6 +88,14 @@ class Workspace:
         """Return the catalog that was written last, with which the next run compares the corpus."""
         catalogs = sorted(self.builds.glob("*/catalog/part-00000.parquet"), key=lambda path: path.stat().st_mtime)
         return catalogs[-1] if catalogs else None
+
+    def clear_unfinished(self) -> int:
+        """Delete what killed runs left, for the one who holds it; return how many files that were.
+
+        The root may hold files of others. The store may be published in by someone who does not hold the workspace.
+        """
+        ours = [folder for folder in self.folders if folder != self.store]
+        return sum(remove_unfinished(folder) for folder in ours) + store.clear_unfinished(self.store)
 
     def check_free(self) -> None:
         """Raise WorkspaceBusyError where another run holds it now; what comes before `locked` may take seconds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -43,13 +44,16 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def committing(path: Path) -> Iterator[Path]:
+def committing(path: Path, *, alone: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on leaving without an error it becomes `path`, durably.
 
-    A reader sees either the old file or the whole new one, whatever moment the process dies at.
+    A reader sees either the old file or the whole new one, whatever moment the process dies at. A caller that is
+    `alone` with the file gets the same temporary name each time, with another suffix: what it leaves behind when it is
+    killed is overwritten by the next, and taken for the file by nobody, in folders that nobody clears.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}")
+    unique = f"{path.name}.part" if alone else f"{uuid.uuid4().hex[:12]}-{path.name}"
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{unique}")
     try:
         yield temporary
         sync(temporary)
@@ -59,9 +63,9 @@ def committing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def commit_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
-    with committing(path) as temporary:
+def commit_bytes(path: Path, data: bytes, *, alone: bool = False) -> None:
+    """Write `data` to `path`, whole or not at all; see `committing`."""
+    with committing(path, alone=alone) as temporary:
         temporary.write_bytes(data)
 
 
@@ -101,12 +105,20 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def remove_unfinished(folder: Path) -> int:
+def remove_unfinished(folder: Path, before: float = math.inf) -> int:
     """Delete what interrupted writers left below `folder` and return how many files that were.
 
-    Only for a caller that holds the workspace's lock: another writer's unfinished file looks the same.
+    Another writer's unfinished file looks the same, so it is only for a caller that holds the workspace's lock, or for
+    files that were last written `before` a time (seconds since 1970).
     """
-    leftovers = [path for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if path.is_file()]
+    leftovers = [path for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if _is_left(path, before)]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def _is_left(path: Path, before: float) -> bool:
+    try:
+        return path.is_file() and path.stat().st_mtime < before
+    except OSError:  # it was committed while we looked
+        return False

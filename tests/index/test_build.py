@@ -70,7 +70,7 @@ def test_manifest_says_what_the_version_is(version: Path) -> None:
     asked = sum(min(count, -(-QUERIES // len(SHARDS))) for count in SHARDS)
     assert {name: facts.quality.queries for name, facts in manifest.engines.items()} == {
         "annoy": 32,
-        "scan": 64,
+        "scan": 128,
         "hnsw": asked,
     }
     for facts in manifest.engines.values():

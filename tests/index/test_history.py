@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +25,14 @@ def name(number: int) -> str:
 
 def names(*numbers: int) -> list[str]:
     return [name(number) for number in numbers]
+
+
+def whole(build_id: str) -> None:
+    """Find nothing wrong: the versions here have no files."""
+
+
+def back(folder: Path) -> str:
+    return store.rollback(folder, whole)[0]
 
 
 @pytest.fixture
@@ -59,27 +68,55 @@ def test_every_publication_is_remembered_with_what_it_replaced(folder: Path) -> 
 def test_rolling_back_goes_one_publication_back_and_again_one_more(folder: Path) -> None:
     for number in (1, 3, 2, 5):
         store.publish(folder, name(number))
-    assert [store.rollback(folder) for _ in range(3)] == names(2, 3, 1)
+    gone_back = [back(folder) for _ in range(3)]
+    assert gone_back == names(2, 3, 1)
     assert store.current(folder) == name(1)
     with pytest.raises(PublishError, match=f"no version that was published before {name(1)} is left"):
-        store.rollback(folder)
+        back(folder)
     assert store.current(folder) == name(1)
-    store.publish(folder, name(6))
-    assert store.rollback(folder) == name(5)  # the last that was published before 6, rolled back from or not
+
+
+def test_rolling_back_passes_over_what_was_rolled_back_from(folder: Path) -> None:
+    for number in (1, 2, 3):
+        store.publish(folder, name(number))
+    assert store.rollback(folder, whole) == (name(2), name(3))
+    store.publish(folder, name(4))
+    assert back(folder) == name(2)
+    assert back(folder) == name(1)
+    store.publish(folder, name(3))  # by someone who knows better
+    store.publish(folder, name(5))
+    assert back(folder) == name(3)
+
+
+def test_rolling_back_looks_at_every_byte_and_passes_over_what_is_not_whole(folder: Path) -> None:
+    for number in (1, 2, 3):
+        store.publish(folder, name(number))
+
+    def check(build_id: str) -> None:
+        if build_id == name(2):
+            raise CorruptIndexError("items.arrow has other bytes")
+
+    assert store.rollback(folder, check) == (name(1), name(3))
+    store.publish(folder, name(2))
+    (folder / name(1) / MANIFEST_NAME).unlink()
+    store.publish(folder, name(4))
+    with pytest.raises(PublishError, match=rf"left in .* \({name(2)} is not whole: items\.arrow has other bytes\)"):
+        store.rollback(folder, check)
+    assert store.current(folder) == name(4)
 
 
 def test_rolling_back_passes_over_versions_that_are_gone(folder: Path) -> None:
     for number in (1, 2, 3):
         store.publish(folder, name(number))
     (folder / name(2) / MANIFEST_NAME).unlink()
-    assert store.rollback(folder) == name(1)
+    assert back(folder) == name(1)
 
 
 def test_a_version_is_rolled_back_from_until_it_is_published_again(folder: Path) -> None:
     store.publish(folder, name(1))
     store.publish(folder, name(2))
     assert store.rolled_back(folder, name(2)) is None
-    store.rollback(folder)
+    back(folder)
     assert store.rolled_back(folder, name(2)) is not None
     assert store.rolled_back(folder, name(1)) is None
     store.publish(folder, name(2))
@@ -88,9 +125,9 @@ def test_a_version_is_rolled_back_from_until_it_is_published_again(folder: Path)
 
 def test_nothing_to_roll_back_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(IndexNotFoundError, match="nothing is published"):
-        store.rollback(folder)
+        back(folder)
     with pytest.raises(IndexNotFoundError, match="is no folder; expected an index store"):
-        store.rollback(tmp_path / "absent")
+        back(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"build_id": "x"}', '{"build_id": "a", "at": 5, "action": "", "r": 1}'])
@@ -106,7 +143,60 @@ def test_a_publication_that_was_cut_short_does_not_mislead_the_next_one(folder: 
     (folder / store.POINTER_NAME).write_text(f"{name(1)}\n")  # as if killed after the history, before the pointer
     store.publish(folder, name(2))
     assert store.current(folder) == name(2)
-    assert store.rollback(folder) == name(1)
+    assert back(folder) == name(1)
+
+
+def test_what_was_written_of_a_publication_that_never_happened_does_not_count(folder: Path) -> None:
+    for number in (1, 2, 3):
+        store.publish(folder, name(number))
+    (folder / store.POINTER_NAME).write_text(f"{name(2)}\n")  # 3 was killed before the pointer
+    store.publish(folder, name(4))
+    assert back(folder) == name(2)
+    store.publish(folder, name(5))
+    back(folder)
+    (folder / store.POINTER_NAME).write_text(f"{name(5)}\n")  # so was this rollback
+    assert store.rolled_back(folder, name(5)) is None
+
+
+def test_a_damaged_pointer_is_mended_by_publishing_and_by_rolling_back_to_a_name(folder: Path) -> None:
+    store.publish(folder, name(1))
+    store.publish(folder, name(2))
+    (folder / store.POINTER_NAME).write_text("?")
+    with pytest.raises(CorruptIndexError, match="publish a version again"):
+        store.current(folder)
+    assert store.publish(folder, name(2)) is None
+    assert store.current(folder) == name(2)
+
+
+def test_rules_that_are_overruled_are_recorded_of_a_version_that_is_current_too(folder: Path) -> None:
+    store.publish(folder, name(1))
+    assert store.publish(folder, name(1), refused=["canaries"]) == name(1)
+    assert [entry.refused for entry in store.history(folder)] == [(), ("canaries",)]
+    store.publish(folder, name(2))
+    assert back(folder) == name(1)
+
+
+def test_a_folder_to_which_something_came_lately_is_no_leftover(folder: Path) -> None:
+    publish_long_ago(folder, 1)
+    (folder / name(9)).mkdir()
+    (folder / name(9) / "items.arrow").write_text("half")
+    day = timedelta(days=1)
+    assert name(9) not in store.prune(folder, 9, NONE, abandoned=day)
+    for path in (folder / name(9) / "items.arrow", folder / name(9)):
+        os.utime(path, (1, 1))
+    assert store.prune(folder, 9, NONE, abandoned=day) == [name(9)]
+
+
+def test_what_is_being_published_is_not_cleared_away(folder: Path) -> None:
+    (folder / ".tmp-of-a-killed-one").write_text("")
+    with store.locked(folder):
+        clearing = threading.Thread(target=store.clear_unfinished, args=(folder,))
+        clearing.start()
+        clearing.join(0.2)
+        assert clearing.is_alive()
+        assert (folder / ".tmp-of-a-killed-one").exists()
+    clearing.join()
+    assert not (folder / ".tmp-of-a-killed-one").exists()
 
 
 def test_pruning_leaves_the_current_version_and_the_newest_published_and_unpublished_ones(folder: Path) -> None:
@@ -137,7 +227,13 @@ def test_publishing_and_rolling_back_at_once_lose_no_entry(folder: Path) -> None
         for _ in range(10):
             store.publish(folder, name(number))
 
+    def go_back() -> None:
+        for _ in range(10):
+            with suppress(PublishError, IndexNotFoundError):
+                back(folder)
+
     threads = [threading.Thread(target=publish, args=(number,)) for number in range(1, 7)]
+    threads += [threading.Thread(target=go_back) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -188,9 +188,53 @@ def test_one_altered_byte_in_the_bucket_is_refused_by_name(
     remote.Place.of(s3.url("index")).put(bytes(data), first.name, name)
     with pytest.raises(CorruptIndexError, match=rf"s3://bucket/index/{first.name}/{name} has .* were altered"):
         gifdex.open(s3.url("index"), cache=tmp_path / "cache")
-    assert shipping.push(first, s3.url("index"))["copied"] == 0  # its size is right
+    assert shipping.push(first, s3.url("index"))["copied"] == 0  # it is whole, by its sizes
     assert shipping.push(first, s3.url("index"), checksum=True)["copied"] == 1
     assert len(gifdex.open(s3.url("index"), cache=tmp_path / "cache")) == 900
+
+
+def test_a_byte_that_rots_in_the_cache_is_fetched_again(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
+    first, _ = two
+    shipping.push(first, s3.url("index"))
+    cached = gifdex.open(s3.url("index"), cache=tmp_path / "cache").path / "items.arrow"
+    data = bytearray(cached.read_bytes())
+    data[len(data) // 2] ^= 1
+    cached.write_bytes(data)
+    assert gifdex.open(s3.url("index"), cache=tmp_path / "cache", verify=True).search(QUERY)
+    assert cached.read_bytes() == (first / "items.arrow").read_bytes()
+
+
+def test_a_fetch_that_was_given_up_leaves_nothing_for_ever(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, second = two
+    shipping.push(first, s3.url("index"))
+    with pytest.raises(Interrupted):
+        remote.fetch(s3.url("index"), tmp_path / "cache", stop_after(5))
+    shipping.push(second, s3.url("index"))
+    path = remote.fetch(s3.url("index"), tmp_path / "cache")
+    assert [folder.name for folder in path.parent.iterdir() if folder.is_dir()] == [second.name]
+
+
+def test_a_version_that_is_pruned_while_it_is_fetched_is_no_error(
+    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, second = two
+    shipping.push(first, s3.url("index"))
+
+    def meanwhile(stage: str, done: int, total: int) -> None:
+        if s3.object(f"index/{first.name}").is_dir() and not s3.object(f"index/{second.name}").is_dir():
+            shipping.push(second, s3.url("index"))
+            for path in list(s3.object(f"index/{first.name}").iterdir()):
+                path.unlink()
+
+    assert remote.fetch(s3.url("index"), tmp_path / "cache", meanwhile).name == second.name
+
+
+def test_a_url_that_is_wrong_is_said_without_its_secret(tmp_path: Path) -> None:
+    with pytest.raises(RemoteError) as caught:
+        remote.Place.of("s3://KEY:SECRET@bucket/index?nothing=known")
+    assert "SECRET" not in str(caught.value)
 
 
 def test_a_byte_that_rots_on_the_servers_disk_is_refused_by_name(

@@ -93,6 +93,29 @@ def test_a_store_that_cannot_be_read_is_told_and_the_old_version_goes_on(folder:
         assert served.check().error is None
 
 
+def test_whatever_a_filesystem_raises_the_thread_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(path: Path) -> Path:
+        raise OSError(116, "Stale file handle")
+
+    with gifdex.serve_latest(folder, every=0.05) as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "resolve", stale)
+            wait_for(lambda: served.status.error is not None)
+            assert "Stale file handle" in str(served.status.error)
+            assert served.search(QUERY)
+        store.publish(folder, name(2))
+        wait_for(lambda: served.status.serving == name(2))
+
+
+def test_one_version_is_served_without_being_opened_again(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "of another name"
+    shutil.copytree(folder / name(1), other)
+    with gifdex.serve_latest(other, every=3600) as served:
+        index = served.index
+        assert served.check().serving == other.name
+        assert served.index is index
+
+
 def test_nothing_published_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(IndexNotFoundError):
         gifdex.serve_latest(tmp_path)

@@ -17,7 +17,7 @@ import pytest
 import gifdex
 from gifdex.index import shipping, store
 from gifdex.index.remote import Place
-from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, PublishError
+from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, PublishError, RemoteError
 
 if TYPE_CHECKING:
     from gifdex.encoders.base import FloatArray
@@ -38,6 +38,10 @@ def pushed(s3: S3Server, versions: list[Path]) -> list[str]:
     for version in versions:
         shipping.push(version, s3.url("index"))
     return [version.name for version in versions]
+
+
+def whole(build_id: str) -> None:
+    """Find nothing wrong."""
 
 
 def folders(s3: S3Server) -> list[str]:
@@ -64,7 +68,7 @@ def test_every_push_is_remembered_and_can_be_rolled_back(s3: S3Server, pushed: l
         assert [entry.build_id for entry in store.history(outline.folder)] == pushed
         assert [entry.replaced for entry in store.history(outline.folder)] == [None, *pushed[:-1]]
         assert store.finished(outline.folder)[0] == pushed[-1]
-        assert store.rollback(outline.folder) == pushed[-2]
+        assert store.rollback(outline.folder, whole) == (pushed[-2], pushed[-1])
     assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == pushed[-2]
     with shipping.outlined(place) as outline:
         assert store.rolled_back(outline.folder, pushed[-1]) is not None
@@ -76,20 +80,21 @@ def test_what_fails_on_the_outline_changes_nothing_and_names_the_url(s3: S3Serve
     shipping.push(versions[0], s3.url("index"))
     before = {path.name: path.read_bytes() for path in s3.object("index").iterdir() if path.is_file()}
     with (
-        pytest.raises(PublishError, match=r"before 0{15}1 is left in s3://bucket/index: .* versions s3://bucket/index,"),
+        pytest.raises(
+            PublishError, match=r"before 0{15}1 is left in s3://bucket/index: .* versions s3://bucket/index,"
+        ),
         shipping.outlined(Place.of(s3.url("index"))) as outline,
     ):
-        store.rollback(outline.folder)
+        store.rollback(outline.folder, whole)
     assert {path.name: path.read_bytes() for path in s3.object("index").iterdir() if path.is_file()} == before
 
 
 def test_a_version_elsewhere_is_verified_by_reading_it(s3: S3Server, pushed: list[str]) -> None:
     place = Place.of(s3.url("index"))
     shipping.verify(place, pushed[0])
-    path = s3.object(f"index/{pushed[0]}/items.arrow")
-    data = bytearray(path.read_bytes())
+    data = bytearray(s3.object(f"index/{pushed[0]}/items.arrow").read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    place.put(bytes(data), pushed[0], "items.arrow")
     with pytest.raises(CorruptIndexError, match=rf"s3://bucket/index/{pushed[0]}/items\.arrow"):
         shipping.verify(place, pushed[0])
     with pytest.raises(IndexNotFoundError, match=r"s3://bucket/index has no finished version f{16}"):
@@ -139,3 +144,77 @@ def test_the_commands_take_a_url_and_show_none_of_its_options(s3: S3Server, push
     gone = json.loads(run("prune", url, "--keep", "1", "--json", cache=cache).stdout)
     assert sorted(gone["versions"]) == pushed[1:3]
     assert folders(s3) == [pushed[0], pushed[3]]
+
+
+def test_the_same_build_of_another_machine_with_other_bytes_is_left_as_it_is(
+    s3: S3Server, versions: list[Path], make_version: Callable[..., Path], vectors: FloatArray, tmp_path: Path
+) -> None:
+    shipping.push(versions[0], s3.url("index"))
+    other = make_version(tmp_path / "other" / versions[0].name, vectors[::-1][: len(vectors) - 1])
+    before = {path.name: path.read_bytes() for path in s3.object(f"index/{other.name}").iterdir()}
+    done = shipping.push(other, s3.url("index"))
+    assert (done["copied"], done["there"]) == (0, len(before) - 1)
+    assert {path.name: path.read_bytes() for path in s3.object(f"index/{other.name}").iterdir()} == before
+    shipping.verify(Place.of(s3.url("index")), other.name)
+    mended = shipping.push(other, s3.url("index"), checksum=True)  # asked for: as it is here
+    assert mended["copied"] > 0
+    shipping.verify(Place.of(s3.url("index")), other.name)
+    assert s3.object(f"index/{other.name}/manifest.json").read_bytes() == (other / "manifest.json").read_bytes()
+
+
+def test_an_interrupted_push_of_other_bytes_is_not_gone_on_with(
+    s3: S3Server, versions: list[Path], make_version: Callable[..., Path], vectors: FloatArray, tmp_path: Path
+) -> None:
+    other = make_version(tmp_path / "other" / versions[0].name, vectors[::-1][: len(vectors) - 1])
+    count = 0
+
+    def stop(stage: str, done: int, total: int) -> None:
+        nonlocal count
+        count += stage == "push"
+        if count == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shipping.push(versions[0], s3.url("index"), stop)
+    assert shipping.push(other, s3.url("index"))["there"] == 0
+    shipping.verify(Place.of(s3.url("index")), other.name)
+    assert [path.name for path in s3.object(f"index/{other.name}").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_version_that_is_pruned_while_it_is_pushed_is_not_published(versions: list[Path], tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shipping.push(versions[0], str(copy))
+    count = 0
+
+    def prune(stage: str, done: int, total: int) -> None:
+        nonlocal count
+        count += stage == "push"
+        if count == 3:  # gifdex prune leaves it alone, someone else does not
+            assert shipping.prune(Place.of(copy.as_uri()), 1, HOUR) == []
+            (copy / versions[1].name / "items.arrow").unlink()
+
+    with pytest.raises(RemoteError, match="was deleted while the version was pushed"):
+        shipping.push(versions[1], str(copy), prune)
+    assert store.current(copy) == versions[0].name
+    shipping.push(versions[1], str(copy))
+    assert gifdex.open(copy, verify=True).manifest.build_id == versions[1].name
+
+
+def test_a_write_that_is_interrupted_leaves_no_short_object(s3: S3Server) -> None:
+    place = Place.of(s3.url("index"))
+
+    class Failing:
+        def read(self, size: int) -> bytes:
+            if self.__dict__.setdefault("reads", []):
+                raise OSError(5, "Input/output error", "local")
+            self.__dict__["reads"].append(1)
+            return b"x" * 100
+
+    with pytest.raises(OSError, match="Input/output error"):
+        list(place.write(Failing(), "some", "file"))  # type: ignore[arg-type]
+    assert place.size("some", "file") is None
+
+
+def test_there_is_no_store_to_prune(s3: S3Server, tmp_path: Path) -> None:
+    with pytest.raises(IndexNotFoundError, match="s3://bucket/absent is no index store"):
+        shipping.prune(Place.of(s3.url("absent")), 1, HOUR)

@@ -9,7 +9,7 @@ from annoy import AnnoyIndex
 
 import gifdex
 from gifdex.encoders.base import FloatArray
-from gifdex.index import reduction
+from gifdex.index import reduction, tuning
 from gifdex.index.engines.base import spread
 from gifdex.index.lookup import Index
 from gifdex.index.search import Searcher
@@ -196,3 +196,24 @@ def test_several_small_shards_are_measured_as_they_answer(tmp_path: Path, make_v
     queries = random.standard_normal((200, 64))
     # Were the other shard's 500 items scanned, for they are few, the least effort would do.
     assert opened.engine_recall(queries, engine="hnsw") >= 0.985
+
+
+def test_a_build_whose_engine_finds_too_little_is_refused_by_the_gate(
+    tmp_path: Path,
+    make_version: Callable[..., Path],
+    spectral: Callable[..., FloatArray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gifdex.pipeline import gate
+    from gifdex.pipeline.embed import RunSummary
+    from gifdex.pipeline.settings import GateSettings
+
+    settings = GateSettings(min_recall=TARGETS["scan"])
+    monkeypatch.setattr(tuning, "TARGETS", dict.fromkeys(TARGETS, 0.1))
+    version = make_version(tmp_path / "store" / "00000000000000ee", spectral(5000))
+    (refusal,) = gate.check(tmp_path / "store", version.name, RunSummary(items=5000), settings)
+    assert refusal.rule == "min_recall"
+    assert "recall@10 of the engine" in refusal.reason
+    monkeypatch.undo()
+    good = make_version(tmp_path / "store" / "00000000000000ef", spectral(5000))
+    assert gate.check(tmp_path / "store", good.name, RunSummary(items=5000), settings) == []

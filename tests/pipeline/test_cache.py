@@ -145,11 +145,23 @@ def test_a_cache_that_was_described_without_its_classifier_gets_it_later(tmp_pat
         assert json.loads(file.metadata()["gifdex"]) == {"labels": ["a", "b"]}
 
 
-def test_a_damaged_part_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_nothing_stands_of_a_damaged_part(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    path = cache.part("", "one")
+    cache.commit(path, [good(key(1))])
+    cache.commit(cache.part("", "two"), [good(key(2))])
+    path.write_bytes(path.read_bytes()[:50])
+    assert cache.outcomes()["sha256"].to_pylist() == [key(2)]
+    assert not path.exists()
+
+
+def test_a_part_that_turns_out_to_be_damaged_later_is_named_with_what_to_do(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     path = cache.part("", "one")
     cache.commit(path, [good(key(1))])
     path.write_bytes(path.read_bytes()[:50])
-    for ask in (lambda: cache.outcomes(), lambda: cache.features([key(1)])):
-        with pytest.raises(WorkspaceError, match=r"one\.parquet: .*; delete the file and run again"):
-            ask()
+    with pytest.raises(WorkspaceError, match=r"one\.parquet were damaged \(.*\) and are deleted: run again"):
+        cache.features([key(1)])
+    path.symlink_to(path)  # which the system does not open
+    with pytest.raises(WorkspaceError, match=r"cannot read the cached features .*one\.parquet: .*; mend that"):
+        cache.features([key(1)])

@@ -12,6 +12,7 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from gifdex.index.remote import Place
 from gifdex.pipeline.build import build
 from gifdex.pipeline.corpus import list_corpus
 from gifdex.pipeline.settings import BuildSettings
@@ -34,9 +35,10 @@ def test_a_corpus_on_s3_is_built_and_next_time_not_read_again(
     s3: S3Server, write_gif: GifWriter, tmp_path: Path
 ) -> None:
     pytest.importorskip("boto3", reason="the extra s3 is not installed")
+    place = Place.of(s3.url("gifs"))
     for number in range(3):
-        write_gif(s3.object(f"gifs/deep/g{number}.gif"), seed=number, frames=2)
-    s3.object("gifs/broken.gif").write_bytes(b"GIF89a no more")
+        place.put(write_gif(tmp_path / "local.gif", seed=number, frames=2).read_bytes(), "deep", f"g{number}.gif")
+    place.put(b"GIF89a no more", "broken.gif")
     beam = (f"--s3_endpoint_url=http://127.0.0.1:{s3.port}", "--s3_region_name=us-east-1")
     settings = BuildSettings("s3://bucket/gifs", tmp_path / "ws", beam_options=beam)
     summary = build(settings)

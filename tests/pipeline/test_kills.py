@@ -208,4 +208,5 @@ def test_a_run_that_dies_before_it_publishes_is_taken_up(site: Site) -> None:
     again = site.run()
     assert (again.outcome, again.index_reused, again.tried) == ("published", True, 0)
     assert artifact.verify(site.workspace.store / again.build_id)
-    assert store.rollback(site.workspace.store) == old
+    folder = site.workspace.store
+    assert store.rollback(folder, lambda version: artifact.verify(folder / version)) == (old, again.build_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import gifdex
-from gifdex.index import store
+from gifdex.index import shipping, store
 from gifdex.index.remote import Place
+from gifdex.pipeline import mirror as mirror_module
 from gifdex.pipeline.mirror import LEASE_NAME, mirror_of
 from gifdex.pipeline.nightly import NightlySummary, nightly, note_status
 from gifdex.pipeline.prune import prune_at
@@ -114,10 +116,12 @@ def test_a_run_that_fails_keeps_what_it_encoded(
 def test_another_run_holds_the_lease_until_it_is_stale(s3: S3Server, night: Night) -> None:
     facts = {"token": "x", "pid": 12, "host": "elsewhere", "since": "2026-01-01T00:00:00+00:00"}
     s3.object("ws").mkdir(parents=True)
-    s3.object(f"ws/{LEASE_NAME}").write_text(json.dumps(facts | {"renewed": time.time()}))
+    lease = s3.object(f"ws/{LEASE_NAME}")
+    lease.write_text(json.dumps(facts))
     with pytest.raises(WorkspaceBusyError, match=r"s3://bucket/ws \(process 12 on elsewhere since 2026-01-01"):
         night("one")
-    s3.object(f"ws/{LEASE_NAME}").write_text(json.dumps(facts | {"renewed": time.time() - 3600}))
+    assert names(s3) == {LEASE_NAME}
+    os.utime(lease, (time.time() - 3600, time.time() - 3600))
     assert night("one").outcome == "published"
     assert LEASE_NAME not in names(s3)
 
@@ -162,3 +166,89 @@ def test_pruning_a_store_by_its_url_prunes_its_workspace(
     assert not any(gone in name for gone in made[:2] for name in left if name != "index/PUBLISHED.jsonl")
     assert len({name for name in left if name.startswith("features/")}) < len(parts)
     assert night("two").outcome == "unchanged"
+
+
+def test_files_of_others_below_the_workspace_are_left_alone(
+    s3: S3Server, night: Night, tmp_path: Path, write_gif: GifWriter
+) -> None:
+    place = Place.of(s3.url("ws"))
+    for name in ("gifs/cat.gif", "notes.txt", "index.html"):
+        place.put(b"of others", *name.split("/"))
+    assert night("one").outcome == "published"
+    assert night("two").outcome == "unchanged"
+    mirror = mirror_of(s3.url("ws"))
+    assert not (mirror.root / "gifs").exists()
+    assert s3.object("ws/gifs/cat.gif").read_bytes() == b"of others"
+
+
+def test_a_rollback_during_a_run_is_kept_and_its_version_too(
+    s3: S3Server, corpus: Path, night: Night, write_gif: GifWriter, tmp_path: Path
+) -> None:
+    first = night("one").build_id
+    write_gif(corpus / "new.gif", seed=80)
+    second = night("one", keep=1).build_id
+    path = s3.object("ws/index/PUBLISHED.jsonl")
+    rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
+    Place.of(s3.url("ws")).put("".join(json.dumps(row) + "\n" for row in rows).encode(), "index", path.name)
+
+    def operator(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("gate", 0):
+            place = Place.of(s3.url("ws/index"))
+            with shipping.outlined(place) as outline:
+                assert store.rollback(outline.folder, lambda name: shipping.verify(place, name)) == (first, second)
+
+    summary = nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws")), keep=1), operator)
+    assert (summary.outcome, summary.build_id) == ("unchanged", second)
+    assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == first
+    refused = night("two", keep=1)
+    assert (refused.outcome, list(refused.refused)) == ("refused", ["rolled_back"])
+    # And where the run publishes: its version takes the pointer, and the rollback is remembered.
+    Place.of(s3.url("ws")).put(f"{second}\n".encode(), "index", "CURRENT")
+    Place.of(s3.url("ws")).put("".join(json.dumps(row) + "\n" for row in rows).encode(), "index", path.name)
+    write_gif(corpus / "newer.gif", seed=81)
+    third = nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws")), keep=2), operator)
+    assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == third.build_id
+    with shipping.outlined(Place.of(s3.url("ws/index"))) as outline:
+        assert store.rolled_back(outline.folder, second) is not None
+        assert store.history(outline.folder)[-1].replaced == first
+
+
+def test_a_run_that_lost_its_lease_copies_nothing_that_others_read(
+    s3: S3Server, night: Night, corpus: Path, write_gif: GifWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = night("one").build_id
+    write_gif(corpus / "new.gif", seed=82)
+    monkeypatch.setattr(mirror_module, "_RENEWED_SECONDS", 0.05)
+    lease = s3.object(f"ws/{LEASE_NAME}")
+    stolen = json.dumps({"token": "other", "pid": 1, "host": "b", "since": "now"}).encode()
+
+    def suspended(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("gate", 0):
+            Place.of(s3.url("ws")).put(stolen, LEASE_NAME)
+            time.sleep(0.5)  # in which this run looks at its lease again
+
+    with pytest.raises(WorkspaceBusyError, match="process 1 on b since now"):
+        nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws"))), suspended)
+    assert lease.read_bytes() == stolen
+    assert s3.object("ws/index/CURRENT").read_text().strip() == first
+    assert len([name for name in names(s3) if name.endswith("manifest.json")]) == 1
+
+
+def test_the_lease_is_renewed_through_the_whole_run(
+    s3: S3Server, night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_module, "_RENEWED_SECONDS", 0.05)
+    written: list[float] = []
+    put = Place.put
+
+    def counting(self: Place, data: bytes, *path: str) -> None:
+        if path == (LEASE_NAME,):
+            written.append(time.monotonic())
+        if path[-1] == store.POINTER_NAME:
+            time.sleep(0.5)
+            assert written[-1] > time.monotonic() - 0.3  # also while files are copied
+        put(self, data, *path)
+
+    monkeypatch.setattr(Place, "put", counting)
+    assert night("one").outcome == "published"
+    assert len(written) > 5

@@ -17,78 +17,13 @@ from gifdex.index.opening import open_index
 from gifdex.pipeline import prune as pruning
 from gifdex.pipeline.build import build
 from gifdex.pipeline.nightly import NightlySummary, make_plan, nightly, note_status, read_status
-from gifdex.pipeline.settings import BuildSettings, EncodeSettings, GateSettings, NightlySettings, Sampling
-from gifdex.pipeline.workspace import Workspace, catalog_fingerprint
+from gifdex.pipeline.settings import BuildSettings, EncodeSettings, GateSettings, Sampling
+from gifdex.pipeline.workspace import catalog_fingerprint
 from gifdex.schemas.errors import ConfigError
+from tests.pipeline.nights import GIFS
 
 if TYPE_CHECKING:
-    from tests.pipeline.conftest import GifWriter
-
-GIFS = 8
-
-
-class Nights:
-    """A corpus with a catalog file, and its nightly runs."""
-
-    def __init__(self, root: Path, write_gif: GifWriter) -> None:
-        self.root, self._write = root, write_gif
-        self.rows: dict[str, dict[str, str]] = {}
-        for number in range(GIFS):
-            self.add(f"g{number}", number)
-
-    @property
-    def workspace(self) -> Workspace:
-        return Workspace(self.root / "ws")
-
-    @property
-    def store(self) -> Path:
-        return self.workspace.store
-
-    def gif(self, name: str) -> Path:
-        return self.root / "gifs" / f"{name}.gif"
-
-    def add(self, name: str, seed: int) -> None:
-        self._write(self.gif(name), seed=seed, frames=2)
-        self.rows[name] = {"id": name, "uri": str(self.gif(name)), "caption": f"pattern {seed}"}
-
-    def remove(self, name: str) -> None:
-        self.gif(name).unlink()
-        del self.rows[name]
-
-    def move(self, name: str, to: str) -> None:
-        self.gif(name).rename(self.gif(to))
-        self.rows[to] = self.rows.pop(name) | {"id": to, "uri": str(self.gif(to))}
-
-    def settings(
-        self, keep: int = 3, force: bool = False, gate: Any = None, push: str | None = None, **changes: Any
-    ) -> NightlySettings:
-        catalog = self.root / "catalog.jsonl"
-        catalog.write_text("".join(json.dumps(row) + "\n" for row in self.rows.values()))
-        build = BuildSettings(str(catalog), self.workspace.root, **changes)
-        return NightlySettings(build, GateSettings(**(gate or {})), keep, push=push, force=force)
-
-    def run(self, **changes: Any) -> NightlySummary:
-        return nightly(self.settings(**changes))
-
-
-@pytest.fixture(scope="session")
-def first_night(tmp_path_factory: pytest.TempPathFactory, write_gif: GifWriter) -> Nights:
-    """A first run, published. Not to be changed: see `nights`."""
-    nights = Nights(tmp_path_factory.mktemp("nights"), write_gif)
-    assert nights.run().outcome == "published"
-    return nights
-
-
-@pytest.fixture
-def nights(first_night: Nights, tmp_path: Path, write_gif: GifWriter) -> Nights:
-    """A copy of the first night, in its place, so that URIs and times are what they were."""
-    kept = tmp_path / "kept"
-    shutil.copytree(first_night.root, kept, symlinks=True)
-    copy = Nights.__new__(Nights)
-    copy.root, copy._write, copy.rows = first_night.root, write_gif, dict(first_night.rows)
-    yield copy
-    shutil.rmtree(first_night.root)
-    shutil.copytree(kept, first_night.root, symlinks=True)
+    from tests.pipeline.nights import Nights
 
 
 def test_a_second_night_without_a_change_publishes_nothing_and_says_so(nights: Nights) -> None:
@@ -238,7 +173,7 @@ def test_a_version_that_was_rolled_back_from_is_not_published_again_by_itself(ni
     first = store.current(nights.store)
     nights.add("new", 400)
     second = nights.run().build_id
-    assert store.rollback(nights.store) == first
+    assert store.rollback(nights.store, lambda version: artifact.verify(nights.store / version)) == (first, second)
     again = nights.run()
     assert (again.outcome, again.build_id, list(again.refused)) == ("refused", second, ["rolled_back"])
     assert store.current(nights.store) == first
@@ -249,19 +184,14 @@ def test_a_version_that_was_rolled_back_from_is_not_published_again_by_itself(ni
 def test_nights_leave_so_many_versions_and_only_the_features_that_they_need(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def long_ago() -> None:
-        path = nights.store / store.HISTORY_NAME
-        rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
     made = [store.current(nights.store)]
     for number in range(4):
         if number:
             nights.remove(f"only{number - 1}")
         nights.add(f"only{number}", 500 + number)
-        long_ago()
+        nights.long_ago()
         made.append(nights.run(keep=2).build_id)
-    long_ago()
+    nights.long_ago()
     last = nights.run(keep=2)
     assert store.finished(nights.store) == made[:-3:-1]
     assert sorted(path.name for path in nights.workspace.builds.iterdir()) == sorted(str(one) for one in made[-2:])
@@ -365,4 +295,4 @@ def test_what_is_published_is_shipped_and_what_is_old_there_pruned(nights: Night
     assert len(open_index(copy, verify=True)) == GIFS
     nights.rows = dict(list(nights.rows.items())[:4])
     refused = nights.run(push=str(copy))
-    assert (refused.outcome, refused.pushed, store.current(copy)) == ("refused", {}, made[2])
+    assert (refused.outcome, refused.pushed["copied"], store.current(copy)) == ("refused", 0, made[2])
