@@ -267,7 +267,7 @@ def test_metrics_that_cannot_be_written_hide_no_other_error(site: Site) -> None:
     assert "absent does not exist" in process.stderr
     good = site.night("--metrics", site.root / "taken")
     assert good.returncode == 1
-    assert "the run ended well (unchanged)" in good.stderr
+    assert "the run ended well (" in good.stderr
     assert "Traceback" not in good.stderr + process.stderr
 
 
