@@ -195,7 +195,9 @@ class _Mirror:
             done += self._there[name].size
             self._progress("pull", done // _MIB, total // _MIB)
         for name, data in self._pulled.items():  # whatever size and time say of them
-            if data is not None:
+            if data is None:  # what a killed run published here never came there
+                (self._workspace.store / name).unlink(missing_ok=True)
+            else:
                 commit_bytes(self._workspace.store / name, data)
 
     def _is_of_workspace(self, name: str) -> bool:

@@ -85,7 +85,8 @@ def nights(first_night: Nights, tmp_path: Path, write_gif: GifWriter) -> Iterato
     kept = tmp_path / "kept"
     shutil.copytree(first_night.root, kept, symlinks=True)
     copy = Nights.__new__(Nights)
-    copy.root, copy._write, copy.rows = first_night.root, write_gif, dict(first_night.rows)
+    copy.root, copy._write = first_night.root, write_gif
+    copy.rows = {name: dict(row) for name, row in first_night.rows.items()}
     yield copy
     shutil.rmtree(first_night.root)
     shutil.copytree(kept, first_night.root, symlinks=True)
