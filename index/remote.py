@@ -52,7 +52,8 @@ class Place:
             user, at, _ = urlsplit(url).netloc.rpartition("@")
             reason = _line(err).replace(user + at, "") if at else _line(err)
             raise RemoteError(
-                f"the URL cannot be used: {reason}; expected a URL such as s3://bucket/index or gs://bucket/index"
+                f"the URL cannot be used: {reason}; expected a URL such as s3://bucket/index or gs://bucket/index, and "
+                "a bucket that can be reached"
             ) from None
         return cls(url, filesystem, root.rstrip("/"))
 
@@ -360,7 +361,10 @@ def default_cache() -> Path:
     """Return the folder of $GIFDEX_CACHE, or gifdex below $XDG_CACHE_HOME, or ~/.cache/gifdex."""
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gifdex"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gifdex"
+    except RuntimeError as err:
+        raise RemoteError(f"nobody knows the home folder of this user: set {CACHE_VARIABLE} to a folder") from err
 
 
 def _line(err: BaseException) -> str:

@@ -105,12 +105,22 @@ def known_current(store: Path) -> str | None:
 def check_finished(store: Path, build_id: str) -> None:
     """Raise IndexNotFoundError unless a store has a finished version of that id."""
     if not _is_finished(store, build_id):
-        raise IndexNotFoundError(f"{store} has no finished version {build_id}: build it before publishing")
+        raise IndexNotFoundError(
+            f"{store} has no finished version {build_id}: gifdex versions {store} lists those that it has"
+        )
 
 
 def is_store(folder: Path) -> bool:
     """Tell whether a folder is a store: it has a pointer, or a finished version."""
     return (folder / POINTER_NAME).is_file() or bool(finished(folder))
+
+
+def check_store(folder: Path) -> None:
+    """Raise IndexNotFoundError, which says what is meant instead, unless a folder is a store."""
+    if not is_store(folder):
+        found = "is no folder" if not folder.is_dir() else "is no index store"
+        hint = f"use {folder / 'index'}" if is_store(folder / "index") else "build one first"
+        raise IndexNotFoundError(f"{folder} {found}; expected an index store, a folder with versions: {hint}")
 
 
 def is_build_id(name: str) -> bool:
@@ -193,7 +203,11 @@ def _happened(store: Path) -> list[Publication]:
 
 def rolled_back(store: Path, build_id: str) -> datetime | None:
     """Return when a version was rolled back from, unless it was published again since."""
-    for entry in reversed(_happened(store)):
+    return _rolled_back(_happened(store), build_id)
+
+
+def _rolled_back(entries: Sequence[Publication], build_id: str) -> datetime | None:
+    for entry in reversed(entries):
         if entry.build_id == build_id:
             return None
         if entry.action == ROLLBACK and entry.replaced == build_id:
@@ -217,19 +231,19 @@ def built(store: Path, build_id: str) -> datetime:
 
 
 def kept(store: Path, keep: int, protected: timedelta, also: Collection[str] = ()) -> list[str]:
-    """Return the versions that pruning leaves: the current one, the `keep` newest that were published and as many that
-    never were, those lately current, and `also` some.
+    """Return the versions that pruning leaves: the current one, the `keep` that were published last, those lately
+    current, `also` some, and of all others, never published or rolled back from, the `keep` newest.
 
     A reader that has just read CURRENT goes on to open what it names, so a version that was current at any time of
     the `protected` span stays.
     """
     since = datetime.now(UTC) - protected
-    versions, entries = finished(store), history(store)
-    published = {entry.build_id for entry in entries}
-    stay: set[str | None] = {current(store), *also}
-    for known in (True, False):
-        stay |= set([build_id for build_id in versions if (build_id in published) == known][:keep])
-    for entry in entries:
+    versions, entries = finished(store), _happened(store)
+    last = dict.fromkeys(entry.build_id for entry in reversed(entries))
+    published = [one for one in last if one in versions and _rolled_back(entries, one) is None]
+    others = [one for one in versions if one not in published]
+    stay: set[str | None] = {current(store), *also, *published[:keep], *others[:keep]}
+    for entry in history(store):
         if entry.at >= since:
             stay |= {entry.build_id, entry.replaced}
     return [build_id for build_id in versions if build_id in stay]

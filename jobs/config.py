@@ -45,8 +45,8 @@ ONLY_FLAGS = ("config", "init", "dry_run", "force", "as_json", "verbose")
 
 EXAMPLE = """\
 # gifdex nightly gifdex.toml
-# Every key but corpus and workspace may be left out; shown are the defaults. Every key is a flag, too, such as
-# --min-recall, and the flag counts. Paths are relative to this file.
+# Every key but corpus and workspace may be left out; shown are the defaults. Every key but beam_options is an option
+# too, such as --min-recall, which overrides it. Paths are relative to this file.
 
 corpus = "gifs/"        # a folder, a glob, or a catalog file (.parquet, .csv, .jsonl); also s3:// and gs://
 workspace = "ws"        # features, builds, and the index store ws/index
@@ -134,10 +134,10 @@ def _unknown(path: Path, table: str, shown: str, name: str, known: Any) -> Confi
     """Return an error that suggests the nearest name in the same table, or the same name in another."""
     where = f"the table [{table}] of {path}" if table else str(path)
     elsewhere = [other for other, keys in TABLES.items() if name in keys]
-    if name in ONLY_FLAGS:
+    if name in {*ONLY_FLAGS, "json"}:
         hint = f"it is of one run, so it is an option alone, --{name.replace('_', '-')}"
     elif elsewhere:
-        hint = f"it belongs into [{elsewhere[0]}]" if elsewhere[0] else "it belongs above all tables"
+        hint = f"it belongs in [{elsewhere[0]}]" if elsewhere[0] else "it belongs above all tables"
     elif near := difflib.get_close_matches(name, known, 1, 0.5):
         hint = f"did you mean {near[0]}?"
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +58,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--corpus", help="Folder, glob or catalog file.")
 @click.option("--workspace", type=PlaceOption(), help="Where everything is written: a folder or a URL.")
 @click.option("--min-recall", type=_SHARE, help="Gate: least recall@10 of the engine.  [default: 0.95]")
-@click.option("--max-shrink", type=_SHARE, help="Gate: share of the last version's items to lose.  [default: 0.2]")
+@click.option("--max-shrink", type=_SHARE, help="Gate: largest share of the items that may be missing.  [default: 0.2]")
 @click.option("--max-rejects", type=click.FloatRange(0), help="Gate: share (under 1) or count.  [default: 0.2]")
 @click.option("--canaries", type=PathOption(), help="Gate: JSON Lines of sentence, id and k.")
 @click.option("--keep", type=click.IntRange(1), help="Published versions that stay.  [default: 3]")
@@ -70,9 +71,9 @@ _SHARE = click.FloatRange(0, 1)
 def command(ctx: click.Context, /, init: bool, as_json: bool, verbose: bool, dry_run: bool, **options: Any) -> None:
     """Bring an index up to date, check it, publish it, and delete what is old: the job to schedule.
 
-    CONFIG is a TOML file; every key of it is an option here, and the option counts. A version that the quality gate
-    refuses is left for inspection, and what was published stays (exit code 3). A second run at the same time ends at
-    once (75). Killed at any moment, the next run goes on, and what was published answers.
+    CONFIG is a TOML file; every key of it is an option here, which overrides it (beam_options follow --). A version
+    that the quality gate refuses is left for inspection, and what was published stays (exit code 3). A second run at
+    the same time ends at once (75). Killed at any moment, the next run goes on, and what was published answers.
     """
     log_json = bool(options["log_json"])
     try:
@@ -104,15 +105,20 @@ def _command(
                 options[name] = value
     for name in ("corpus", "workspace"):
         if not options[name]:
-            raise click.UsageError(f"no {name} is given; expected {name} = ... in CONFIG, or --{name}")
+            raise click.UsageError(
+                f"no {name} is given; expected --{name}, or a CONFIG such as gifdex.toml with {name} = ... in it"
+            )
     metrics, log_json = options.pop("metrics"), bool(options["log_json"])
     if metrics is not None and not absolute(metrics).parent.is_dir():  # which should not wait for the end of the run
         raise ConfigError(f"there is no folder {absolute(metrics).parent} for the metrics: make it, or name another")
+    if metrics is not None and not os.access(absolute(metrics).parent, os.W_OK):
+        raise ConfigError(f"the folder {absolute(metrics).parent} of the metrics cannot be written: change its owner")
     settings = _settings({name: value for name, value in options.items() if name != "log_json"})
     with stage_progress(verbose, log_json=log_json) as reporter:
         if dry_run:
-            from gifdex.pipeline.nightly import make_plan
+            from gifdex.pipeline.nightly import check, make_plan
 
+            check(settings)
             found = make_plan(settings.build, reporter)
             reporter.event("planned", **asdict(found))
         else:
@@ -172,8 +178,8 @@ def _run(
             f"{summary.not_pushed}"
         )
     error = _note(settings, metrics, summary, error)
-    if summary is not None and error is None:
-        reporter.event(summary.outcome, **asdict(summary))
+    if summary is not None:  # of a refusal, the error follows
+        reporter.event(summary.outcome if error is None else "ended", **asdict(summary))
     return summary, error
 
 
@@ -218,7 +224,7 @@ def _refusal(summary: NightlySummary) -> GateError:
 
 def _table(summary: NightlySummary) -> Any:
     table = build_table(summary)
-    table.add_row("outcome", summary.outcome + (f", before it {summary.previous}" if summary.previous else ""))
+    table.add_row("outcome", _said(summary))
     for rule, reason in summary.refused.items():
         table.add_row(f"gate: {rule}", reason)
     gone = summary.pruned
@@ -227,6 +233,14 @@ def _table(summary: NightlySummary) -> Any:
     if gone.get("versions") or gone.get("parts"):
         table.add_row("pruned", f"{len(gone['versions'])} versions, {gone['parts']} parts of features")
     return table
+
+
+def _said(summary: NightlySummary) -> str:
+    if summary.outcome == "refused":
+        return "refused" + (f"; {summary.previous} stays published" if summary.previous else "")
+    overruled = f"; overruled: {', '.join(summary.refused)}" if summary.refused else ""
+    before = f", before it {summary.previous}" if summary.previous not in (None, summary.build_id) else ""
+    return f"{summary.outcome}{before}{overruled}"
 
 
 def _plan_table(found: Plan) -> Any:

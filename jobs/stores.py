@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gifdex.index import artifact
+from gifdex.index import artifact, store
 from gifdex.schemas.files import is_url
 from gifdex.schemas.progress import Progress, silent
 
@@ -36,8 +36,9 @@ class OpenStore:
 
 @contextmanager
 def open_store(where: Path | str) -> Iterator[OpenStore]:
-    """Open a store to publish in it."""
+    """Open a store to publish in it; raises IndexNotFoundError where there is none."""
     if not is_url(where):
+        store.check_store(Path(where))
         yield OpenStore(where, Path(where), str(where))
         return
     from gifdex.index.remote import Place

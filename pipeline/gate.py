@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,14 +127,18 @@ def _rejects(run: RunSummary, settings: GateSettings) -> Iterator[Refusal]:
 
 
 def _canaries(index: Index, canaries: list[Canary]) -> Iterator[Refusal]:
-    failed = []
+    failed, ids = [], set(index.ids) if canaries else set()
     for canary in canaries:
         try:
             found = [hit.id for hit in index.search(canary.sentence, canary.k)]
         except GifdexError as err:
             failed.append(f"{canary.sentence!r} cannot be asked ({err})")
             continue
-        if canary.id not in found:
+        if canary.id not in ids:
+            near = difflib.get_close_matches(canary.id, ids, 1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            failed.append(f"{canary.sentence!r} should find {canary.id}, but no item has that id{hint}")
+        elif canary.id not in found:
             first = f"whose first is {found[0]}" if found else "of which there are none"
             failed.append(f"{canary.sentence!r} does not find {canary.id} among its {canary.k} hits, {first}")
     if failed:

@@ -53,8 +53,7 @@ def nightly(settings: NightlySettings, progress: Progress = silent, notice: Noti
     GifdexError where no version could be made; then the published one is untouched. A refusal is an `outcome`, and a
     failure to ship is in the summary.
     """
-    if settings.gate.canaries is not None:
-        gate.read_canaries(settings.gate.canaries)  # a mistake in them should not wait for the gate
+    check(settings)
     with held_workspace(settings.build, progress) as workspace:
         summary = NightlySummary()
         make_version(settings.build, workspace, progress, notice, summary)
@@ -81,6 +80,14 @@ def nightly(settings: NightlySettings, progress: Progress = silent, notice: Noti
                     summary.not_pushed = str(err)
         commit_statistics(workspace, settings.build, summary)
         return summary
+
+
+def check(settings: NightlySettings) -> None:
+    """Raise what is wrong with canaries and destination, which should not wait until they are needed."""
+    if settings.gate.canaries is not None:
+        gate.read_canaries(settings.gate.canaries)
+    if settings.push is not None:
+        shipping.destination_of(settings.push)
 
 
 def make_plan(settings: BuildSettings, progress: Progress = silent) -> Plan:

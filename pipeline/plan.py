@@ -47,7 +47,7 @@ class Plan:
         return (
             "the image encoder, its weights or the sampling are not those of the last run: "
             f"{self.to_encode:,} GIFs are encoded by {self.encoder}{_about(self.seconds)}; the features of the last "
-            "one are kept while a version that was built of them is"
+            "one are kept as long as a version that was built of them"
         )
 
 

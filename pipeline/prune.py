@@ -15,7 +15,6 @@ from gifdex.index import shipping, store
 from gifdex.index.remote import Place
 from gifdex.pipeline.mirror import mirrored
 from gifdex.pipeline.workspace import BUILDS, STORE, Workspace, catalog_fingerprint
-from gifdex.schemas.errors import IndexNotFoundError
 from gifdex.schemas.files import absolute, is_url, read_table
 from gifdex.schemas.progress import Progress, silent
 
@@ -53,8 +52,7 @@ def prune_at(where: Path | str, keep: int, progress: Progress = silent) -> Prune
         with shipping.outlined(place) as outline:
             return PruneSummary(store.finished(outline.folder), gone)
     folder = absolute(where)
-    if not store.is_store(folder):
-        raise IndexNotFoundError(f"{where} is no index store; expected a folder with versions, such as ws/index")
+    store.check_store(folder)
     workspace = Workspace(folder.parent)
     if folder == workspace.store and workspace.builds.is_dir():
         with workspace.locked():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -47,7 +48,8 @@ def sync(path: Path) -> None:
 def committing(path: Path, *, alone: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on leaving without an error it becomes `path`, durably.
 
-    A reader sees either the old file or the whole new one, whatever moment the process dies at. A caller that is
+    A reader sees either the old file or the whole new one, whatever moment the process dies at. An OSError names the
+    file. A caller that is
     `alone` with the file gets the same temporary name each time, with another suffix: what it leaves behind when it is
     killed is overwritten by the next, and taken for the file by nobody, in folders that nobody clears.
     """
@@ -59,6 +61,11 @@ def committing(path: Path, *, alone: bool = False) -> Iterator[Path]:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+    except OSError as err:
+        if err.filename is not None:
+            raise
+        reason = os.strerror(err.errno) if err.errno is not None else str(err)  # libraries leave the name out
+        raise OSError(err.errno or errno.EIO, reason, str(path)) from err
     finally:
         temporary.unlink(missing_ok=True)
 

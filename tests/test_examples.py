@@ -16,7 +16,7 @@ from PIL import Image
 
 from gifdex.jobs import config
 from gifdex.jobs.nightly import command
-from gifdex.schemas.errors import ConfigError, GateError
+from gifdex.schemas.errors import ConfigError, GateError, WorkspaceBusyError
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 INSTALLED = "/opt/gifdex/bin/gifdex"
@@ -84,7 +84,7 @@ def test_systemd_understands_its_units(tmp_path: Path, gifdex: Path) -> None:
 
 
 def test_kubernetes_manifest_runs_what_there_is(tmp_path: Path) -> None:
-    settings, job = yaml.safe_load_all((EXAMPLES / "kubernetes" / "cronjob.yaml").read_text())
+    settings, claim, job = yaml.safe_load_all((EXAMPLES / "kubernetes" / "cronjob.yaml").read_text())
     path = tmp_path / "gifdex.toml"
     path.write_text(settings["data"]["gifdex.toml"])
     found = config.load(path, command, click.Context(command))
@@ -97,8 +97,10 @@ def test_kubernetes_manifest_runs_what_there_is(tmp_path: Path) -> None:
     assert rule["onExitCodes"] == {
         "containerName": container["name"],
         "operator": "In",
-        "values": [ConfigError.exit_code, GateError.exit_code],
+        "values": [ConfigError.exit_code, GateError.exit_code, WorkspaceBusyError.exit_code],
     }
+    (work,) = [volume for volume in spec["template"]["spec"]["volumes"] if "persistentVolumeClaim" in volume]
+    assert work["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
 

@@ -201,13 +201,24 @@ def test_what_is_being_published_is_not_cleared_away(folder: Path) -> None:
 
 def test_pruning_leaves_the_current_version_and_the_newest_published_and_unpublished_ones(folder: Path) -> None:
     publish_long_ago(folder, 1, 3, 5, 2)
-    assert store.kept(folder, 1, NONE) == names(6, 5, 2)  # of the unpublished 4 and 6, of the published, the current
+    assert store.kept(folder, 1, NONE) == names(6, 2)  # of the unpublished 4 and 6; of the published, the last
+    assert store.kept(folder, 2, NONE) == names(6, 5, 4, 2)
     (folder / name(9)).mkdir()  # never finished
     (folder / "notes").mkdir()
-    assert store.prune(folder, 1, NONE) == names(1, 3, 4, 9)
-    assert store.finished(folder) == names(6, 5, 2)
+    assert store.prune(folder, 1, NONE) == names(1, 3, 4, 5, 9)
+    assert store.finished(folder) == names(6, 2)
     assert (folder / "notes").is_dir()
     assert store.current(folder) == name(2)
+
+
+def test_pruning_leaves_what_a_rollback_would_go_to(folder: Path) -> None:
+    for number in (1, 2):
+        store.publish(folder, name(number))
+    back(folder)
+    store.publish(folder, name(3))
+    assert store.kept(folder, 2, NONE) == names(6, 5, 3, 1)  # not 2, which is newer, but was rolled back from
+    store.prune(folder, 2, NONE)
+    assert back(folder) == name(1)
 
 
 def test_pruning_leaves_what_was_current_within_the_protected_span(folder: Path) -> None:

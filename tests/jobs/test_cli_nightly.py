@@ -160,7 +160,7 @@ def test_of_two_runs_at_once_one_works_and_the_other_exits_with_75_within_second
     [
         ("min_recal = 1", "has min_recal, which gifdex nightly does not know: did you mean min_recall in [gate]?"),
         ("[gates]\nx = 1", "has [gates], which gifdex nightly does not know: did you mean gate?"),
-        ("[gate]\nkeep = 1", "the table [gate] of {} has keep, which gifdex nightly does not know: it belongs into [r"),
+        ("[gate]\nkeep = 1", "the table [gate] of {} has keep, which gifdex nightly does not know: it belongs in [re"),
         ("[encode]\nworkspace = 'x'", "it belongs above all tables"),
         ("[encode]\nqqqqqqqq = 'x'", "there are image_encoder, weights"),
         ("[encode]\nframes = 'many'", "frames in [encode] of {} is 'many': 'many' is not a valid integer range"),
@@ -220,7 +220,7 @@ def test_versions_publish_rollback_and_prune(site: Site) -> None:
     for arguments, message in (
         (("publish", site.store, "0" * 16), "has no finished version 0000000000000000"),
         (("publish", site.store, "../x"), "has no finished version ../x"),
-        (("versions", site.root), "has no finished version; expected an index store"),
+        (("versions", site.root), "is no index store; expected an index store, a folder with versions: build one first"),
         (("rollback", site.root / "absent"), "is no folder; expected an index store"),
         (("prune", site.root), "is no index store; expected a folder with versions"),
     ):

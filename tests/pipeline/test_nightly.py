@@ -122,17 +122,20 @@ def test_canaries_must_find_their_item(nights: Nights) -> None:
     nights.add("new", 300)
     assert "canaries" not in nights.run(gate={"canaries": canaries, "max_shrink": 1.0}).refused
     canaries.write_text(
-        json.dumps({"sentence": "a dog", "id": "absent", "k": 3})
+        json.dumps({"sentence": "a dog", "id": best[1].id, "k": 1})
         + "\n"
         + json.dumps({"sentence": "a dog", "id": best[0].id})
+        + "\n"
+        + json.dumps({"sentence": "a dog", "id": "g00"})
         + "\n"
     )
     nights.add("newer", 301)
     summary = nights.run(gate={"canaries": canaries})
     assert list(summary.refused) == ["canaries"]
     assert summary.refused["canaries"].startswith(
-        "1 of 2 canaries failed: 'a dog' does not find absent among its 3 hits"
+        f"2 of 3 canaries failed: 'a dog' does not find {best[1].id} among its 1 hits, whose first is"
     )
+    assert "'a dog' should find g00, but no item has that id, did you mean g0?" in summary.refused["canaries"]
 
 
 @pytest.mark.parametrize(
