@@ -31,6 +31,7 @@ _BLOCK = 8 * 1024**2  # bytes that are read at a time
 _MIB = 1024**2
 # Versions that stay in the cache: the one that is published, and the one before, which may be open.
 _CACHED = 2
+_PATIENCE = 30  # seconds that an object store is tried again
 _TRIES = 5  # versions that may be published while one is fetched
 _MOST_POINTER, MOST_MANIFEST = 1024, 64 * 1024**2  # larger ones are none
 
@@ -47,7 +48,7 @@ class Place:
     def of(cls, url: str) -> Place:
         """Parse a URL; raises RemoteError for one that pyarrow does not know."""
         try:
-            filesystem, root = fs.FileSystem.from_uri(url)
+            filesystem, root = fs.FileSystem.from_uri(_patient(url))
         except (pa.ArrowException, OSError, ValueError) as err:
             user, at, _ = urlsplit(url).netloc.rpartition("@")
             reason = _line(err).replace(user + at, "") if at else _line(err)
@@ -177,6 +178,14 @@ class Place:
                 f"cannot read or write {self.shown(*names)}: {_line(err)}; see that it is there, and that the network "
                 "and the credentials are, then try again"
             ) from err
+
+
+def _patient(url: str) -> str:
+    """Return a URL with how long to try again, which is a quarter of an hour for gs:// unless it says."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("gs", "gcs") or "retry_limit_seconds" in parts.query:
+        return url
+    return parts._replace(query="&".join(filter(None, [parts.query, f"retry_limit_seconds={_PATIENCE}"]))).geturl()
 
 
 def fetch(url: str, cache: Path | None = None, progress: Progress = silent, *, distrust: bool = False) -> Path:
