@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -158,6 +160,53 @@ def test_a_reader_without_pause_sees_no_error_and_no_wrong_answer_through_publis
         assert served.status.refused == {}
     assert wrong == []
     assert asked > 100
+
+
+READER = """
+import json, sys, threading
+from pathlib import Path
+import numpy as np
+import gifdex
+folder, spare = Path(sys.argv[1]), Path(sys.argv[2])
+query = np.linspace(-1, 1, 16)
+right = {path.name: gifdex.open(path).search(query) for path in spare.iterdir() if path.is_dir()}
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+asked, wrong, last = 0, 0, None
+with gifdex.serve_latest(folder, every=0.01) as served:
+    while not ended.is_set():
+        index = served.index
+        name = index.manifest.build_id
+        if name != last:
+            print(name, flush=True)
+            last = name
+        wrong += index.search(query) != right[name]
+        asked += 1
+    print(json.dumps({"asked": asked, "wrong": wrong, "refused": served.status.refused}), flush=True)
+"""
+
+
+def test_a_reader_in_a_process_of_its_own_sees_no_error_and_no_wrong_answer(folder: Path, tmp_path: Path) -> None:
+    spare = tmp_path / "spare"
+    shutil.copytree(folder, spare)
+    command = [sys.executable, "-c", READER, str(folder), str(spare)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        assert reader.stdin is not None
+        assert reader.stdout.readline().strip() == name(1)
+        for turn in range(1, 21):
+            number = 1 + turn % 3
+            if not (folder / name(number)).exists():
+                shutil.copytree(spare / name(number), tmp_path / "copy")
+                (tmp_path / "copy").rename(folder / name(number))
+            store.publish(folder, name(number))
+            assert reader.stdout.readline().strip() == name(number)
+            store.prune(folder, 1, timedelta(0))
+        reader.stdin.close()
+        told = json.loads(reader.stdout.readline())
+    assert reader.returncode == 0
+    assert (told["wrong"], told["refused"]) == (0, {})
+    assert told["asked"] > 100
 
 
 def test_opening_while_others_publish_and_prune_gets_one_version_or_another(folder: Path, tmp_path: Path) -> None:
