@@ -231,34 +231,6 @@ def test_a_version_that_is_pruned_while_it_is_fetched_is_no_error(
     assert remote.fetch(s3.url("index"), tmp_path / "cache", meanwhile).name == second.name
 
 
-@pytest.mark.parametrize(
-    ("url", "asked"),
-    [
-        ("gs://bucket/index", "gs://bucket/index?retry_limit_seconds=30"),
-        ("gs://bucket/i?scheme=http", "gs://bucket/i?scheme=http&retry_limit_seconds=30"),
-        ("gs://bucket/i?retry_limit_seconds=5", "gs://bucket/i?retry_limit_seconds=5"),
-        ("s3://bucket/i?region=x", "s3://bucket/i?region=x"),
-    ],
-)
-def test_google_is_not_waited_for_a_quarter_of_an_hour(monkeypatch: pytest.MonkeyPatch, url: str, asked: str) -> None:
-    seen: list[str] = []
-
-    def refuse(uri: str) -> None:
-        seen.append(uri)
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(remote.fs, "FileSystem", type("Refusing", (), {"from_uri": staticmethod(refuse)}))
-    with pytest.raises(RemoteError, match="no network"):
-        remote.Place.of(url)
-    assert seen == [asked]
-
-
-def test_a_url_that_is_wrong_is_said_without_its_secret(tmp_path: Path) -> None:
-    with pytest.raises(RemoteError) as caught:
-        remote.Place.of("s3://KEY:SECRET@bucket/index?nothing=known")
-    assert "SECRET" not in str(caught.value)
-
-
 def test_a_byte_that_rots_on_the_servers_disk_is_refused_by_name(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
