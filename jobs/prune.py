@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from gifdex.jobs.console import PlaceOption, facts_table, print_json, print_table, stage_progress
-from gifdex.jobs.runs import require_pipeline
 
 _EPILOG = """\b
 Examples:
@@ -25,11 +24,10 @@ Examples:
 def command(store: Path | str, keep: int, as_json: bool) -> None:
     """Delete old versions of STORE and, in a workspace, the builds and features that only they need.
 
-    The current version stays, and every one that was current within the last hour. So do as many versions that were
-    never published as of those that were. What a killed run left unfinished goes. Services that have a deleted version
-    open go on answering from it.
+    The current version stays, every one that was current within the last hour, the KEEP that were published last and
+    not rolled back from, and the KEEP newest of all others. What a killed run left unfinished goes. Services that have
+    a deleted version open go on answering from it.
     """
-    require_pipeline()
     from gifdex.pipeline.prune import prune_at
 
     with stage_progress(False) as progress:

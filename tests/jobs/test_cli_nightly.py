@@ -309,6 +309,16 @@ def test_versions_shows_one_that_is_damaged(site: Site, tmp_path: Path) -> None:
     assert "damaged" in run("versions", copy).stdout
 
 
+def test_a_copy_is_pruned_where_beam_is_not_installed(site: Site, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    assert run("push", site.store, copy).returncode == 0
+    code = "import sys; sys.modules['apache_beam'] = sys.modules['tensorflow'] = None; from gifdex.jobs.cli import main"
+    command = [sys.executable, "-c", f"{code}; sys.argv[1:] = ['prune', {str(copy)!r}, '--json']; main()"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert len(json.loads(process.stdout)["kept"]) == 1
+
+
 def test_push_copies_to_a_folder(site: Site, tmp_path: Path) -> None:
     process = run("push", site.store, tmp_path / "copy", "--json")
     assert process.returncode == 0, process.stderr
