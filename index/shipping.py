@@ -179,17 +179,21 @@ def _copy(
     Until it is whole, the version does not exist there, and a note says which bytes are coming.
     """
     build_id = manifest.build_id
-    if place.size(build_id, MANIFEST_NAME) is not None:
-        place.delete(build_id, MANIFEST_NAME)
-    resumed = checksum or place.read(MOST_MANIFEST, build_id, _COMING) == text
-    if not resumed:
+    resumed = place.read(MOST_MANIFEST, build_id, _COMING) == text
+    # Files of other bytes go before the note says that ours are coming, and files that were not read have none.
+    gone = [MANIFEST_NAME, *([_COMING] if checksum or not resumed else [])]
+    gone += [] if checksum or resumed else list(manifest.files)
+    for name in gone:
+        if place.size(build_id, name) is not None:
+            place.delete(build_id, name)
+    if not checksum and not resumed:
         place.put(text, build_id, _COMING)
     total = sum(facts.bytes for facts in manifest.files.values())
     done = 0
     copied: list[FileFacts] = []
     there: list[FileFacts] = []
     for name, facts in manifest.files.items():
-        if resumed and place.has(facts, checksum, build_id, name):
+        if (checksum or resumed) and place.has(facts, checksum, build_id, name):
             there.append(facts)
         else:
             with (version / name).open("rb") as source:

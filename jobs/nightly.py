@@ -174,8 +174,7 @@ def _run(
         error = _refusal(summary)
     elif summary is not None and summary.not_pushed is not None:
         error = RemoteError(
-            f"the version {summary.build_id} is published in {summary.store}, but not in {settings.push}: "
-            f"{summary.not_pushed}"
+            f"the version {summary.build_id} is published in {summary.store}, but was not shipped: {summary.not_pushed}"
         )
     error = _note(settings, metrics, summary, error)
     if summary is not None:  # of a refusal, the error follows
