@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -108,26 +108,16 @@ class _Lease:
     @contextmanager
     def renewed(self) -> Iterator[None]:
         """Renew the lease now and then while the block runs."""
-        ended = threading.Event()
 
-        def follow() -> None:
-            while not ended.wait(_RENEWED_SECONDS):
-                try:
-                    self.check()
-                    self._write()
-                except WorkspaceBusyError as err:  # this run was away for too long
-                    self._lost = err
-                    return
-                except Exception:  # noqa: BLE001  # the next time, or the end, will tell
-                    continue
+        def renew() -> None:
+            try:
+                self.check()
+                self._write()
+            except WorkspaceBusyError as err:  # this run was away for too long
+                self._lost = err
 
-        thread = threading.Thread(target=follow, name="gifdex-lease", daemon=True)
-        thread.start()
-        try:
+        with _every(_RENEWED_SECONDS, "gifdex-lease", renew):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
     def _write(self) -> None:
         facts = {
@@ -230,25 +220,13 @@ class _Mirror:
     @contextmanager
     def copying_features(self) -> Iterator[None]:
         """Copy features now and then while the block runs, and at its end, also where it fails."""
-        ended = threading.Event()
-
-        def follow() -> None:
-            while not ended.wait(_COPIED_SECONDS):
-                with suppress(RemoteError, OSError):  # the next time, or the end, will tell
-                    self._push_features()
-
-        thread = threading.Thread(target=follow, name="gifdex-mirror", daemon=True)
-        thread.start()
         try:
-            yield
+            with _every(_COPIED_SECONDS, "gifdex-mirror", self._push_features):
+                yield
         except BaseException:
-            ended.set()
-            thread.join()
             with suppress(RemoteError, OSError):  # what failed first is what is said
                 self._push_features()
             raise
-        ended.set()
-        thread.join()
 
     def _push_features(self) -> None:
         features = self._workspace.features.name
@@ -334,6 +312,25 @@ class _Mirror:
             if gone:
                 self._place.delete(*parts)
                 del self._there[name]
+
+
+@contextmanager
+def _every(seconds: float, name: str, do: Callable[[], None]) -> Iterator[None]:
+    """Do something in a thread every so many seconds while the block runs; where it fails, the next time will tell."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(seconds):
+            with suppress(Exception):
+                do()
+
+    thread = threading.Thread(target=follow, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _is_ours(name: str) -> bool:
