@@ -33,7 +33,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         "max_total_pixels",
         "max_seconds",
     ),
-    "index": ("text_encoder", "projection", "trees", "hnsw", "shards"),
+    "index": ("text_encoder", "projection", "trees", "hnsw", "keep_features", "shards"),
     "gate": ("min_recall", "max_shrink", "max_rejects", "canaries"),
     "retention": ("keep",),
     "ship": ("push",),
@@ -73,6 +73,7 @@ workspace = "ws"        # features, builds, and the index store ws/index
 # projection = "projection.safetensors"    # default: the zero-shot one
 # trees = 5                                # default: 50 where nothing is reduced
 # hnsw = false                             # a graph, the fastest engine (pip install 'gifdex[hnsw]')
+# keep_features = false                    # the image encoder's own vectors too, as the field features
 # shards = "auto"
 
 [gate]                  # what a version must be before it is published

@@ -41,6 +41,7 @@ _SETTINGS = {
     "text_encoder": ("index", "text_encoder"),
     "projection": ("index", "projection"),
     "shards": ("index", "shards"),
+    "keep_features": ("index", "keep_features"),
     "trees": ("annoy", "trees"),
     "hnsw": ("engines", "hnsw"),
 }
@@ -120,6 +121,11 @@ _INDEX = (
     ),
     click.option("--hnsw/--no-hnsw", default=None, help="Build a graph too, the fastest engine (extra hnsw)."),
     click.option(
+        "--keep-features/--no-keep-features",
+        default=None,
+        help="Keep the image encoder's own vectors in the index, as the field features.",
+    ),
+    click.option(
         "--shards",
         type=ShardCount(),
         help="Parts that are built apart: a number, or auto for as few as keep each within 2 GiB of memory.  "
@@ -163,7 +169,8 @@ def build_settings(
         from gifdex.pipeline.workspace import Workspace
 
         Workspace(absolute(workspace)).check_free()
-    from gifdex.index.engines.settings import AnnoySettings, EngineSettings, HnswSettings
+    from gifdex.index.build import USUAL_ENGINES
+    from gifdex.index.engines.names import ANNOY, HNSW
     from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings, Limits, Sampling
 
     found: dict[str, dict[str, Any]] = {record: {} for record, _ in _SETTINGS.values()}
@@ -172,8 +179,7 @@ def build_settings(
             record, name = _SETTINGS[option]
             found[record][name] = value
     encode = EncodeSettings(sampling=Sampling(**found["sampling"]), limits=Limits(**found["limits"]), **found["encode"])
-    graph = HnswSettings() if found["engines"].get("hnsw") else None
-    engines = EngineSettings(AnnoySettings(**found["annoy"]), graph)
+    engines = {**USUAL_ENGINES, ANNOY: found["annoy"], **({HNSW: {}} if found["engines"].get("hnsw") else {})}
     index = IndexSettings(engines=engines, **found["index"])
     return BuildSettings(corpus, workspace, encode=encode, index=index, beam_options=beam_options, **found["build"])
 
