@@ -33,11 +33,11 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from gifdex.pipeline.decode import decode
-from gifdex.pipeline.decoders import registry
-from gifdex.pipeline.decoders.base import Budget
-from gifdex.pipeline.sampling import sample_by_time
-from gifdex.pipeline.settings import Limits, Sampling
+from gifdex.encoders.frames.decode import decode
+from gifdex.encoders.frames.decoders import registry
+from gifdex.encoders.frames.decoders.base import Budget
+from gifdex.encoders.frames.limits import Limits, Sampling
+from gifdex.encoders.frames.sampling import sample_by_time
 
 SIZE = 224
 BASELINE = "imageio.imread"

@@ -63,9 +63,9 @@ def run_loop(corpus: str, folder: Path) -> Callable[[], Features]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from gifdex.encoders.frames.decode import decode
     from gifdex.encoders.registry import image_encoder
-    from gifdex.pipeline.decode import decode
-    from gifdex.pipeline.settings import EncodeSettings
+    from gifdex.encoders.settings import EncodeSettings
     from gifdex.schemas.errors import DecodeError
 
     settings = EncodeSettings()

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from gifdex.encoders.base import FloatArray
-from gifdex.encoders.projection import Projection
+from gifdex.encoders.projections.base import Projection
 from gifdex.index import items as item_files
 from gifdex.index.artifact import (
     HELD_OUT_NAME,

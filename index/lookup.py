@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gifdex.encoders import registry
 from gifdex.encoders.base import FloatArray, TextEncoder, encode_known, unit
-from gifdex.encoders.projection import Projection
+from gifdex.encoders.projections.base import Projection
 from gifdex.index import kernels
 from gifdex.index.engines.base import Rows, spread
 from gifdex.index.engines.settings import HNSW, SCAN

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gifdex.encoders import projection as projections
+from gifdex.encoders import projections
 from gifdex.index import items as item_files
 from gifdex.index import reduction as reductions
 from gifdex.index.artifact import check_hashes, check_sizes, read_manifest

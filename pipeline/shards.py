@@ -16,15 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
 
-from gifdex.encoders import projection as projections
+from gifdex.encoders import projections
 from gifdex.encoders.base import FloatArray, available_cpus, encode_known
+from gifdex.encoders.feature_cache import FeatureCache
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import reduction as reductions
 from gifdex.index.artifact import shard_names
 from gifdex.index.build import write_shard
 from gifdex.index.items import read_rows
 from gifdex.index.reduction import SAMPLE, Reduction, fit
-from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.settings import IndexSettings
 from gifdex.schemas import tables
 from gifdex.schemas.files import commit_table

@@ -17,7 +17,8 @@ from gifdex.pipeline.build import build
 from gifdex.pipeline.corpus import list_corpus
 from gifdex.pipeline.encode import Source, load
 from gifdex.pipeline.scan import look_at
-from gifdex.pipeline.settings import BuildSettings, EncodeSettings
+from gifdex.encoders.settings import EncodeSettings
+from gifdex.pipeline.settings import BuildSettings
 corpus, settings = sys.argv[1], EncodeSettings()
 started = time.monotonic()
 summary = build(BuildSettings(corpus, Path(sys.argv[2])))
