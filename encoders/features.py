@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray, ImageEncoder, fingerprint
 from gifdex.encoders.feature_cache import Outcome
-from gifdex.encoders.frames.decode import RESIZE, SampledFrames, decode
+from gifdex.encoders.frames.decode import RESIZE, FrameDecoder, SampledFrames
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.settings import EncodeSettings
 from gifdex.schemas.errors import DecodeError, GifdexError
@@ -51,7 +51,9 @@ def features_fingerprint(encoder: ImageEncoder, settings: EncodeSettings) -> str
     return fingerprint({**facts, "image_encoder": {**facts["image_encoder"], "name": kind}})
 
 
-def encode(encoder: ImageEncoder, sources: Iterable[KeyedSource], settings: EncodeSettings) -> list[Outcome]:
+def encode(
+    encoder: ImageEncoder, sources: Iterable[KeyedSource], settings: EncodeSettings, decode: FrameDecoder
+) -> list[Outcome]:
     """Return the outcome of every source, in order: features pooled over its sampled frames, or a reject.
 
     Keys are distinct. A reader may raise anything, which becomes a reject; a DecodeError says why by itself.
@@ -60,7 +62,7 @@ def encode(encoder: ImageEncoder, sources: Iterable[KeyedSource], settings: Enco
     keys: list[str] = []
     frames: dict[str, tuple[int, str | None]] = {}
     rejected: dict[str, Outcome] = {}
-    for key, loaded in _loaded_ahead(sources, settings, encoder):
+    for key, loaded in _loaded_ahead(sources, settings, encoder, decode):
         keys.append(key)
         if isinstance(loaded, Outcome):
             rejected[key] = loaded
@@ -71,7 +73,9 @@ def encode(encoder: ImageEncoder, sources: Iterable[KeyedSource], settings: Enco
     return [rejected.get(key) or _outcome(key, *frames[key], batcher.pooled[key]) for key in keys]
 
 
-def load(source: KeyedSource, settings: EncodeSettings, frame_size: tuple[int, int]) -> SampledFrames | Outcome:
+def load(
+    source: KeyedSource, settings: EncodeSettings, frame_size: tuple[int, int], decode: FrameDecoder
+) -> SampledFrames | Outcome:
     """Read and decode one GIF: its frames, or the outcome that says what is wrong with it."""
     key, data = source
     try:
@@ -93,7 +97,7 @@ def load(source: KeyedSource, settings: EncodeSettings, frame_size: tuple[int, i
 
 
 def _loaded_ahead(
-    sources: Iterable[KeyedSource], settings: EncodeSettings, encoder: ImageEncoder
+    sources: Iterable[KeyedSource], settings: EncodeSettings, encoder: ImageEncoder, decode: FrameDecoder
 ) -> Iterator[tuple[str, SampledFrames | Outcome]]:
     """Yield what `load` gives for each source, in order, with a few more under way in threads."""
     # As many as fill a batch, so that the threads have work while the model runs.
@@ -101,7 +105,7 @@ def _loaded_ahead(
     waiting: deque[tuple[str, Future[SampledFrames | Outcome]]] = deque()
     with ThreadPoolExecutor(settings.threads, "gifdex-decode") as pool:
         for source in sources:
-            waiting.append((source[0], pool.submit(load, source, settings, encoder.frame_size)))
+            waiting.append((source[0], pool.submit(load, source, settings, encoder.frame_size, decode)))
             if len(waiting) > max_waiting:
                 key, future = waiting.popleft()
                 yield key, future.result()

@@ -21,6 +21,7 @@ from apache_beam.utils.shared import Shared
 from gifdex.encoders.base import ImageEncoder, fingerprint
 from gifdex.encoders.feature_cache import FeatureCache
 from gifdex.encoders.features import encode, features_facts, features_fingerprint
+from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.registry import image_encoder
 from gifdex.encoders.settings import EncodeSettings
@@ -136,16 +137,18 @@ def reader(source: Source, max_bytes: int) -> Callable[[], bytes]:
 
 
 class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
-    """Encode one task's GIFs and commit them; one encoder a process, however many threads Beam runs."""
+    """Encode one task's GIFs and commit them; one encoder and one decoder a process, however many threads Beam runs."""
 
     def __init__(self, settings: EncodeSettings, cache: FeatureCache, shared: Shared) -> None:
         self._settings = settings
         self._cache = cache
         self._shared = shared
+        self._shared_decoder = Shared()
 
     def setup(self) -> None:
         """Make the encoder, or take the process's; raises EncoderError where it is not the run's."""
         self._encoder = acquire_encoder(self._settings, self._shared)
+        self._decode: FrameDecoder | None = self._shared_decoder.acquire(FrameDecoder)
         found = features_fingerprint(self._encoder, self._settings)
         if found != self._cache.fingerprint:
             raise EncoderError(
@@ -157,9 +160,16 @@ class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         """Yield the part file and its count of rows."""
         max_bytes = self._settings.limits.bytes
         sources = [(source.sha256, reader(source, max_bytes)) for source in task.sources]
-        outcomes = encode(self._encoder, sources, self._settings)
+        assert self._decode is not None
+        outcomes = encode(self._encoder, sources, self._settings, self._decode)
         self._cache.commit(task.output, outcomes)
         yield str(task.output), len(outcomes)
+
+    def teardown(self) -> None:
+        """End the decoder's processes; other threads that still use it start new ones."""
+        if self._decode is not None:
+            self._decode.close()
+            self._decode = None
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gifdex.encoders.base import Frames
-from gifdex.encoders.frames.decoders import registry, watchdog
+from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.frames.decoders.base import Budget, Decoder, FrameError, Structure, check, check_bytes
 from gifdex.encoders.frames.decoders.gif import GifStructure
+from gifdex.encoders.frames.decoders.processes import DecoderProcesses
 from gifdex.encoders.frames.limits import Limits, Sampling
 from gifdex.encoders.frames.sampling import Sample, sample_by_time, sample_scenes
 from gifdex.schemas.errors import DecodeError
 
 # How frames are resized; part of the features' fingerprint.
 RESIZE = "bilinear"
-# A canvas of more pixels needs some hundred megabytes while it is drawn; so many of them are drawn at a time.
-_LARGE = 4 * 1024**2
-_large_ones = threading.BoundedSemaphore(2)
+# A canvas of more pixels needs some hundred megabytes while it is drawn, so few of them are drawn at a time.
+_LARGE_CANVAS_PIXELS = 4 * 1024**2
+_MAX_LARGE_CANVASES = 2
 # What frames are compared by where scenes are sampled, pixels a side.
 _THUMBNAIL = 16
 
@@ -117,7 +118,7 @@ def _run(job: _Job) -> SampledFrames:
 def _decode_watched(
     data: bytes, sampling: Sampling, frame_size: tuple[int, int], limits: Limits, asked: str
 ) -> SampledFrames:
-    """Decode in the watchdog's process, structure and all."""
+    """Decode in another process, structure and all."""
     decoder = registry.decoder_for(data, asked)
     try:
         budget = Budget(limits)
@@ -134,28 +135,54 @@ def _decode_watched(
         raise DecodeError(f"{decoder.version} cannot read it: {reason}") from err
 
 
-def decode(
-    data: bytes, sampling: Sampling, frame_size: tuple[int, int], limits: Limits, decoder: str = registry.AUTO
-) -> SampledFrames:
-    """Decode the frames of a GIF that `sampling` asks for, resized to `frame_size` (height, width).
+class FrameDecoder:
+    """Decodes GIFs for one caller or several threads of it, and owns the processes that odd ones are decoded in.
 
-    Animated WebP and PNG, MP4 and WebM are taken as they are; what a file is, its first bytes say. `decoder` names
-    the one for GIFs (see `registry.decoder_names`). Frames are composited as a viewer shows them, transparency on
-    white. Of a file that is cut short or broken, the frames before that are taken, and `damage` says so.
-    A GIF with anything odd in its structure, and every other format, is decoded in a process of its own.
-
-    Raises LimitError where a limit is exceeded, before any pixel is allocated where the structure tells, and
-    DecodeError for anything else that is wrong with the bytes.
+    `close` ends those; so does the end of a `with` block, or of the decoder.
     """
-    check_bytes(len(data), limits)
-    chosen = registry.decoder_for(data, decoder)
-    if not chosen.watched:
-        budget = Budget(limits)
-        structure = chosen.structure(data, limits, budget)
-        _check_structure(structure, limits)
-        if structure.odd is None:
-            with _large_ones if structure.width * structure.height > _LARGE else nullcontext():
-                return _run(_Job(data, chosen, structure, sampling, frame_size, Budget(limits)))
-        # The exact decoders give the same pixels; the processes do without compiling.
-        decoder = "pillow"
-    return watchdog.run(limits, _decode_watched, data, sampling, frame_size, limits, decoder)
+
+    def __init__(self, processes: DecoderProcesses | None = None) -> None:
+        self._processes = processes or DecoderProcesses()
+        self._large_canvases = threading.BoundedSemaphore(_MAX_LARGE_CANVASES)
+
+    def __enter__(self) -> FrameDecoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        self._processes.close()
+
+    def __call__(
+        self,
+        data: bytes,
+        sampling: Sampling,
+        frame_size: tuple[int, int],
+        limits: Limits,
+        decoder: str = registry.AUTO,
+    ) -> SampledFrames:
+        """Decode the frames of a GIF that `sampling` asks for, resized to `frame_size` (height, width).
+
+        Animated WebP and PNG, MP4 and WebM are taken as they are; what a file is, its first bytes say. `decoder` names
+        the one for GIFs (see `registry.decoder_names`). Frames are composited as a viewer shows them, transparency on
+        white. Of a file that is cut short or broken, the frames before that are taken, and `damage` says so.
+        A GIF with anything odd in its structure, and every other format, is decoded in a process of its own.
+
+        Raises LimitError where a limit is exceeded, before any pixel is allocated where the structure tells, and
+        DecodeError for anything else that is wrong with the bytes.
+        """
+        check_bytes(len(data), limits)
+        chosen = registry.decoder_for(data, decoder)
+        if not chosen.watched:
+            budget = Budget(limits)
+            structure = chosen.structure(data, limits, budget)
+            _check_structure(structure, limits)
+            if structure.odd is None:
+                is_large = structure.width * structure.height > _LARGE_CANVAS_PIXELS
+                with self._large_canvases if is_large else nullcontext():
+                    return _run(_Job(data, chosen, structure, sampling, frame_size, Budget(limits)))
+            # The exact decoders give the same pixels; the processes do without compiling.
+            decoder = "pillow"
+        return self._processes.run(limits, _decode_watched, data, sampling, frame_size, limits, decoder)

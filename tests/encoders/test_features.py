@@ -12,12 +12,13 @@ import pytest
 from gifdex.encoders.base import ImageEncoder, ImageEncoderOptions
 from gifdex.encoders.feature_cache import Outcome
 from gifdex.encoders.features import KeyedSource, encode, features_fingerprint, load
-from gifdex.encoders.frames.decode import decode
+from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.limits import Limits, Sampling
 from gifdex.encoders.registry import image_encoder
 from gifdex.encoders.settings import EncodeSettings
 from gifdex.encoders.tensorflow.runtime import import_tensorflow
 
+decode = FrameDecoder()
 GifMaker = Callable[..., Path]
 
 
@@ -27,7 +28,7 @@ def encoder() -> ImageEncoder:
 
 
 def expect_reject(source: KeyedSource, error: str, reason: str, lasting: bool) -> None:
-    outcome = load(source, EncodeSettings(), (8, 8))
+    outcome = load(source, EncodeSettings(), (8, 8), decode)
     assert isinstance(outcome, Outcome)
     assert (outcome.sha256, outcome.error, outcome.lasting, outcome.features) == ("key", error, lasting, None)
     assert reason in (outcome.reason or "")
@@ -53,7 +54,7 @@ def test_features_are_the_weighted_mean_over_sampled_frames_whatever_the_batch(
     paths = [make_gif(f"{n}.gif", seed=n, frames=n + 1, delay=[100 + 70 * k for k in range(n + 1)]) for n in range(4)]
     (tmp_path / "text.gif").write_text("hello")
     sources = [(path.name, path.read_bytes) for path in [*paths[:2], tmp_path / "text.gif", *paths[2:]]]
-    whole = encode(encoder, sources, EncodeSettings())
+    whole = encode(encoder, sources, EncodeSettings(), decode)
     assert [outcome.sha256 for outcome in whole] == [key for key, _ in sources]
     assert whole[2].error == "UnsupportedFormatError"
     for path, outcome in zip(paths, [*whole[:2], *whole[3:]], strict=True):
@@ -62,7 +63,9 @@ def test_features_are_the_weighted_mean_over_sampled_frames_whatever_the_batch(
         assert outcome.features is not None
         assert outcome.frames == len(sampled.frames)
         np.testing.assert_allclose(outcome.features, expected, rtol=1e-5, atol=1e-6)
-    small = encode(image_encoder(options=ImageEncoderOptions(batch_frames=3)), sources, EncodeSettings(threads=1))
+    small = encode(
+        image_encoder(options=ImageEncoderOptions(batch_frames=3)), sources, EncodeSettings(threads=1), decode
+    )
     for one, other in zip(whole, small, strict=True):
         if one.features is None or other.features is None:
             assert one == other

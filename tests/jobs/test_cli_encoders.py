@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
 
-from gifdex.encoders.frames.decode import decode
+from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.limits import Limits, Sampling
 from gifdex.encoders.projections.linear import LinearProjection
 from gifdex.encoders.projections.zero_shot import PROMPT, scene_descriptions
@@ -24,6 +24,7 @@ from gifdex.jobs.demo_corpus import make_corpus
 
 from .test_cli import run
 
+decode = FrameDecoder()
 NAMES = ("cat-pan", "coffee-pan", "rocket-zoom")
 
 

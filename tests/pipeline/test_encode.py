@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gifdex.encoders.base import ImageEncoder
 from gifdex.encoders.feature_cache import FeatureCache, Outcome
 from gifdex.encoders.features import features_facts, features_fingerprint, load
+from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES, Limits, Sampling
 from gifdex.encoders.registry import image_encoder
@@ -81,9 +82,10 @@ def test_a_file_that_is_gone_or_changed_is_a_reject_that_does_not_last(make_gif:
     path = make_gif("a.gif")
     source = Source(hashlib.sha256(path.read_bytes()).hexdigest(), str(path))
     path.write_bytes(b"GIF89a")
-    changed = load((source.sha256, reader(source, 100)), EncodeSettings(), (8, 8))
+    decode = FrameDecoder()
+    changed = load((source.sha256, reader(source, 100)), EncodeSettings(), (8, 8), decode)
     path.unlink()
-    gone = load((source.sha256, reader(source, 100)), EncodeSettings(), (8, 8))
+    gone = load((source.sha256, reader(source, 100)), EncodeSettings(), (8, 8), decode)
     for outcome, error, reason in [
         (changed, "ChangedFileError", "changed while the corpus was indexed"),
         (gone, "FileNotFoundError", "cannot read the file"),

@@ -85,7 +85,7 @@ class Decoder(Protocol):
 
     @property
     def watched(self) -> bool:
-        """Whether every file goes through the watchdog's processes, not just odd ones."""
+        """Whether every file is decoded in a process of its own, not just odd ones."""
 
     def structure(self, data: bytes, limits: Limits, budget: Budget) -> Structure:
         """Return what the file says of itself, without decoding a pixel.

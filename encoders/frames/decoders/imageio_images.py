@@ -136,7 +136,7 @@ def read_png(data: bytes, limits: Limits, budget: Budget) -> Structure:
 
 
 class ImageioDecoder:
-    """Reads with imageio's Pillow plugin, frame by frame, in the watchdog's processes."""
+    """Reads with imageio's Pillow plugin, frame by frame, in processes of their own."""
 
     name = "imageio"
     watched = True

@@ -143,7 +143,7 @@ def _gif_frames(
 
 
 class PyavDecoder:
-    """Reads with FFmpeg, in the watchdog's processes."""
+    """Reads with FFmpeg, in processes of their own."""
 
     name = "pyav"
     watched = True

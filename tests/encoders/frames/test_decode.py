@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gifdex.encoders.frames.decode import SampledFrames, decode
+from gifdex.encoders.frames.decode import FrameDecoder, SampledFrames
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.frames.decoders.base import check_bytes
 from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES, Limits, Sampling
 from gifdex.schemas.errors import DecodeError, LimitError
 
 if TYPE_CHECKING:
-    from tests.pipeline.conftest import RawGif
+    from tests.encoders.frames.conftest import RawGif
 
+decode = FrameDecoder()
 GifMaker = Callable[..., Path]
 WHITE = 255
 

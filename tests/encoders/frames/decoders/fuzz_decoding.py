@@ -17,13 +17,14 @@ import psutil
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gifdex.encoders.frames.decode import decode
+from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES, Limits, Sampling
 from gifdex.schemas.errors import DecodeError, LimitError
 
 # What is done to a file: how, where (headers, color tables and block sizes are a small part of a file, but most of
 # what can go wrong), for how many bytes, and with which byte.
+decode = FrameDecoder()
 CHANGES = st.lists(
     st.tuples(
         st.sampled_from(["byte"] * 8 + ["zeros", "ones", "control", "cut", "repeat", "end", "splice"]),
@@ -96,7 +97,7 @@ class Watcher:
             self.look_at_memory()
 
     def look_at_memory(self) -> None:
-        """Take the highest that this process and each of the watchdog's have ever had as if it were at one time."""
+        """Take the highest that this process and each of the decoder's have ever had as if it were at one time."""
         this = psutil.Process()
         family = [this, *this.children(recursive=True)]
         self.peak_mib = max(self.peak_mib, sum(_highest_mib(process.pid) for process in family))

@@ -20,7 +20,7 @@ from gifdex.encoders.frames.limits import Limits
 from gifdex.schemas.errors import LimitError
 
 if TYPE_CHECKING:
-    from tests.pipeline.conftest import Picture, RawGif
+    from tests.encoders.frames.conftest import Picture, RawGif
 
 # Of tests that are not about time.
 PLENTY = Budget(Limits(seconds=math.inf))

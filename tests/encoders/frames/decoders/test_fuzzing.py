@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from tests.pipeline.decoders.conftest import Animate, Pictures
-
-    from tests.pipeline.conftest import RawGif
+    from tests.encoders.frames.conftest import RawGif
+    from tests.encoders.frames.decoders.conftest import Animate, Pictures
 
 GifMaker = Callable[..., Path]
 FUZZ = Path(__file__).with_name("fuzz_decoding.py")

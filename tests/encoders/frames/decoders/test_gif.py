@@ -16,7 +16,7 @@ from gifdex.encoders.frames.limits import Limits
 from gifdex.schemas.errors import DecodeError, LimitError
 
 if TYPE_CHECKING:
-    from tests.pipeline.conftest import RawGif
+    from tests.encoders.frames.conftest import RawGif
 
 # Of tests that are not about time.
 PLENTY = Budget(Limits(seconds=math.inf))

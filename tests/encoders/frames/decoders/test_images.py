@@ -10,16 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gifdex.encoders.frames.decode import decode
+from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.decoders.base import Budget, Structure
 from gifdex.encoders.frames.decoders.imageio_images import read_png, read_webp
 from gifdex.encoders.frames.limits import Limits, Sampling
 from gifdex.schemas.errors import DecodeError, LimitError
 
 if TYPE_CHECKING:
-    from tests.pipeline.decoders.conftest import Animate, Pictures
+    from tests.encoders.frames.decoders.conftest import Animate, Pictures
 
 # Of tests that are not about time.
+decode = FrameDecoder()
 PLENTY = Budget(Limits(seconds=math.inf))
 
 READ = {"WEBP": read_webp, "PNG": read_png}

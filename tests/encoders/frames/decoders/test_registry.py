@@ -15,7 +15,7 @@ from gifdex.jobs.runs import DECODERS, SAMPLINGS
 from gifdex.schemas.errors import MissingDecoderError, MissingExtraError, PipelineError, UnsupportedFormatError
 
 if TYPE_CHECKING:
-    from tests.pipeline.decoders.conftest import Animate, Pictures
+    from tests.encoders.frames.decoders.conftest import Animate, Pictures
 
 GIF = b"GIF89a"
 MP4 = b"\0\0\0\x18ftypmp42"

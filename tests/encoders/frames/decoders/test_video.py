@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from gifdex.encoders.frames.decode import decode
+from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.frames.decoders.base import Budget
 from gifdex.encoders.frames.limits import Limits, Sampling
 from gifdex.schemas.errors import DecodeError, LimitError
 
 if TYPE_CHECKING:
-    from tests.pipeline.decoders.conftest import Animate, Pictures
+    from tests.encoders.frames.decoders.conftest import Animate, Pictures
 
 # Of tests that are not about time.
+decode = FrameDecoder()
 PLENTY = Budget(Limits(seconds=math.inf))
 
 

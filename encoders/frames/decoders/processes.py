@@ -14,6 +14,7 @@ import pickle
 import signal
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from gifdex.schemas.errors import DecodeError, LimitError, PipelineError
 _Result = TypeVar("_Result")
 
 # A process looks at its own budget between frames; only one that does not come to that is killed, this much later.
-_GRACE_SECONDS = 2.0
+GRACE_SECONDS = 2.0
 # How long a process may take to start on a machine with a lot else to do.
 _START_SECONDS = 120.0
 # What a process may allocate: the libraries' own, and for each pixel of the largest canvas a few RGBA copies.
@@ -58,7 +59,7 @@ def _serve(calls: Connection) -> None:
             return
         _limit_memory(allowed_bytes)
         # Should nobody be left to kill it. Its own signal, since a library may keep Python from running.
-        signal.setitimer(signal.ITIMER_REAL, allowed_seconds + _GRACE_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, allowed_seconds + GRACE_SECONDS)
         try:
             answer = True, function(*arguments)
         except BaseException as err:  # noqa: BLE001  # it is raised where the call came from
@@ -121,28 +122,52 @@ class _Process:
         return answer
 
 
-_idle: list[_Process] = []
-_lock = threading.Lock()
-_slots = threading.BoundedSemaphore(available_cpus())
-# A forked copy of this process must not talk through its parent's pipes.
-os.register_at_fork(after_in_child=_idle.clear)
+class DecoderProcesses:
+    """Processes that whoever makes this owns: started as they are needed, at most `count`, kept until `close`.
 
-
-def run(limits: Limits, function: Callable[..., _Result], *arguments: Any) -> _Result:
-    """Return `function(*arguments)` as another process computes it within the limits on seconds and memory.
-
-    There are at most as many processes as processors; they are started as they are needed, and stay. Raises what the
-    function raises, LimitError where it takes too long, DecodeError where its process dies, and PipelineError
-    where no process can be started.
+    Safe to call from several threads. A fork starts anew: it must not talk through its parent's pipes. `grace_seconds`
+    is how long after its time a process is killed.
     """
-    allowed = max(limits.seconds, 0.0) + _GRACE_SECONDS
-    memory = _MEMORY_BYTES + _MEMORY_BYTES_A_PIXEL * limits.pixels
-    with _slots:
-        with _lock:
-            process = _idle.pop() if _idle else None
-        process = process or _Process()
+
+    def __init__(self, count: int | None = None, grace_seconds: float = GRACE_SECONDS) -> None:
+        self._count = count or available_cpus()
+        self._grace_seconds = grace_seconds
+        self._begin()
+
+    def _begin(self) -> None:
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(self._count)
+        self._idle: list[_Process] = []
+        self._finalizer = weakref.finalize(self, _stop_all, self._idle, self._owner)
+        # At the end of Python they end by themselves, as soon as their pipes are closed.
+        self._finalizer.atexit = False
+
+    def run(self, limits: Limits, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Return `function(*arguments)` as another process computes it within the limits on seconds and memory.
+
+        Raises what the function raises, LimitError where it takes too long, DecodeError where its process dies, and
+        PipelineError where no process can be started.
+        """
+        if self._owner != os.getpid():
+            self._begin()
+        with self._slots:
+            with self._lock:
+                process = self._idle.pop() if self._idle else None
+            process = process or _Process()
+            good, answer = self._call(process, limits, function, arguments)
+            with self._lock:
+                self._idle.append(process)
+        if not good:
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    def _call(self, process: _Process, limits: Limits, *call: Any) -> tuple[bool, Any]:
+        """Return whether a call succeeded, and what it returned or raised; a process that fails it is stopped."""
+        allowed = max(limits.seconds, 0.0) + self._grace_seconds
+        memory = _MEMORY_BYTES + _MEMORY_BYTES_A_PIXEL * limits.pixels
         try:
-            good, answer = process.call(allowed, memory, function, arguments)
+            return process.call(allowed, memory, *call)
         except _LateError as err:
             process.stop()
             message = (
@@ -154,8 +179,16 @@ def run(limits: Limits, function: Callable[..., _Result], *arguments: Any) -> _R
         except BaseException:  # Ctrl-C, or an answer that cannot be read
             process.stop()
             raise
-        with _lock:
-            _idle.append(process)
-    if not good:
-        raise answer
-    return answer  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """End the processes that are not at work; it may be used again, which starts new ones."""
+        with self._lock:
+            idle, self._idle[:] = list(self._idle), []
+        _stop_all(idle, self._owner)
+
+
+def _stop_all(idle: list[_Process], owner: int) -> None:
+    """End processes, where this is the process that started them and no fork of it."""
+    if owner == os.getpid():
+        for process in idle:
+            process.stop()

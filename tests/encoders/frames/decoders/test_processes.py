@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -9,40 +10,42 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 import pytest
 
-from gifdex.encoders.frames.decode import decode
-from gifdex.encoders.frames.decoders import watchdog
+from gifdex.encoders.frames.decode import FrameDecoder
+from gifdex.encoders.frames.decoders.processes import DecoderProcesses, _Process
 from gifdex.encoders.frames.limits import Limits, Sampling
 from gifdex.schemas.errors import DecodeError, LimitError
 
 if TYPE_CHECKING:
-    from tests.pipeline.conftest import RawGif
+    from tests.encoders.frames.conftest import RawGif
 
 
 LIMITS = Limits()
+PROCESSES = DecoderProcesses()
+decode = FrameDecoder(PROCESSES)
 
 
 def processes() -> set[int]:
-    """The watchdog's processes, by their id."""
+    """The decoding processes, by their id."""
     return {child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())}
 
 
 def test_what_the_function_gives_and_raises_comes_back() -> None:
-    assert watchdog.run(LIMITS, divmod, 7, 2) == (3, 1)
+    assert PROCESSES.run(LIMITS, divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        watchdog.run(LIMITS, divmod, 7, 0)
-    assert watchdog.run(LIMITS, os.getpid) in processes()
+        PROCESSES.run(LIMITS, divmod, 7, 0)
+    assert PROCESSES.run(LIMITS, os.getpid) in processes()
 
 
 def test_a_process_is_silent_and_leaves_ctrl_c_to_the_one_that_started_it(capfd: pytest.CaptureFixture[str]) -> None:
-    assert watchdog.run(LIMITS, os.write, 2, b"x" * 200_000) == 200_000
-    assert watchdog.run(LIMITS, os.write, 1, b"x") == 1
-    assert watchdog.run(LIMITS, signal.getsignal, signal.SIGINT) == signal.SIG_IGN
+    assert PROCESSES.run(LIMITS, os.write, 2, b"x" * 200_000) == 200_000
+    assert PROCESSES.run(LIMITS, os.write, 1, b"x") == 1
+    assert PROCESSES.run(LIMITS, signal.getsignal, signal.SIGINT) == signal.SIG_IGN
     assert capfd.readouterr() == ("", "")
 
 
@@ -54,22 +57,22 @@ def test_errors_keep_whether_they_last(raw_gif: RawGif) -> None:
         assert caught.value.lasting is lasting
 
 
-def test_a_process_that_hangs_costs_its_file_and_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "_GRACE_SECONDS", 0.5)
+def test_a_process_that_hangs_costs_its_file_and_is_replaced() -> None:
+    processes = DecoderProcesses(grace_seconds=0.5)
     started = time.monotonic()
     with pytest.raises(LimitError, match=r"was not over after 1 seconds, above the limit seconds of 0.5") as caught:
-        watchdog.run(Limits(seconds=0.5), time.sleep, 60)
+        processes.run(Limits(seconds=0.5), time.sleep, 60)
     assert time.monotonic() - started < 30
     assert not caught.value.lasting
-    assert watchdog.run(LIMITS, divmod, 7, 2) == (3, 1)
+    assert processes.run(LIMITS, divmod, 7, 2) == (3, 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_process_that_dies_costs_its_file_and_is_replaced(number: int) -> None:
     with pytest.raises(DecodeError, match=rf"the decoder died on it \(exit status -{number}\)") as caught:
-        watchdog.run(LIMITS, _die, number)
+        PROCESSES.run(LIMITS, _die, number)
     assert not caught.value.lasting
-    assert watchdog.run(LIMITS, divmod, 7, 2) == (3, 1)
+    assert PROCESSES.run(LIMITS, divmod, 7, 2) == (3, 1)
 
 
 def _die(number: int) -> None:
@@ -87,11 +90,11 @@ def test_processes_that_die_between_two_calls_or_while_receiving_fail_no_other_c
     def call(number: int) -> str:
         try:
             if number % 10 == 3:
-                watchdog.run(LIMITS, _die_soon, 0.001 * (number % 7))
+                PROCESSES.run(LIMITS, _die_soon, 0.001 * (number % 7))
             elif number % 10 == 7:
-                watchdog.run(LIMITS, _die, signal.SIGSEGV)
+                PROCESSES.run(LIMITS, _die, signal.SIGSEGV)
             else:
-                assert watchdog.run(LIMITS, len, payload) == len(payload)
+                assert PROCESSES.run(LIMITS, len, payload) == len(payload)
         except DecodeError as err:
             return str(err)
         return "good"
@@ -102,11 +105,11 @@ def test_processes_that_die_between_two_calls_or_while_receiving_fail_no_other_c
     assert set(outcomes) <= {"good", *(f"the decoder died on it (exit status -{n})" for n in (9, 11))}
     assert outcomes["the decoder died on it (exit status -11)"] <= 20
     assert outcomes["good"] >= 200 - 20 - 20
-    assert watchdog.run(LIMITS, divmod, 7, 2) == (3, 1)
+    assert PROCESSES.run(LIMITS, divmod, 7, 2) == (3, 1)
 
 
-def test_a_hanging_process_ends_by_itself_where_nobody_is_left_to_kill_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    process = watchdog._Process()
+def test_a_hanging_process_ends_by_itself_where_nobody_is_left_to_kill_it() -> None:
+    process = _Process()
     process._calls.send((0.5, 2**30, time.sleep, (60,)))
     process._process.join(20)
     assert process._process.exitcode == -signal.SIGALRM
@@ -114,8 +117,8 @@ def test_a_hanging_process_ends_by_itself_where_nobody_is_left_to_kill_it(monkey
 
 def test_an_answer_that_cannot_be_sent_is_an_error() -> None:
     with pytest.raises(DecodeError, match="the decoder's answer cannot be sent: "):
-        watchdog.run(LIMITS, _nothing_to_send)
-    assert watchdog.run(LIMITS, divmod, 7, 2) == (3, 1)
+        PROCESSES.run(LIMITS, _nothing_to_send)
+    assert PROCESSES.run(LIMITS, divmod, 7, 2) == (3, 1)
 
 
 def _nothing_to_send() -> object:
@@ -125,24 +128,55 @@ def _nothing_to_send() -> object:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit what a process allocates")
 def test_a_process_that_fills_the_memory_is_stopped() -> None:
     with pytest.raises(MemoryError):
-        watchdog.run(LIMITS, np.zeros, 3 * 2**30, np.uint8)
+        PROCESSES.run(LIMITS, np.zeros, 3 * 2**30, np.uint8)
 
 
-def test_only_odd_gifs_go_through_a_process(raw_gif: RawGif, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+class NoProcesses(DecoderProcesses):
+    def run(self, *_: Any) -> Any:
         raise AssertionError("a process was asked for")
 
-    monkeypatch.setattr(watchdog, "run", refuse)
+
+def test_only_odd_gifs_go_through_a_process(raw_gif: RawGif) -> None:
+    here = FrameDecoder(NoProcesses())
     plain, stray = [raw_gif.picture(raw_gif.solid(1))], [b"junk", raw_gif.picture(raw_gif.solid(1))]
-    decode(raw_gif((4, 4), plain), Sampling(), (4, 4), Limits())
+    here(raw_gif((4, 4), plain), Sampling(), (4, 4), Limits())
     with pytest.raises(AssertionError, match="a process was asked for"):
-        decode(raw_gif((4, 4), stray), Sampling(), (4, 4), Limits())
+        here(raw_gif((4, 4), stray), Sampling(), (4, 4), Limits())
+
+
+def test_the_processes_end_when_their_owner_closes_them_or_is_gone() -> None:
+    with FrameDecoder(DecoderProcesses(1)) as closed:
+        first = closed._processes.run(LIMITS, os.getpid)
+        assert first in processes()
+    assert first not in processes()
+    assert closed._processes.run(LIMITS, os.getpid) in processes()  # it may be used again
+    second = closed._processes.run(LIMITS, os.getpid)
+    del closed
+    gc.collect()
+    assert second not in processes()
+
+
+def test_a_fork_has_processes_of_its_own() -> None:
+    theirs = PROCESSES.run(LIMITS, os.getpid)
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.write(writing, str(PROCESSES.run(LIMITS, os.getpid)).encode())
+            PROCESSES.close()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    assert int(os.read(reading, 100)) != theirs
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert PROCESSES.run(LIMITS, os.getpid) == theirs
 
 
 SCRIPT = """
 import sys
-from gifdex.encoders.frames.decode import decode
+from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.limits import Limits, Sampling
+decode = FrameDecoder()
 print(decode(open(sys.argv[1], "rb").read(), Sampling(), (4, 4), Limits()).damage, flush=True)
 if len(sys.argv) > 2:
     sys.stdin.read()
