@@ -22,7 +22,7 @@ from gifdex.encoders.tensorflow.runtime import (
 from gifdex.schemas.errors import EncoderError
 
 # A lower precision is refused where a probe frame's features have a smaller cosine to those of float32.
-LEAST_COSINE = 0.9999
+MIN_COSINE = 0.9999
 _PROBES = 4
 
 _log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ class KerasFrameModel(FrameModel):
     def __init__(self, options: ImageEncoderOptions | None = None) -> None:
         super().__init__(options)
         self._lower: Any = None
-        self._least_cosine = float("nan")
+        self._min_cosine = float("nan")
 
     @abstractmethod
     def _build(self, keras: Any) -> Any:
@@ -195,7 +195,7 @@ class KerasFrameModel(FrameModel):
         if fastest == "float32":
             return fastest
         try:
-            if self._cosine(fastest) >= LEAST_COSINE:
+            if self._cosine(fastest) >= MIN_COSINE:
                 return fastest
         except import_tensorflow(f"the image encoder {self.name}").errors.ResourceExhaustedError as err:
             raise self._does_not_fit() from err
@@ -207,10 +207,10 @@ class KerasFrameModel(FrameModel):
         if self.precision == "float32":
             return self._pass(tf, self._build(self._keras))
         cosine = self._cosine(self.precision)
-        if not cosine >= LEAST_COSINE:  # nan too
+        if not cosine >= MIN_COSINE:  # nan too
             raise EncoderError(
                 f"{self.name} in {self.precision} gives other features than float32: on a test frame their "
-                f"cosine is {cosine:.5f}, expected at least {LEAST_COSINE}; use --precision float32"
+                f"cosine is {cosine:.5f}, expected at least {MIN_COSINE}; use --precision float32"
             )
         return self._pass(tf, self._lower)
 
@@ -226,17 +226,17 @@ class KerasFrameModel(FrameModel):
         return forward
 
     def _cosine(self, precision: str) -> float:
-        """Make the model in a lower precision, and return the least cosine of its features to those of float32."""
+        """Make the model in a lower precision, and return the lowest cosine of its features to those of float32."""
         if self._lower is None:
             tf, whole = import_tensorflow(f"the image encoder {self.name}"), self._build(self._keras)
             self._lower = in_precision(self._keras, whole, precision)
             probes = tf.constant(probe_frames(_PROBES, self.frame_size))
             reference, lower = (self._pass(tf, model)(probes).numpy() for model in (whole, self._lower))
-            self._least_cosine = least_cosine(reference, lower)
-        return self._least_cosine
+            self._min_cosine = min_cosine(reference, lower)
+        return self._min_cosine
 
 
-def least_cosine(one: FloatArray, other: FloatArray) -> float:
+def min_cosine(one: FloatArray, other: FloatArray) -> float:
     """Return the smallest cosine between rows of the same place, NaN where a row is zero or not finite."""
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

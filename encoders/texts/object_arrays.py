@@ -20,23 +20,31 @@ from typing import IO, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from gifdex.encoders.base import FloatArray
+from gifdex.encoders.whitelist_unpickler import Whitelist, WhitelistUnpickler
 from gifdex.schemas.errors import WeightsError
 
-# All that pickles of such arrays are made of, in protocols 2 to 4. Missing are opcodes that build objects without a
-# call (NEWOBJ, INST), look into a registry (EXT), or hold numbers or bytes of any length (LONG4, BINBYTES8).
-_ARGUMENT_BYTES = {
-    **dict.fromkeys(b"()]NabetR\x85\x86\x87\x88\x89\x93\x94", 0),
-    **dict.fromkeys(b"Kqh\x80", 1),
-    **dict.fromkeys(b"M", 2),
-    **dict.fromkeys(b"Jj", 4),
-    **dict.fromkeys(b"G", 8),
-}
-_FIXED = [_ARGUMENT_BYTES.get(opcode, -1) for opcode in range(256)]
-# Opcodes whose argument is a length, of so many bytes, and then what it counts.
-_COUNTED = {**dict.fromkeys(b"UC\x8c\x8a", 1), **dict.fromkeys(b"TBX", 4)}
-_GLOBAL, _LONG_BINPUT, _FRAME, _STOP = b"cr\x95."
-_LONGEST_NAME = 100
-_LONGEST_HEADER = 16384
+# All that pickles of such arrays are made of, in protocols 2 to 4.
+_WHITELIST = Whitelist(
+    {
+        "PROTO",
+        "STOP",
+        "FRAME",
+        "MARK",
+        "NONE",
+        "NEWTRUE",
+        "NEWFALSE",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG1",
+        "BINFLOAT",
+    }
+    | {"EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"}
+    | {"SHORT_BINSTRING", "BINSTRING", "SHORT_BINBYTES", "BINBYTES", "SHORT_BINUNICODE", "BINUNICODE"}
+    | {"BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"},
+    "a table of numbers",
+)
+_MAX_HEADER_BYTES = 16384
 
 # What the unpickler and numpy raise for bytes that make no sense.
 DAMAGE = (
@@ -60,7 +68,7 @@ class Header(NamedTuple):
 
 def read_header(stream: IO[bytes]) -> Header:
     """Read the header of a .npy and leave `stream` where its array begins; raises one of DAMAGE for anything else."""
-    head = io.BytesIO(stream.read(_LONGEST_HEADER))  # a damaged one may claim gigabytes
+    head = io.BytesIO(stream.read(_MAX_HEADER_BYTES))  # a damaged one may claim gigabytes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Python 2 wrote it
         match np.lib.format.read_magic(head):
@@ -83,35 +91,6 @@ def read_floats(stream: IO[bytes], header: Header) -> FloatArray:
     if read != flat.nbytes:
         raise EOFError(f"{flat.nbytes} bytes of numbers were expected, but {read} follow its header")
     return np.ascontiguousarray(flat.reshape(header.shape, order="F" if header.fortran else "C"), np.float32)
-
-
-def _check_opcodes(data: mmap.mmap, position: int) -> None:
-    """Walk over the pickle that begins at `position`; raises UnpicklingError for what no table needs.
-
-    The unpickler would reserve memory for every length and memo number that a damaged stream only claims.
-    """
-    long_puts = 0
-    while (opcode := data[position]) != _STOP:
-        position += 1
-        if (width := _FIXED[opcode]) >= 0:
-            position += width
-        elif width := _COUNTED.get(opcode, 0):
-            position += width + int.from_bytes(data[position : position + width], "little")
-        elif opcode == _LONG_BINPUT:
-            # Memo entries are numbered in order; this opcode is for those that one byte cannot hold.
-            if int.from_bytes(data[position : position + 4], "little") > 256 + long_puts:
-                raise pickle.UnpicklingError("a memo entry is out of order")
-            long_puts += 1
-            position += 4
-        elif opcode == _GLOBAL:
-            for _ in ("module", "name"):
-                position = data.find(b"\n", position, position + _LONGEST_NAME) + 1
-                if not position:
-                    raise pickle.UnpicklingError("a name has no end")
-        elif opcode == _FRAME and int.from_bytes(data[position : position + 8], "little") <= len(data) - position - 8:
-            position += 8
-        else:
-            raise pickle.UnpicklingError(f"the opcode {bytes([opcode])!r} is not allowed in a table of numbers")
 
 
 class _Rows:
@@ -201,16 +180,15 @@ class _NDArray:
 _NDARRAY = _NDArray()
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(WhitelistUnpickler):
     """Resolves the names that a pickled array needs to stand-ins, and nothing else."""
 
     def __init__(self, stream: BinaryIO, rows: _Rows) -> None:
         # Python 2's strings stay bytes: as text they would be copied twice.
-        super().__init__(stream, encoding="bytes")
+        super().__init__(stream, _WHITELIST, encoding="bytes")
         self._rows = rows
 
-    def find_class(self, module: str, name: str) -> Any:
-        # Fresh functions: BUILD could write to the attributes of a shared one.
+    def stand_in(self, module: str, name: str) -> Any:
         match module, name:
             case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
                 return lambda kind, shape, typecode: self._array(kind)
@@ -220,7 +198,7 @@ class _Unpickler(pickle.Unpickler):
                 return lambda *arguments: _Type(*arguments)
             case "_codecs", "encode":  # how Python 3 writes bytes for Python 2
                 return lambda text, encoding: _latin1(text, encoding)
-        raise pickle.UnpicklingError(f"the global {module}.{name} is not allowed in a table of numbers")
+        return None
 
     def _array(self, kind: Any) -> _Array:
         if kind is not _NDARRAY:
@@ -236,10 +214,7 @@ def _latin1(text: Any, encoding: Any) -> bytes:
 
 def _unpickle(stream: BinaryIO, header: Header, size: int) -> FloatArray:
     with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            _check_opcodes(data, stream.tell())
-        except IndexError as err:
-            raise pickle.UnpicklingError("it ends before its pickle does") from err
+        _WHITELIST.check(data, stream.tell())
     rows = _Rows(header.shape[0] if header.shape else 0, size)
     found = _Unpickler(stream, rows).load()
     if not isinstance(found, _Array) or found.items is None or found.shape != header.shape:

@@ -27,7 +27,7 @@ _DRAWN_AT_ONCE = 2**20
 _LOOKED_UP_AT_ONCE = 2**18
 _Pixel = TypeVar("_Pixel", bound=np.generic)
 # With more color tables than this, numbers need more than 16 bits.
-_MOST_TABLES = 255
+_MAX_TABLES = 255
 
 
 class Unpack(Protocol):
@@ -154,7 +154,7 @@ class _Canvas:
         for image in gif.images:
             self._bases.setdefault((image.palette, image.colors), 256 * len(self._bases))
         self._nothing = 256 * len(self._bases)
-        numbers = np.uint16 if len(self._bases) <= _MOST_TABLES else np.uint32
+        numbers = np.uint16 if len(self._bases) <= _MAX_TABLES else np.uint32
         self._canvas: _Numbers = np.full((gif.height, gif.width), self._nothing, numbers)
         self._changes: _Numbers = np.empty(max(_DRAWN_AT_ONCE, gif.width), numbers)
         table = np.full((self._nothing + 1, 4), 255, np.uint8)

@@ -238,7 +238,7 @@ def test_a_row_that_is_no_array_of_floats_is_refused(path: Path, item: bytes, me
         (named("numpy", "dtype") + b")\x81", "opcode"),
         (b"\x82\x01", "opcode"),
         (b"P0\n", "opcode"),
-        (b"Nr" + struct.pack("<I", 1 << 30), "a memo entry is out of order"),
+        (b"Nr" + struct.pack("<I", 1 << 30), "the memo entry 1073741824 is out of order"),
         (b"T" + struct.pack("<i", 1 << 30), "ends before its pickle does"),
         (b"T" + struct.pack("<i", -1), "ends before its pickle does"),
         (b"X" + struct.pack("<I", 1 << 31), "ends before its pickle does"),
@@ -300,7 +300,7 @@ def test_a_stream_cannot_change_the_reader_it_runs_in(path: Path) -> None:
     state = b"N}" + short(b"place") + b"K\x07s\x86b"
     before = dict(vars(object_arrays._Array)), dict(vars(object_arrays._Type))
     for item in (ND + state, dtype(b"f4") + state, row(ROWS[0]) + state):
-        refused(path, table([row(ROWS[1]), item]), "opcode b'}'|not a readable")
+        refused(path, table([row(ROWS[1]), item]), "opcode EMPTY_DICT|not a readable")
     assert (dict(vars(object_arrays._Array)), dict(vars(object_arrays._Type))) == before
 
 
