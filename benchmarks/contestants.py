@@ -325,11 +325,11 @@ def build_gifdex(
 
 def any_projection(dimensions: int) -> Any:
     """Return a projection for indexes that no sentence is asked of."""
-    from gifdex.encoders.projection import Projection
+    from gifdex.encoders.projections.linear import LinearProjection
 
     shapes = {"image_center": (4,), "image_map": (4, dimensions)}
     shapes |= {"text_center": (512,), "text_map": (512, dimensions)}
-    return Projection("linear", {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    return LinearProjection({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
 
 
 def any_items(count: int) -> Any:

@@ -4,7 +4,7 @@
 
 Measured are gifdex' decoders as a build uses them (`decode`: structure, limits, sampling, compositing, resizing),
 imageio's default (`imageio.v3.imread` of all frames, then the same resizing), and gifsicle and ffmpeg as programs
-that write the same eight frames, where they are installed. `watched` is the decoder pillow in the watchdog's
+that write the same eight frames, where they are installed. `watched` is the decoder pillow in a process of its
 process, which odd files go through: what it costs is the difference to `pillow`. In each round all take turns, in an
 order that moves on; CPU time (children's included) and wall time are medians over the rounds. A round decodes every
 file once in one thread, and four times in a row with one and with two threads.
@@ -33,12 +33,13 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from gifdex.pipeline.decode import decode
-from gifdex.pipeline.decoders import registry
-from gifdex.pipeline.decoders.base import Budget
-from gifdex.pipeline.sampling import sample_by_time
-from gifdex.pipeline.settings import Limits, Sampling
+from gifdex.encoders.frames.decode import FrameDecoder
+from gifdex.encoders.frames.decoders import registry
+from gifdex.encoders.frames.decoders.base import Budget
+from gifdex.encoders.frames.limits import Limits, Sampling
+from gifdex.encoders.frames.sampling import sample_by_time
 
+decode = FrameDecoder()
 SIZE = 224
 BASELINE = "imageio.imread"
 REPEATS = 4
@@ -76,7 +77,7 @@ def watched(path: Path) -> Frames:
 
 
 def unwatched(name: str) -> Method:
-    """A decoder that a build runs in the watchdog's process, here without."""
+    """A decoder that a build runs in another process, here in this one."""
     decoder = registry.decoder(name)
 
     def run(path: Path) -> Frames:
@@ -117,7 +118,7 @@ def methods() -> dict[str, Method]:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this process, its ended children, and the watchdog's processes."""
+    """Return the CPU time of this process, its ended children, and the decoder's processes."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     living = 0.0
     for child in psutil.Process().children(recursive=True):

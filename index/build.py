@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
-from gifdex.encoders.projection import Projection
+from gifdex.encoders.projections.base import Projection
 from gifdex.index import items as item_files
 from gifdex.index import reduction as reductions
 from gifdex.index import row_items

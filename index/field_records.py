@@ -40,7 +40,8 @@ def _count_problem(record: FieldRecord, items: int) -> str | None:
 def _engine_problem(record: FieldRecord) -> str | None:
     if unknown := sorted(name for name in record.engines if not registry.known(name)):
         return f"has the engine {unknown[0]!r:.40}; expected some of {', '.join(registry.names())}"
-    if (record.engine or "") not in (record.engines or {"": None}):
+    answers = record.engine in record.engines if record.engines else record.engine is None
+    if not answers:
         return f"is answered by {record.engine!r:.40}, which is none of its engines {sorted(record.engines)}"
     width = record.dimensions if record.reduction is None else record.reduction.dimensions
     if width > record.dimensions:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gifdex.encoders import projection as projections
-from gifdex.encoders.projection import Projection
+from gifdex.encoders import projections
+from gifdex.encoders.projections.base import Projection
 from gifdex.index import items as item_files
 from gifdex.index.artifact import check_hashes, check_sizes, read_manifest
 from gifdex.index.field_records import IMAGE

@@ -169,9 +169,11 @@ def build_settings(
         from gifdex.pipeline.workspace import Workspace
 
         Workspace(absolute(workspace)).check_free()
+    from gifdex.encoders.frames.limits import Limits, Sampling
+    from gifdex.encoders.settings import EncodeSettings
     from gifdex.index.build import USUAL_ENGINES
     from gifdex.index.engines.names import ANNOY, HNSW
-    from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings, Limits, Sampling
+    from gifdex.pipeline.settings import BuildSettings, IndexSettings
 
     found: dict[str, dict[str, Any]] = {record: {} for record, _ in _SETTINGS.values()}
     for option, value in options.items():

@@ -9,17 +9,17 @@ from pathlib import Path
 import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
-from gifdex.encoders import projection as projections
-from gifdex.encoders import zero_shot
+from gifdex.encoders import projections
 from gifdex.encoders.base import ImageEncoder, TextEncoder
-from gifdex.encoders.projection import Projection
+from gifdex.encoders.feature_cache import FeatureCache
+from gifdex.encoders.projections import zero_shot
+from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import artifact, store
 from gifdex.index.build import Origin
 from gifdex.index.engines import registry
 from gifdex.index.field_records import IMAGE
 from gifdex.pipeline import shards
-from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.embed import (
     RunSummary,
     announced,

@@ -19,9 +19,9 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.shared import Shared
 
 from gifdex.encoders.base import ImageEncoder
+from gifdex.encoders.feature_cache import FeatureCache
+from gifdex.encoders.frames.decoders import registry
 from gifdex.index.remote import Place
-from gifdex.pipeline.cache import FeatureCache
-from gifdex.pipeline.decoders import registry
 from gifdex.pipeline.encode import Encoded, Todo, acquire_encoder, encode_missing, look_up, open_cache
 from gifdex.pipeline.mirror import mirror_of, mirrored
 from gifdex.pipeline.plan import plan

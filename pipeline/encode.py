@@ -7,37 +7,32 @@ batches of one fixed size, and one part file is committed to the cache. Frames n
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
-from numpy.typing import NDArray
 
-from gifdex.encoders.base import FloatArray, ImageEncoder, fingerprint
+from gifdex.encoders.base import ImageEncoder, fingerprint
+from gifdex.encoders.feature_cache import FeatureCache
+from gifdex.encoders.features import encode, features_facts, features_fingerprint
+from gifdex.encoders.frames.decode import FrameDecoder
+from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.registry import image_encoder
-from gifdex.pipeline.cache import FeatureCache, Outcome
+from gifdex.encoders.settings import EncodeSettings
 from gifdex.pipeline.corpus import read_bytes
-from gifdex.pipeline.decode import RESIZE, SampledFrames, decode
-from gifdex.pipeline.decoders import registry
-from gifdex.pipeline.settings import BuildSettings, EncodeSettings
+from gifdex.pipeline.settings import BuildSettings
 from gifdex.pipeline.tasks import run_tasks
 from gifdex.pipeline.workspace import Workspace
-from gifdex.schemas.errors import DecodeError, EncoderError, GifdexError, PipelineError
+from gifdex.schemas.errors import ChangedFileError, EncoderError, PipelineError
 from gifdex.schemas.files import read_table
 from gifdex.schemas.progress import Progress
 
-# Raised when our own decoding, sampling or pooling gives other features than before.
-_REVISION = 2
 # Tasks are cut in steps of this many GIFs, so that with eight frames each they fill whole batches.
 _STEP = 16
 # A small corpus is still cut into about this many tasks: what a killed run loses is one of them.
@@ -88,29 +83,6 @@ def acquire_encoder(settings: EncodeSettings, shared: Shared) -> ImageEncoder:
     return made
 
 
-def features_facts(encoder: ImageEncoder, settings: EncodeSettings) -> dict[str, Any]:
-    """Return everything that shapes features; its fingerprint names their cache."""
-    facts = {
-        "image_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "dimensions": encoder.dimensions},
-        "sampling": {"strategy": settings.sampling.strategy, "frames": settings.sampling.count},
-        "resize": RESIZE,
-        "pooling": "mean over moments",
-        "revision": _REVISION,
-    }
-    if encoder.precision != "float32":
-        facts["precision"] = encoder.precision
-    if (different := registry.pixels_of(settings.decoder)) is not None:
-        facts["decoder"] = different
-    return facts
-
-
-def features_fingerprint(encoder: ImageEncoder, settings: EncodeSettings) -> str:
-    """Return what names the cache of features: a hash of the facts, but for the path in the encoder's name."""
-    facts = features_facts(encoder, settings)
-    kind = encoder.name.partition(":")[0]
-    return fingerprint({**facts, "image_encoder": {**facts["image_encoder"], "name": kind}})
-
-
 def open_cache(workspace: Workspace, encoder: ImageEncoder, settings: EncodeSettings) -> FeatureCache:
     """Return the cache that features of this encoder and sampling live in."""
     attempt = f"gifdex {version('gifdex')}, {registry.installed()}, limits {fingerprint(asdict(settings.limits))}"
@@ -119,7 +91,7 @@ def open_cache(workspace: Workspace, encoder: ImageEncoder, settings: EncodeSett
 
 
 def plan(missing: Sequence[Source], task_items: int, cache: FeatureCache) -> list[EncodeTask]:
-    """Cut sources into tasks: each of one partition and at most `task_items` GIFs, the same ones each time.
+    """Cut sources into tasks: each of one partition and at max_bytes `task_items` GIFs, the same ones each time.
 
     Partitions get as many hexadecimal digits as leave them about one task's worth of GIFs.
     """
@@ -149,107 +121,34 @@ def _unused(cache: FeatureCache, partition: str, sources: Sequence[Source]) -> P
         tries += 1
 
 
-def load(source: Source, settings: EncodeSettings, frame_size: tuple[int, int]) -> SampledFrames | Outcome:
-    """Read and decode one GIF: its frames, or the outcome that says what is wrong with it."""
-    try:
-        data = read_bytes(source.uri, settings.limits.bytes)
-    except Exception as err:  # noqa: BLE001  # each filesystem fails in its own way; every one ends as a reject
-        reason = f"cannot read the file: {' '.join(str(err).split())[:200]}"
-        return Outcome(source.sha256, 0, None, type(err).__name__, reason, lasting=False)
-    if hashlib.sha256(data).hexdigest() != source.sha256:
-        reason = "the file changed while the corpus was indexed: run again"
-        return Outcome(source.sha256, 0, None, "ChangedFileError", reason, lasting=False)
-    try:
-        return decode(data, settings.sampling, frame_size, settings.limits, settings.decoder)
-    except DecodeError as err:
-        return Outcome(source.sha256, 0, None, type(err).__name__, str(err), lasting=err.lasting)
-    except GifdexError:
-        raise  # not the GIF's fault
-    except Exception as err:  # noqa: BLE001  # a defect of gifdex, but one GIF never fails a job
-        reason = f"gifdex itself failed on it, please report it: {' '.join(str(err).split())[:200]}"
-        return Outcome(source.sha256, 0, None, type(err).__name__, reason, lasting=False)
+def reader(source: Source, max_bytes: int) -> Callable[[], bytes]:
+    """Return a function that reads a source's bytes, of a longer file one more than `max_bytes`.
 
+    It raises ChangedFileError where they are no longer those that were hashed.
+    """
 
-def _ahead(
-    sources: Iterable[Source], settings: EncodeSettings, encoder: ImageEncoder
-) -> Iterator[tuple[Source, SampledFrames | Outcome]]:
-    """Yield what `load` gives for each source, in order, with a few more under way in threads."""
-    # As many as fill a batch, so that the threads have work while the model runs.
-    most = settings.threads + encoder.batch_frames // settings.sampling.count
-    waiting: deque[tuple[Source, Future[SampledFrames | Outcome]]] = deque()
-    with ThreadPoolExecutor(settings.threads, "gifdex-decode") as pool:
-        for source in sources:
-            waiting.append((source, pool.submit(load, source, settings, encoder.frame_size)))
-            if len(waiting) > most:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+    def read() -> bytes:
+        data = read_bytes(source.uri, max_bytes)
+        if hashlib.sha256(data).hexdigest() != source.sha256:
+            raise ChangedFileError("the file changed while the corpus was indexed: run again", lasting=False)
+        return data
 
-
-class _Batcher:
-    """Fills batches of frames across GIFs, runs the encoder on each, and pools by GIF."""
-
-    def __init__(self, encoder: ImageEncoder) -> None:
-        self._encoder = encoder
-        self._frames = np.empty((encoder.batch_frames, *encoder.frame_size, 3), np.uint8)
-        self._owners: list[tuple[str, float]] = []
-        self.pooled: dict[str, NDArray[np.float64]] = {}
-
-    def add(self, key: str, sampled: SampledFrames) -> None:
-        self.pooled[key] = np.zeros(self._encoder.dimensions)
-        for frame, weight in zip(sampled.frames, sampled.weights, strict=True):
-            self._frames[len(self._owners)] = frame
-            self._owners.append((key, float(weight)))
-            if len(self._owners) == len(self._frames):
-                self.flush()
-
-    def flush(self) -> None:
-        if not self._owners:
-            return
-        features = self._encoder(self._frames[: len(self._owners)])
-        for (key, weight), row in zip(self._owners, features, strict=True):
-            self.pooled[key] += weight * row.astype(np.float64)
-        self._owners.clear()
-
-
-def encode(encoder: ImageEncoder, sources: Sequence[Source], settings: EncodeSettings) -> list[Outcome]:
-    """Return the outcome of every source, in order: features pooled over its sampled frames, or a reject."""
-    batcher = _Batcher(encoder)
-    frames: dict[str, tuple[int, str | None]] = {}
-    rejected: dict[str, Outcome] = {}
-    for source, loaded in _ahead(sources, settings, encoder):
-        if isinstance(loaded, Outcome):
-            rejected[source.sha256] = loaded
-        else:
-            frames[source.sha256] = len(loaded.frames), loaded.damage
-            batcher.add(source.sha256, loaded)
-    batcher.flush()
-    return [
-        rejected.get(source.sha256) or _outcome(source.sha256, *frames[source.sha256], batcher.pooled[source.sha256])
-        for source in sources
-    ]
-
-
-def _outcome(sha256: str, frames: int, damage: str | None, pooled: NDArray[np.float64]) -> Outcome:
-    features: FloatArray = pooled.astype(np.float32)
-    if not np.isfinite(features).all():
-        return Outcome(sha256, frames, None, "EncoderError", "the image encoder gave values that are not finite")
-    return Outcome(sha256, frames, features, reason=damage)
+    return read
 
 
 class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
-    """Encode one task's GIFs and commit them; one encoder a process, however many threads Beam runs."""
+    """Encode one task's GIFs and commit them; one encoder and one decoder a process, however many threads Beam runs."""
 
     def __init__(self, settings: EncodeSettings, cache: FeatureCache, shared: Shared) -> None:
         self._settings = settings
         self._cache = cache
         self._shared = shared
+        self._shared_decoder = Shared()
 
     def setup(self) -> None:
         """Make the encoder, or take the process's; raises EncoderError where it is not the run's."""
         self._encoder = acquire_encoder(self._settings, self._shared)
+        self._decode: FrameDecoder | None = self._shared_decoder.acquire(FrameDecoder)
         found = features_fingerprint(self._encoder, self._settings)
         if found != self._cache.fingerprint:
             raise EncoderError(
@@ -259,9 +158,18 @@ class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
 
     def process(self, task: EncodeTask) -> Iterator[tuple[str, int]]:
         """Yield the part file and its count of rows."""
-        outcomes = encode(self._encoder, task.sources, self._settings)
+        max_bytes = self._settings.limits.bytes
+        sources = [(source.sha256, reader(source, max_bytes)) for source in task.sources]
+        assert self._decode is not None
+        outcomes = encode(self._encoder, sources, self._settings, self._decode)
         self._cache.commit(task.output, outcomes)
         yield str(task.output), len(outcomes)
+
+    def teardown(self) -> None:
+        """End the decoder's processes; other threads that still use it start new ones."""
+        if self._decode is not None:
+            self._decode.close()
+            self._decode = None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from gifdex.encoders.base import FloatArray, ImageEncoder, TextEncoder, encode_known
-from gifdex.encoders.projection import Projection
-from gifdex.encoders.zero_shot import PROMPT, scene_descriptions
+from gifdex.encoders.feature_cache import FeatureCache
+from gifdex.encoders.projections.base import Projection
+from gifdex.encoders.projections.zero_shot import PROMPT, scene_descriptions
 from gifdex.index import artifact
 from gifdex.index.build import (
     FieldPlan,
@@ -26,7 +27,6 @@ from gifdex.index.field_records import CAPTION, FEATURES, IMAGE
 from gifdex.index.fields import JOINT_SPACE
 from gifdex.index.tuning import QUERIES
 from gifdex.pipeline import shards
-from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.tasks import run_tasks
 from gifdex.pipeline.workspace import Workspace

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gifdex.pipeline.cache import FeatureCache
+from gifdex.encoders.feature_cache import FeatureCache
 from gifdex.pipeline.encode import Todo
 from gifdex.pipeline.scan import Scan
 from gifdex.pipeline.workspace import Workspace, catalog_fingerprint

@@ -17,9 +17,10 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gifdex.encoders.frames.decoders.base import check_bytes
+from gifdex.encoders.frames.limits import Limits
 from gifdex.pipeline.corpus import Entry, Listing, file_metadata, list_corpus, read_bytes
-from gifdex.pipeline.decoders.base import check_bytes
-from gifdex.pipeline.settings import BuildSettings, Limits
+from gifdex.pipeline.settings import BuildSettings
 from gifdex.pipeline.tasks import run_tasks
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables

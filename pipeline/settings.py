@@ -5,94 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gifdex.encoders.base import ImageEncoderOptions, available_cpus
-from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER, DEFAULT_TEXT_ENCODER
+from gifdex.encoders.frames.limits import check_at_least
+from gifdex.encoders.registry import DEFAULT_TEXT_ENCODER
+from gifdex.encoders.settings import EncodeSettings
 from gifdex.index.build import USUAL_ENGINES, Engines
 from gifdex.schemas.errors import ConfigError
-from gifdex.schemas.files import absolute
-
-
-def _at_least(least: float, **values: float) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
-
-
-# Each decoding thread may hold a canvas of the limit's size (64 MiB as RGBA) a few times over, so memory bounds them.
-_MOST_THREADS = 8
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one GIF may cost; one beyond a limit becomes a reject that names the limit.
-
-    `bytes` of the file, `pixels` of the canvas and of every image on it, `frames` in the file, `total_pixels` decoded
-    and drawn for the frames that are needed, and `seconds` of decoding, looked at between frames. Only `bytes` also
-    applies to GIFs that were encoded before: features that are there are used.
-    """
-
-    bytes: int = 64 * 1024**2
-    pixels: int = 16 * 1024**2
-    frames: int = 10_000
-    total_pixels: int = 800_000_000
-    seconds: float = 8.0
-
-
-# How many frames each strategy takes at most where nothing else is asked for.
-SAMPLING_STRATEGIES = {"uniform": 8, "scene": 8, "all": 256, "first": 1}
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Which frames stand for a GIF, `frames` at most (None: the strategy's own default, in SAMPLING_STRATEGIES).
-
-    `uniform`: those shown at moments evenly spaced over the playing time; `scene`: those that differ most from
-    each other; `all`: every one, and of a GIF with more than `frames`, as `uniform`; `first`: the first ones.
-    """
-
-    frames: int | None = None
-    strategy: str = "uniform"
-
-    def __post_init__(self) -> None:
-        if self.strategy not in SAMPLING_STRATEGIES:
-            raise ValueError(f"the sampling is {self.strategy!r}; expected one of {', '.join(SAMPLING_STRATEGIES)}")
-        _at_least(1, frames=self.count)
-
-    @property
-    def count(self) -> int:
-        """The most frames that are taken of one GIF."""
-        return SAMPLING_STRATEGIES[self.strategy] if self.frames is None else self.frames
-
-
-@dataclass(frozen=True)
-class EncodeSettings:
-    """How the encode stage runs.
-
-    Features depend on the encoder, its `weights` (a file, for encoders that take one) and its `precision`, on the
-    sampling and the decoder, and on nothing else here but in their last digits. `decoder` is the one for GIFs, `auto`
-    for the fastest that is installed. `batch_frames` frames go to the encoder at a time (None: what suits the device),
-    `threads` decode ahead of it, and a task has at most `task_items` GIFs: what is lost when a task dies.
-    """
-
-    image_encoder: str = DEFAULT_IMAGE_ENCODER
-    weights: Path | None = None
-    precision: str = "auto"
-    batch_frames: int | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    limits: Limits = field(default_factory=Limits)
-    decoder: str = "auto"
-    threads: int = field(default_factory=lambda: min(available_cpus(), _MOST_THREADS))
-    task_items: int = 64
-
-    def __post_init__(self) -> None:
-        _at_least(1, threads=self.threads, task_items=self.task_items)
-        _ = self.encoder_options  # which checks the others
-
-    @property
-    def encoder_options(self) -> ImageEncoderOptions:
-        """What the image encoder is made with."""
-        weights = None if self.weights is None else absolute(self.weights)
-        return ImageEncoderOptions(weights, self.precision, self.batch_frames)
 
 
 @dataclass(frozen=True)
@@ -112,7 +29,7 @@ class IndexSettings:
 
     def __post_init__(self) -> None:
         if self.shards is not None:
-            _at_least(1, shards=self.shards)
+            check_at_least(1, shards=self.shards)
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ import pyarrow as pa
 from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
-from gifdex.encoders import projection as projections
+from gifdex.encoders import projections
 from gifdex.encoders.base import FloatArray, available_cpus, encode_known
-from gifdex.encoders.projection import Projection
+from gifdex.encoders.feature_cache import FeatureCache
+from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index.build import Engines, build_engines, write_rows
 from gifdex.index.field_records import CAPTION, FEATURES, IMAGE
 from gifdex.index.items import read_rows
 from gifdex.index.row_items import distinct_rows
-from gifdex.pipeline.cache import FeatureCache
 from gifdex.pipeline.settings import IndexSettings
 from gifdex.schemas import tables
 from gifdex.schemas.errors import PipelineError, UnknownWordsError

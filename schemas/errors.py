@@ -8,6 +8,7 @@
     ├── DecodeError                 the bytes of one GIF cannot become frames (ends as a reject)
     │   ├── LimitError              ... because it is larger than a limit allows
     │   ├── UnsupportedFormatError  ... because they are no animation of a format that gifdex reads
+    │   ├── ChangedFileError        ... because they are no longer those that the corpus was listed with
     │   └── MissingDecoderError     ... because that format needs an extra
     ├── EncoderError                an encoder is unknown, or cannot do what was asked
     │   ├── WeightsError            its weights are absent or unreadable
@@ -69,6 +70,10 @@ class LimitError(DecodeError):
 
 class UnsupportedFormatError(DecodeError):
     """A file is no animation of a format that gifdex reads."""
+
+
+class ChangedFileError(DecodeError):
+    """A file's bytes changed between two stages of a run."""
 
 
 class MissingDecoderError(DecodeError):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gifdex.encoders.tensorflow_runtime import import_tensorflow
+from gifdex.encoders.tensorflow.runtime import import_tensorflow
 from tests import s3_server
 from tests.s3_server import S3Server
 

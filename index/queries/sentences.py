@@ -9,7 +9,7 @@ from typing import Any
 
 from gifdex.encoders import registry
 from gifdex.encoders.base import FloatArray, TextEncoder, encode_known
-from gifdex.encoders.projection import Projection
+from gifdex.encoders.projections.base import Projection
 from gifdex.schemas.errors import EncoderError, QueryError, WeightsError
 from gifdex.schemas.manifest import EncoderRecord
 

@@ -12,7 +12,7 @@ import pytest
 
 import gifdex
 from gifdex.encoders.base import unit
-from gifdex.encoders.projection import Projection
+from gifdex.encoders.projections.linear import LinearProjection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import store
 from gifdex.index.build import VersionFacts, finish_version, write_items, write_shard
@@ -43,7 +43,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = VersionFacts(version.name, EncoderFacts("pixels", "0" * 16, 4), "1" * 16, text)
     items = pa.Table.from_pylist(rows, schema=tables.ITEMS)
     write_items(version, items)
-    finish_version(version, facts, [40], Projection("linear", tensors), None, EngineSettings())
+    finish_version(version, facts, [40], LinearProjection(tensors), None, EngineSettings())
     store.publish(folder, version.name)
     return folder
 

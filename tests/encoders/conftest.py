@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gifdex.encoders.efficientnet import EfficientNetLite
-from gifdex.encoders.use_multilingual import UseMultilingual
+from gifdex.encoders.images.efficientnet import EfficientNetLite
+from gifdex.encoders.texts.use_multilingual import UseMultilingual
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,14 @@ def test_the_defaults_are_registered() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["no-such", "", ":", "use-multilingual", "gifdex.encoders.efficientnet:EfficientNetLite", "efficientnet-lite0:x"],
+    [
+        "no-such",
+        "",
+        ":",
+        "use-multilingual",
+        "images.efficientnet:EfficientNetLite",
+        "efficientnet-lite0:x",
+    ],
 )
 def test_an_unknown_image_encoder_lists_the_known_ones(name: str) -> None:
     with pytest.raises(EncoderError, match="there is no image encoder") as caught:

@@ -11,7 +11,7 @@ import pytest
 
 import gifdex
 from gifdex.encoders.base import FloatArray, unit
-from gifdex.encoders.projection import Projection
+from gifdex.encoders.projections.linear import LinearProjection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index.build import VersionFacts, finish_version, write_items, write_shard
 from gifdex.index.engines.settings import AnnoySettings, EngineSettings, HnswSettings
@@ -91,8 +91,7 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         hnsw: bool = False,
     ) -> Path:
         random = np.random.default_rng(seed)
-        projection = Projection(
-            "linear",
+        projection = LinearProjection(
             {
                 "image_center": np.zeros(4, np.float32),
                 "image_map": random.standard_normal((4, vectors.shape[1])).astype(np.float32),

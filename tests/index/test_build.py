@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 
-from gifdex.encoders import projection as projections
+from gifdex.encoders import projections
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.index import artifact
 from gifdex.index.build import VersionFacts, finish_version, write_items, write_shard

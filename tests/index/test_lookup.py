@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import gifdex
-from gifdex.encoders import projection as projections
+from gifdex.encoders import projections
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.encoders.registry import text_encoder
 from gifdex.index.lookup import Hit, Index

@@ -14,16 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
 
-from gifdex.encoders.projection import Projection
+from gifdex.encoders.frames.decode import FrameDecoder
+from gifdex.encoders.frames.limits import Limits, Sampling
+from gifdex.encoders.projections.linear import LinearProjection
+from gifdex.encoders.projections.zero_shot import PROMPT, scene_descriptions
 from gifdex.encoders.registry import IMAGE_ENCODERS, TEXT_ENCODERS, text_encoder
-from gifdex.encoders.tensorflow_runtime import import_tensorflow
-from gifdex.encoders.zero_shot import PROMPT, scene_descriptions
+from gifdex.encoders.tensorflow.runtime import import_tensorflow
 from gifdex.jobs.demo_corpus import make_corpus
-from gifdex.pipeline.decode import decode
-from gifdex.pipeline.settings import Limits, Sampling
 
 from .test_cli import run
 
+decode = FrameDecoder()
 NAMES = ("cat-pan", "coffee-pan", "rocket-zoom")
 
 
@@ -271,7 +272,7 @@ def test_an_encoder_without_a_classifier_needs_a_projection_and_takes_one(corpus
         "text_map": random.normal(size=(512, 8)).astype(np.float32),
     }
     text = {"name": words.name, "fingerprint": words.fingerprint, "dimensions": 512}
-    Projection("linear", tensors, {"image_encoder": image, "text_encoder": text}).save(tmp_path / "p.safetensors")
+    LinearProjection(tensors, {"image_encoder": image, "text_encoder": text}).save(tmp_path / "p.safetensors")
     options = ["--image-encoder", name, "--projection", tmp_path / "p.safetensors", "--json"]
     built = run("build", corpus, "--workspace", tmp_path / "ws", *options)
     assert built.returncode == 0, built.stderr

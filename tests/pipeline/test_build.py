@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from gifdex.encoders import projection as projections
-from gifdex.encoders.frame_model import FrameModel
-from gifdex.encoders.projection import Projection
+from gifdex.encoders import projections
+from gifdex.encoders.frames.limits import Limits
+from gifdex.encoders.images.frame_model import FrameModel
 from gifdex.encoders.registry import text_encoder
+from gifdex.encoders.settings import EncodeSettings
 from gifdex.index import store
 from gifdex.index.artifact import read_manifest, verify
 from gifdex.index.engines.settings import EngineSettings, HnswSettings
 from gifdex.index.opening import open_index
 from gifdex.pipeline.build import BuildSummary, build
-from gifdex.pipeline.settings import BuildSettings, EncodeSettings, IndexSettings, Limits
+from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.files import TEMPORARY_PREFIX, read_table
 
@@ -272,7 +273,7 @@ def test_a_projection_file_that_fits_is_used(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
     whole = projections.load(next((built.workspace / "projections").iterdir()))
-    Projection(whole.kind, whole.tensors, {**whole.facts, "note": "mine"}).save(tmp_path / "mine.safetensors")
+    projections.make(whole.kind, whole.tensors, {**whole.facts, "note": "mine"}).save(tmp_path / "mine.safetensors")
     workspace = built.copy_workspace(tmp_path)
     monkeypatch.chdir(tmp_path)
     summary = run(built.corpus, workspace, index=IndexSettings(projection=Path("mine.safetensors")))

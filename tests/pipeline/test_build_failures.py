@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gifdex.encoders import projection as projections
-from gifdex.encoders.projection import Projection
+from gifdex.encoders import projections
+from gifdex.encoders.frames.decoders import registry
+from gifdex.encoders.settings import EncodeSettings
 from gifdex.index import store
 from gifdex.index.engines.settings import EngineSettings, HnswSettings
-from gifdex.pipeline.decoders import registry
-from gifdex.pipeline.settings import EncodeSettings, IndexSettings
+from gifdex.pipeline.settings import IndexSettings
 from gifdex.schemas.errors import CorpusError, MissingExtraError, PipelineError, ProjectionError
 from gifdex.schemas.files import TEMPORARY_PREFIX, read_table
 
@@ -125,7 +125,7 @@ def test_a_projection_for_another_encoder_is_refused_before_anything_is_encoded(
 ) -> None:
     whole = projections.load(next((built.workspace / "projections").iterdir()))
     facts = {**whole.facts, "image_encoder": {"name": "vgg16", "fingerprint": "0123456789abcdef", "dimensions": 1280}}
-    Projection(whole.kind, whole.tensors, facts).save(tmp_path / "other.safetensors")
+    projections.make(whole.kind, whole.tensors, facts).save(tmp_path / "other.safetensors")
     write_gif(tmp_path / "new" / "a.gif", seed=77)
     workspace = built.copy_workspace(tmp_path)
     before = contents(workspace / "index"), contents(workspace / "features")
@@ -143,7 +143,8 @@ BUILD = """
 import sys
 from pathlib import Path
 from gifdex.pipeline.build import build
-from gifdex.pipeline.settings import BuildSettings, EncodeSettings
+from gifdex.encoders.settings import EncodeSettings
+from gifdex.pipeline.settings import BuildSettings
 build(BuildSettings(sys.argv[1], Path(sys.argv[2]), encode=EncodeSettings(task_items=2)))
 """
 

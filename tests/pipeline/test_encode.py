@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,27 +12,26 @@ from apache_beam.utils.shared import Shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gifdex.encoders.base import ImageEncoder, ImageEncoderOptions
+from gifdex.encoders.base import ImageEncoder
+from gifdex.encoders.feature_cache import FeatureCache, Outcome
+from gifdex.encoders.features import features_facts, features_fingerprint, load
+from gifdex.encoders.frames.decode import FrameDecoder
+from gifdex.encoders.frames.decoders import registry
+from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES, Limits, Sampling
 from gifdex.encoders.registry import image_encoder
-from gifdex.encoders.tensorflow_runtime import import_tensorflow
-from gifdex.pipeline.cache import FeatureCache, Outcome
-from gifdex.pipeline.decode import decode
-from gifdex.pipeline.decoders import registry
+from gifdex.encoders.settings import EncodeSettings
 from gifdex.pipeline.encode import (
     Encoded,
     RunEncodeTask,
     Source,
     acquire_encoder,
-    encode,
     encode_missing,
-    features_facts,
-    features_fingerprint,
-    load,
     look_up,
     open_cache,
     plan,
+    reader,
 )
-from gifdex.pipeline.settings import SAMPLING_STRATEGIES, BuildSettings, EncodeSettings, Limits, Sampling
+from gifdex.pipeline.settings import BuildSettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.errors import EncoderError
@@ -80,74 +78,26 @@ def test_the_same_keys_tried_again_get_a_name_of_their_own(tmp_path: Path) -> No
     assert len(names) == 3
 
 
-def source_of(path: Path) -> Source:
-    return Source(hashlib.sha256(path.read_bytes()).hexdigest(), str(path))
-
-
-def expect_reject(source: Source, error: str, reason: str, lasting: bool) -> None:
-    outcome = load(source, EncodeSettings(), (8, 8))
-    assert isinstance(outcome, Outcome)
-    assert (outcome.error, outcome.lasting, outcome.features) == (error, lasting, None)
-    assert outcome.reason is not None
-    assert reason in outcome.reason
-
-
 def test_a_file_that_is_gone_or_changed_is_a_reject_that_does_not_last(make_gif: GifMaker) -> None:
     path = make_gif("a.gif")
-    source = source_of(path)
+    source = Source(hashlib.sha256(path.read_bytes()).hexdigest(), str(path))
     path.write_bytes(b"GIF89a")
-    expect_reject(source, "ChangedFileError", "changed while the corpus was indexed", lasting=False)
+    decode = FrameDecoder()
+    changed = load((source.sha256, reader(source, 100)), EncodeSettings(), (8, 8), decode)
     path.unlink()
-    expect_reject(source, "FileNotFoundError", "cannot read the file", lasting=False)
-
-
-def test_bytes_that_are_no_gif_are_a_reject_that_lasts(tmp_path: Path) -> None:
-    (tmp_path / "text.gif").write_text("hello")
-    expect_reject(source_of(tmp_path / "text.gif"), "UnsupportedFormatError", "expected a GIF", lasting=True)
+    gone = load((source.sha256, reader(source, 100)), EncodeSettings(), (8, 8), decode)
+    for outcome, error, reason in [
+        (changed, "ChangedFileError", "changed while the corpus was indexed"),
+        (gone, "FileNotFoundError", "cannot read the file"),
+    ]:
+        assert isinstance(outcome, Outcome)
+        assert (outcome.sha256, outcome.error, outcome.lasting) == (source.sha256, error, False)
+        assert reason in (outcome.reason or "")
 
 
 @pytest.fixture(scope="module")
 def encoder() -> ImageEncoder:
     return image_encoder()
-
-
-def test_features_are_the_weighted_mean_over_sampled_frames_whatever_the_batch(
-    make_gif: GifMaker, encoder: ImageEncoder, tmp_path: Path
-) -> None:
-    paths = [make_gif(f"{n}.gif", seed=n, frames=n + 1, delay=[100 + 70 * k for k in range(n + 1)]) for n in range(4)]
-    (tmp_path / "text.gif").write_text("hello")
-    sources = [source_of(path) for path in [*paths[:2], tmp_path / "text.gif", *paths[2:]]]
-    whole = encode(encoder, sources, EncodeSettings())
-    assert [outcome.sha256 for outcome in whole] == [source.sha256 for source in sources]
-    assert whole[2].error == "UnsupportedFormatError"
-    for path, outcome in zip(paths, [*whole[:2], *whole[3:]], strict=True):
-        sampled = decode(path.read_bytes(), Sampling(), encoder.frame_size, Limits())
-        expected = sampled.weights.astype(np.float64) @ encoder(sampled.frames).astype(np.float64)
-        assert outcome.features is not None
-        assert outcome.frames == len(sampled.frames)
-        np.testing.assert_allclose(outcome.features, expected, rtol=1e-5, atol=1e-6)
-    small = encode(image_encoder(options=ImageEncoderOptions(batch_frames=3)), sources, EncodeSettings(threads=1))
-    for one, other in zip(whole, small, strict=True):
-        if one.features is None or other.features is None:
-            assert one == other
-        else:
-            np.testing.assert_allclose(one.features, other.features, rtol=1e-4, atol=1e-5)
-
-
-def test_a_defect_of_gifdex_costs_one_gif_and_does_not_last(
-    make_gif: GifMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = make_gif("a.gif")
-    source = Source(hashlib.sha256(path.read_bytes()).hexdigest(), str(path))
-
-    def fail(*_: object) -> None:
-        raise KeyError("a defect")
-
-    monkeypatch.setattr("gifdex.pipeline.encode.decode", fail)
-    outcome = load(source, EncodeSettings(), (16, 16))
-    assert isinstance(outcome, Outcome)
-    assert (outcome.error, outcome.lasting) == ("KeyError", False)
-    assert "please report it: 'a defect'" in (outcome.reason or "")
 
 
 def test_features_win_over_a_reject_that_stands(tmp_path: Path) -> None:
@@ -195,17 +145,3 @@ def test_a_worker_whose_encoder_differs_from_the_plans_refuses_to_write(tmp_path
     RunEncodeTask(planned, cache, shared).setup()
     with pytest.raises(EncoderError, match=f"but the run was planned for {cache.fingerprint}"):
         RunEncodeTask(EncodeSettings(precision="float32"), cache, Shared()).setup()
-
-
-def test_a_module_in_another_folder_has_the_same_features(tmp_path: Path) -> None:
-    tf = import_tensorflow("a test")
-    module = tf.Module()
-    module.__call__ = tf.function(
-        lambda images: tf.reduce_mean(images, axis=[1, 2]), input_signature=[tf.TensorSpec((None, 8, 8, 3))]
-    )
-    tf.saved_model.save(module, str(tmp_path / "one"), signatures=module.__call__)
-    (tmp_path / "one").rename(tmp_path / "two")
-    shutil.copytree(tmp_path / "two", tmp_path / "one")
-    settings = [EncodeSettings(image_encoder=f"tfhub:{tmp_path / name}") for name in ("one", "two")]
-    one, two = (features_fingerprint(acquire_encoder(each, Shared()), each) for each in settings)
-    assert one == two

@@ -37,11 +37,11 @@ GIFS = 10
 RUN = """
 import resource, signal, sys
 from pathlib import Path
-import gifdex.encoders.tensorflow_runtime
+import gifdex.encoders.tensorflow.runtime
 from gifdex.pipeline.nightly import nightly
 from gifdex.pipeline.settings import BuildSettings, NightlySettings
 from gifdex.schemas.errors import GifdexError
-gifdex.encoders.tensorflow_runtime.import_tensorflow("a test")
+gifdex.encoders.tensorflow.runtime.import_tensorflow("a test")
 print("ready", flush=True)
 sys.stdin.readline()
 if sys.argv[3] != "-":

@@ -13,13 +13,17 @@ SCRIPT = """
 import json, sys, time
 from dataclasses import asdict
 from pathlib import Path
+from gifdex.encoders.features import load
+from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.pipeline.build import build
 from gifdex.pipeline.corpus import list_corpus
-from gifdex.pipeline.encode import Source, load
+from gifdex.pipeline.encode import Source, reader
 from gifdex.pipeline.scan import look_at
-from gifdex.pipeline.settings import BuildSettings, EncodeSettings
+from gifdex.encoders.settings import EncodeSettings
+from gifdex.pipeline.settings import BuildSettings
 corpus, settings = sys.argv[1], EncodeSettings()
 started = time.monotonic()
+decode = FrameDecoder()
 summary = build(BuildSettings(corpus, Path(sys.argv[2])))
 seconds = time.monotonic() - started
 slowest = (0.0, "")
@@ -28,7 +32,8 @@ for entry in entries:
     started = time.monotonic()
     row = look_at(entry, None, settings.limits)
     if "sha256" in row:
-        load(Source(row["sha256"], entry.uri), settings, (224, 224))
+        source = Source(row["sha256"], entry.uri)
+        load((source.sha256, reader(source, settings.limits.bytes)), settings, (224, 224), decode)
     slowest = max(slowest, (time.monotonic() - started, entry.uri))
 print(json.dumps({**asdict(summary), "files": len(entries), "total": seconds, "slowest": slowest}))
 """

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gifdex.encoders.frames.limits import Sampling
+from gifdex.encoders.settings import EncodeSettings
 from gifdex.index import artifact, store
 from gifdex.index.opening import open_index
 from gifdex.pipeline import prune as pruning
 from gifdex.pipeline.build import build
 from gifdex.pipeline.nightly import NightlySummary, make_plan, nightly, note_status, read_status
-from gifdex.pipeline.settings import BuildSettings, EncodeSettings, GateSettings, Sampling
+from gifdex.pipeline.settings import BuildSettings, GateSettings
 from gifdex.pipeline.workspace import catalog_fingerprint
 from gifdex.schemas.errors import ConfigError
 from tests.pipeline.nights import GIFS
@@ -66,13 +68,12 @@ def test_another_encoder_is_announced_with_its_cost_before_it_starts(nights: Nig
 
 def test_another_projection_encodes_nothing(nights: Nights) -> None:
     (path,) = nights.workspace.projections.iterdir()
-    from gifdex.encoders import projection as projections
-    from gifdex.encoders.projection import Projection
+    from gifdex.encoders import projections
     from gifdex.pipeline.settings import IndexSettings
 
     known = projections.load(path)
     tensors = {name: tensor * (2 if name == "classifier_bias" else 1) for name, tensor in known.tensors.items()}
-    other = Projection(known.kind, tensors, known.facts)
+    other = projections.make(known.kind, tensors, known.facts)
     other.save(nights.root / "other.safetensors")
     summary = nights.run(index=IndexSettings(projection=nights.root / "other.safetensors"))
     assert (summary.tried, summary.outcome, summary.index_reused) == (0, "published", False)

@@ -13,9 +13,11 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gifdex.encoders.frames.limits import Limits
+from gifdex.encoders.settings import EncodeSettings
 from gifdex.pipeline.corpus import Entry
 from gifdex.pipeline.scan import Known, Scan, look_at, plan, scan
-from gifdex.pipeline.settings import BuildSettings, EncodeSettings, Limits
+from gifdex.pipeline.settings import BuildSettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.files import commit_table

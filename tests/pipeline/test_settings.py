@@ -2,21 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from gifdex.encoders.base import available_cpus
-from gifdex.pipeline.settings import EncodeSettings, IndexSettings, Sampling
+from gifdex.pipeline.settings import IndexSettings
 
 
-def test_a_setting_that_would_never_end_or_give_nothing_is_refused() -> None:
-    for name in ("batch_frames", "threads", "task_items"):
-        with pytest.raises(ValueError, match=f"{name} is 0; expected at least 1"):
-            EncodeSettings(**{name: 0})
-    with pytest.raises(ValueError, match="frames is 0"):
-        Sampling(frames=0)
-    with pytest.raises(ValueError, match="the sampling is 'last'; expected one of uniform, scene, all, first"):
-        Sampling(strategy="last")
+def test_a_count_of_shards_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="shards is -1"):
         IndexSettings(shards=-1)
-
-
-def test_there_is_a_processor() -> None:
-    assert available_cpus() >= 1

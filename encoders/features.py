@@ -1,0 +1,147 @@
+"""Bytes become features: frames of several GIFs fill batches of one fixed size, and are pooled by GIF.
+
+Threads read, decode and sample ahead of the model. A source is a key and the GIF's bytes, or a function that reads
+them: where bytes come from is the caller's business.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gifdex.encoders.base import FloatArray, ImageEncoder, fingerprint
+from gifdex.encoders.feature_cache import Outcome
+from gifdex.encoders.frames.decode import RESIZE, FrameDecoder, SampledFrames
+from gifdex.encoders.frames.decoders import registry
+from gifdex.encoders.settings import EncodeSettings
+from gifdex.schemas.errors import DecodeError, GifdexError
+
+# Raised when our own decoding, sampling or pooling gives other features than before.
+_REVISION = 2
+
+Reader = Callable[[], bytes]
+KeyedSource = tuple[str, Reader | bytes]
+
+
+def features_facts(encoder: ImageEncoder, settings: EncodeSettings) -> dict[str, Any]:
+    """Return everything that shapes features; its fingerprint names their cache."""
+    facts = {
+        "image_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "dimensions": encoder.dimensions},
+        "sampling": {"strategy": settings.sampling.strategy, "frames": settings.sampling.count},
+        "resize": RESIZE,
+        "pooling": "mean over moments",
+        "revision": _REVISION,
+    }
+    if encoder.precision != "float32":
+        facts["precision"] = encoder.precision
+    if (different := registry.pixels_of(settings.decoder)) is not None:
+        facts["decoder"] = different
+    return facts
+
+
+def features_fingerprint(encoder: ImageEncoder, settings: EncodeSettings) -> str:
+    """Return what names the cache of features: a hash of the facts, but for the path in the encoder's name."""
+    facts = features_facts(encoder, settings)
+    kind = encoder.name.partition(":")[0]
+    return fingerprint({**facts, "image_encoder": {**facts["image_encoder"], "name": kind}})
+
+
+def encode(
+    encoder: ImageEncoder, sources: Iterable[KeyedSource], settings: EncodeSettings, decode: FrameDecoder
+) -> list[Outcome]:
+    """Return the outcome of every source, in order: features pooled over its sampled frames, or a reject.
+
+    Keys are distinct. A reader may raise anything, which becomes a reject; a DecodeError says why by itself.
+    """
+    batcher = _Batcher(encoder)
+    keys: list[str] = []
+    frames: dict[str, tuple[int, str | None]] = {}
+    rejected: dict[str, Outcome] = {}
+    for key, loaded in _loaded_ahead(sources, settings, encoder, decode):
+        keys.append(key)
+        if isinstance(loaded, Outcome):
+            rejected[key] = loaded
+        else:
+            frames[key] = len(loaded.frames), loaded.damage
+            batcher.add(key, loaded)
+    batcher.flush()
+    return [rejected.get(key) or _outcome(key, *frames[key], batcher.pooled[key]) for key in keys]
+
+
+def load(
+    source: KeyedSource, settings: EncodeSettings, frame_size: tuple[int, int], decode: FrameDecoder
+) -> SampledFrames | Outcome:
+    """Read and decode one GIF: its frames, or the outcome that says what is wrong with it."""
+    key, data = source
+    try:
+        data = data if isinstance(data, bytes) else data()
+    except DecodeError as err:
+        return Outcome(key, 0, None, type(err).__name__, str(err), lasting=err.lasting)
+    except Exception as err:  # noqa: BLE001  # each filesystem fails in its own way; every one ends as a reject
+        reason = f"cannot read the file: {' '.join(str(err).split())[:200]}"
+        return Outcome(key, 0, None, type(err).__name__, reason, lasting=False)
+    try:
+        return decode(data, settings.sampling, frame_size, settings.limits, settings.decoder)
+    except DecodeError as err:
+        return Outcome(key, 0, None, type(err).__name__, str(err), lasting=err.lasting)
+    except GifdexError:
+        raise  # not the GIF's fault
+    except Exception as err:  # noqa: BLE001  # a defect of gifdex, but one GIF never fails a job
+        reason = f"gifdex itself failed on it, please report it: {' '.join(str(err).split())[:200]}"
+        return Outcome(key, 0, None, type(err).__name__, reason, lasting=False)
+
+
+def _loaded_ahead(
+    sources: Iterable[KeyedSource], settings: EncodeSettings, encoder: ImageEncoder, decode: FrameDecoder
+) -> Iterator[tuple[str, SampledFrames | Outcome]]:
+    """Yield what `load` gives for each source, in order, with a few more under way in threads."""
+    # As many as fill a batch, so that the threads have work while the model runs.
+    max_waiting = settings.threads + encoder.batch_frames // settings.sampling.count
+    waiting: deque[tuple[str, Future[SampledFrames | Outcome]]] = deque()
+    with ThreadPoolExecutor(settings.threads, "gifdex-decode") as pool:
+        for source in sources:
+            waiting.append((source[0], pool.submit(load, source, settings, encoder.frame_size, decode)))
+            if len(waiting) > max_waiting:
+                key, future = waiting.popleft()
+                yield key, future.result()
+        while waiting:
+            key, future = waiting.popleft()
+            yield key, future.result()
+
+
+class _Batcher:
+    """Fills batches of frames across GIFs, runs the encoder on each, and pools by GIF."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        self._encoder = encoder
+        self._frames = np.empty((encoder.batch_frames, *encoder.frame_size, 3), np.uint8)
+        self._owners: list[tuple[str, float]] = []
+        self.pooled: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, key: str, sampled: SampledFrames) -> None:
+        self.pooled[key] = np.zeros(self._encoder.dimensions)
+        for frame, weight in zip(sampled.frames, sampled.weights, strict=True):
+            self._frames[len(self._owners)] = frame
+            self._owners.append((key, float(weight)))
+            if len(self._owners) == len(self._frames):
+                self.flush()
+
+    def flush(self) -> None:
+        if not self._owners:
+            return
+        features = self._encoder(self._frames[: len(self._owners)])
+        for (key, weight), row in zip(self._owners, features, strict=True):
+            self.pooled[key] += weight * row.astype(np.float64)
+        self._owners.clear()
+
+
+def _outcome(key: str, frames: int, damage: str | None, pooled: NDArray[np.float64]) -> Outcome:
+    features: FloatArray = pooled.astype(np.float32)
+    if not np.isfinite(features).all():
+        return Outcome(key, frames, None, "EncoderError", "the image encoder gave values that are not finite")
+    return Outcome(key, frames, features, reason=damage)

@@ -1,0 +1,188 @@
+"""Bytes of a GIF to sampled, composited, resized frames, within limits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gifdex.encoders.base import Frames
+from gifdex.encoders.frames.decoders import registry
+from gifdex.encoders.frames.decoders.base import Budget, Decoder, FrameError, Structure, check, check_bytes
+from gifdex.encoders.frames.decoders.gif import GifStructure
+from gifdex.encoders.frames.decoders.processes import DecoderProcesses
+from gifdex.encoders.frames.limits import Limits, Sampling
+from gifdex.encoders.frames.sampling import Sample, sample_by_time, sample_scenes
+from gifdex.schemas.errors import DecodeError
+
+# How frames are resized; part of the features' fingerprint.
+RESIZE = "bilinear"
+# A canvas of more pixels needs some hundred megabytes while it is drawn, so few of them are drawn at a time.
+_LARGE_CANVAS_PIXELS = 4 * 1024**2
+_MAX_LARGE_CANVASES = 2
+# What frames are compared by where scenes are sampled, pixels a side.
+_THUMBNAIL = 16
+
+
+@dataclass(frozen=True)
+class SampledFrames:
+    """`frames` uint8 RGB (n, height, width, 3) and `weights` float32 (n,), which sum to one.
+
+    `damage` says, where not all of the GIF could be decoded, what was found; the frames are of the good beginning.
+    """
+
+    frames: Frames
+    weights: NDArray[np.float32]
+    damage: str | None = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One file and what is wanted of it."""
+
+    data: bytes
+    decoder: Decoder
+    structure: Structure
+    sampling: Sampling
+    frame_size: tuple[int, int]
+    budget: Budget
+
+    def pictures(self, wanted: tuple[int, ...]) -> Iterator[Image.Image]:
+        """Yield the frames `wanted` as the decoder gives them, checked against the limits."""
+        self.budget.spend(self.decoder.cost(self.structure, wanted))
+        for picture in self.decoder.draw(self.data, self.structure, wanted, self.budget):
+            # A decoder of its own mind may find a larger canvas than the header tells.
+            check("pixels", picture.width * picture.height, self.budget.limits.pixels, "pixels in a frame")
+            yield picture
+
+    def sample(self) -> Sample:
+        """Choose the frames."""
+        delays = self.structure.delays_ms
+        if self.sampling.strategy != "scene":
+            return sample_by_time(self.sampling, delays)
+        small = [
+            np.asarray(picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX).convert("RGB"))
+            for picture in self.pictures(tuple(range(len(delays))))
+        ]
+        return sample_scenes(np.stack(small), delays, self.sampling.count)
+
+    def frames(self) -> SampledFrames:
+        """Decode the frames chosen; raises FrameError at the first one that is broken."""
+        sample = self.sample()
+        height, width = self.frame_size
+        frames = np.empty((len(sample.indexes), height, width, 3), np.uint8)
+        for frame, picture in zip(frames, self.pictures(sample.indexes), strict=True):
+            frame[...] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR).convert("RGB"))
+        return SampledFrames(frames, np.asarray(sample.weights, np.float32), self.structure.damage)
+
+
+def _check_structure(structure: Structure, limits: Limits) -> None:
+    if not structure.delays_ms:
+        raise DecodeError(f"the {structure.format} {structure.damage or 'has no frame'}")
+    if not structure.width * structure.height:
+        raise DecodeError(f"the {structure.format} has a canvas of {structure.width} x {structure.height} pixels")
+    check("pixels", structure.width * structure.height, limits.pixels, "pixels on its canvas")
+    if isinstance(structure, GifStructure):
+        largest = max((image.width * image.height for image in structure.images), default=0)
+        check("pixels", largest, limits.pixels, "pixels in an image")
+
+
+def _beginning(structure: Structure, good: int, damage: str) -> Structure:
+    """Return the structure of a file of which only the first `good` frames are taken."""
+    changes: dict[str, object] = {"delays_ms": structure.delays_ms[:good], "damage": damage}
+    if isinstance(structure, GifStructure):
+        changes["completed_by"] = structure.completed_by[:good]
+    return replace(structure, **changes)  # type: ignore[arg-type]
+
+
+def _run(job: _Job) -> SampledFrames:
+    """Decode in this thread: the frames chosen, or, where one is broken, those chosen among the ones before it."""
+    while True:
+        try:
+            return job.frames()
+        except FrameError as err:
+            if err.frame == 0:
+                raise DecodeError(f"the first frame cannot be decoded: {err.reason}") from err
+            # This ends: every round has fewer frames, and all of them together one budget.
+            damage = f"has {err.frame:,} good frames, then: {err.reason}"
+            job = replace(job, structure=_beginning(job.structure, err.frame, damage))
+        except MemoryError as err:
+            raise DecodeError("there was no memory left to decode it: lower the limit pixels", lasting=False) from err
+
+
+def _decode_watched(
+    data: bytes, sampling: Sampling, frame_size: tuple[int, int], limits: Limits, asked: str
+) -> SampledFrames:
+    """Decode in another process, structure and all."""
+    decoder = registry.decoder_for(data, asked)
+    try:
+        budget = Budget(limits)
+        structure = decoder.structure(data, limits, budget)
+        _check_structure(structure, limits)
+        return _run(_Job(data, decoder, structure, sampling, frame_size, budget))
+    except DecodeError:
+        raise
+    except Exception as err:
+        if not decoder.watched:  # a defect of ours
+            raise
+        # A library may raise anything on hostile bytes.
+        reason = f"{type(err).__name__}: {' '.join(str(err).split())[:200] or 'no reason given'}"
+        raise DecodeError(f"{decoder.version} cannot read it: {reason}") from err
+
+
+class FrameDecoder:
+    """Decodes GIFs for one caller or several threads of it, and owns the processes that odd ones are decoded in.
+
+    `close` ends those; so does the end of a `with` block, or of the decoder.
+    """
+
+    def __init__(self, processes: DecoderProcesses | None = None) -> None:
+        self._processes = processes or DecoderProcesses()
+        self._large_canvases = threading.BoundedSemaphore(_MAX_LARGE_CANVASES)
+
+    def __enter__(self) -> FrameDecoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        self._processes.close()
+
+    def __call__(
+        self,
+        data: bytes,
+        sampling: Sampling,
+        frame_size: tuple[int, int],
+        limits: Limits,
+        decoder: str = registry.AUTO,
+    ) -> SampledFrames:
+        """Decode the frames of a GIF that `sampling` asks for, resized to `frame_size` (height, width).
+
+        Animated WebP and PNG, MP4 and WebM are taken as they are; what a file is, its first bytes say. `decoder` names
+        the one for GIFs (see `registry.decoder_names`). Frames are composited as a viewer shows them, transparency on
+        white. Of a file that is cut short or broken, the frames before that are taken, and `damage` says so.
+        A GIF with anything odd in its structure, and every other format, is decoded in a process of its own.
+
+        Raises LimitError where a limit is exceeded, before any pixel is allocated where the structure tells, and
+        DecodeError for anything else that is wrong with the bytes.
+        """
+        check_bytes(len(data), limits)
+        chosen = registry.decoder_for(data, decoder)
+        if not chosen.watched:
+            budget = Budget(limits)
+            structure = chosen.structure(data, limits, budget)
+            _check_structure(structure, limits)
+            if structure.odd is None:
+                is_large = structure.width * structure.height > _LARGE_CANVAS_PIXELS
+                with self._large_canvases if is_large else nullcontext():
+                    return _run(_Job(data, chosen, structure, sampling, frame_size, Budget(limits)))
+            # The exact decoders give the same pixels; the processes do without compiling.
+            decoder = "pillow"
+        return self._processes.run(limits, _decode_watched, data, sampling, frame_size, limits, decoder)

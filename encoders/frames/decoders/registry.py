@@ -1,0 +1,114 @@
+"""Which decoder reads a file. Nothing is imported before it is needed."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import cast
+
+from gifdex.encoders.frames.decoders.base import Decoder, format_of
+from gifdex.schemas.errors import MissingDecoderError, MissingExtraError, PipelineError
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Where a decoder is, what it needs, which extra brings that, and what it reads.
+
+    `exact` decoders give the same pixels, so features do not depend on which of them is installed.
+    """
+
+    module: str
+    needs: str
+    extra: str
+    formats: tuple[str, ...]
+    exact: bool = False
+
+
+# For each format, the first one that is installed is taken.
+_KNOWN = {
+    "numba": _Known("numba_gif", "numba", "fast", ("GIF",), exact=True),
+    "pillow": _Known("pillow_gif", "PIL", "pipeline", ("GIF",), exact=True),
+    "imageio": _Known("imageio_images", "imageio", "pipeline", ("GIF", "WebP", "PNG")),
+    "pyav": _Known("pyav_video", "av", "video", ("GIF", "MP4", "WebM")),
+}
+_loading = threading.Lock()
+_PACKAGES = ("numba", "pillow", "imageio", "av")
+
+
+def decoder_names() -> list[str]:
+    """Return the names of the decoders that can be asked for, for GIFs; `auto` is the fastest that is installed."""
+    return [AUTO, *_KNOWN]
+
+
+def decoder(name: str) -> Decoder:
+    """Return the decoder of that name.
+
+    Raises MissingExtraError where what it needs is not installed, PipelineError where that cannot be loaded.
+    """
+    with _loading:  # so that threads do not each load it
+        return _load(name)
+
+
+@cache
+def _load(name: str) -> Decoder:
+    known = _KNOWN[name]
+    if find_spec(known.needs) is None:
+        raise MissingExtraError(f"the decoder {name}", known.needs, known.extra)
+    try:
+        module = importlib.import_module(f"gifdex.encoders.frames.decoders.{known.module}")
+    except ImportError as err:
+        raise PipelineError(
+            f"the decoder {name} cannot be loaded: {err}; mend the installation of {known.needs}, or choose another "
+            "decoder"
+        ) from err
+    return cast(Decoder, module.decoder())
+
+
+@cache
+def _is_usable(name: str) -> bool:
+    """Tell whether an installed decoder can be loaded; one that cannot must not cost the others' GIFs."""
+    try:
+        decoder(name)
+    except PipelineError:
+        return False
+    return True
+
+
+def decoder_for(data: bytes, asked: str = AUTO) -> Decoder:
+    """Return the decoder for the bytes: the one asked for if it reads their format, else the fastest that works here.
+
+    Raises UnsupportedFormatError where the bytes are of no format that is read, MissingDecoderError where they are of
+    one that needs an extra.
+    """
+    form = format_of(data)
+    if asked != AUTO and form in _KNOWN[asked].formats:
+        return decoder(asked)
+    able = [name for name, known in _KNOWN.items() if form in known.formats]
+    for name in able:
+        if find_spec(_KNOWN[name].needs) is not None and _is_usable(name):
+            return decoder(name)
+    extra = _KNOWN[able[-1]].extra
+    raise MissingDecoderError(f"the file is {form} video, which needs an extra: run pip install 'gifdex[{extra}]'")
+
+
+def pixels_of(asked: str) -> str | None:
+    """Return the decoder's name where its GIFs differ in their pixels from what is right, else None."""
+    return None if asked == AUTO or _KNOWN[asked].exact else asked
+
+
+@cache
+def installed() -> str:
+    """Return the packages that decode here, with their versions: others may succeed where these failed."""
+    found = []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)

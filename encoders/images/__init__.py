@@ -1,0 +1,1 @@
+"""Frames become features: one image encoder a module, and readers of their weights."""

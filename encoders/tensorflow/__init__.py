@@ -1,0 +1,1 @@
+"""What the encoders that run on TensorFlow share, and modules of TensorFlow Hub."""

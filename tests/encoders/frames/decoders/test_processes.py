@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import pytest
+
+from gifdex.encoders.frames.decode import FrameDecoder
+from gifdex.encoders.frames.decoders.processes import DecoderProcesses, _Process
+from gifdex.encoders.frames.limits import Limits, Sampling
+from gifdex.schemas.errors import DecodeError, LimitError
+
+if TYPE_CHECKING:
+    from tests.encoders.frames.conftest import RawGif
+
+
+LIMITS = Limits()
+PROCESSES = DecoderProcesses()
+decode = FrameDecoder(PROCESSES)
+
+
+def processes() -> set[int]:
+    """The decoding processes, by their id."""
+    return {child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())}
+
+
+def test_what_the_function_gives_and_raises_comes_back() -> None:
+    assert PROCESSES.run(LIMITS, divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        PROCESSES.run(LIMITS, divmod, 7, 0)
+    assert PROCESSES.run(LIMITS, os.getpid) in processes()
+
+
+def test_a_process_is_silent_and_leaves_ctrl_c_to_the_one_that_started_it(capfd: pytest.CaptureFixture[str]) -> None:
+    assert PROCESSES.run(LIMITS, os.write, 2, b"x" * 200_000) == 200_000
+    assert PROCESSES.run(LIMITS, os.write, 1, b"x") == 1
+    assert PROCESSES.run(LIMITS, signal.getsignal, signal.SIGINT) == signal.SIG_IGN
+    assert capfd.readouterr() == ("", "")
+
+
+def test_errors_keep_whether_they_last(raw_gif: RawGif) -> None:
+    stray = raw_gif((4, 4), [b"junk", raw_gif.picture(raw_gif.solid(1))])
+    for limits, lasting in ((Limits(seconds=-1.0), False), (Limits(pixels=15), True)):
+        with pytest.raises(LimitError) as caught:
+            decode(stray, Sampling(), (4, 4), limits)
+        assert caught.value.lasting is lasting
+
+
+def test_a_process_that_hangs_costs_its_file_and_is_replaced() -> None:
+    processes = DecoderProcesses(grace_seconds=0.5)
+    started = time.monotonic()
+    with pytest.raises(LimitError, match=r"was not over after 1 seconds, above the limit seconds of 0.5") as caught:
+        processes.run(Limits(seconds=0.5), time.sleep, 60)
+    assert time.monotonic() - started < 30
+    assert not caught.value.lasting
+    assert processes.run(LIMITS, divmod, 7, 2) == (3, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_process_that_dies_costs_its_file_and_is_replaced(number: int) -> None:
+    with pytest.raises(DecodeError, match=rf"the decoder died on it \(exit status -{number}\)") as caught:
+        PROCESSES.run(LIMITS, _die, number)
+    assert not caught.value.lasting
+    assert PROCESSES.run(LIMITS, divmod, 7, 2) == (3, 1)
+
+
+def _die(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def _die_soon(seconds: float) -> None:
+    """Answer, and die a little later: as a heap does that was damaged before."""
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
+def test_processes_that_die_between_two_calls_or_while_receiving_fail_no_other_call() -> None:
+    payload = bytes(3_000_000)
+
+    def call(number: int) -> str:
+        try:
+            if number % 10 == 3:
+                PROCESSES.run(LIMITS, _die_soon, 0.001 * (number % 7))
+            elif number % 10 == 7:
+                PROCESSES.run(LIMITS, _die, signal.SIGSEGV)
+            else:
+                assert PROCESSES.run(LIMITS, len, payload) == len(payload)
+        except DecodeError as err:
+            return str(err)
+        return "good"
+
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = Counter(pool.map(call, range(200), timeout=200))
+    # Each death costs the call that it meets, and no other: those that die at once, and at most one for each later.
+    assert set(outcomes) <= {"good", *(f"the decoder died on it (exit status -{n})" for n in (9, 11))}
+    assert outcomes["the decoder died on it (exit status -11)"] <= 20
+    assert outcomes["good"] >= 200 - 20 - 20
+    assert PROCESSES.run(LIMITS, divmod, 7, 2) == (3, 1)
+
+
+def test_a_hanging_process_ends_by_itself_where_nobody_is_left_to_kill_it() -> None:
+    process = _Process()
+    process._calls.send((0.5, 2**30, time.sleep, (60,)))
+    process._process.join(20)
+    assert process._process.exitcode == -signal.SIGALRM
+
+
+def test_an_answer_that_cannot_be_sent_is_an_error() -> None:
+    with pytest.raises(DecodeError, match="the decoder's answer cannot be sent: "):
+        PROCESSES.run(LIMITS, _nothing_to_send)
+    assert PROCESSES.run(LIMITS, divmod, 7, 2) == (3, 1)
+
+
+def _nothing_to_send() -> object:
+    return lambda: None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit what a process allocates")
+def test_a_process_that_fills_the_memory_is_stopped() -> None:
+    with pytest.raises(MemoryError):
+        PROCESSES.run(LIMITS, np.zeros, 3 * 2**30, np.uint8)
+
+
+class NoProcesses(DecoderProcesses):
+    def run(self, *_: Any) -> Any:
+        raise AssertionError("a process was asked for")
+
+
+def test_only_odd_gifs_go_through_a_process(raw_gif: RawGif) -> None:
+    here = FrameDecoder(NoProcesses())
+    plain, stray = [raw_gif.picture(raw_gif.solid(1))], [b"junk", raw_gif.picture(raw_gif.solid(1))]
+    here(raw_gif((4, 4), plain), Sampling(), (4, 4), Limits())
+    with pytest.raises(AssertionError, match="a process was asked for"):
+        here(raw_gif((4, 4), stray), Sampling(), (4, 4), Limits())
+
+
+def test_the_processes_end_when_their_owner_closes_them_or_is_gone() -> None:
+    with FrameDecoder(DecoderProcesses(1)) as closed:
+        first = closed._processes.run(LIMITS, os.getpid)
+        assert first in processes()
+    assert first not in processes()
+    assert closed._processes.run(LIMITS, os.getpid) in processes()  # it may be used again
+    second = closed._processes.run(LIMITS, os.getpid)
+    del closed
+    gc.collect()
+    assert second not in processes()
+
+
+def test_a_fork_has_processes_of_its_own() -> None:
+    theirs = PROCESSES.run(LIMITS, os.getpid)
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.write(writing, str(PROCESSES.run(LIMITS, os.getpid)).encode())
+            PROCESSES.close()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    assert int(os.read(reading, 100)) != theirs
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert PROCESSES.run(LIMITS, os.getpid) == theirs
+
+
+SCRIPT = """
+import sys
+from gifdex.encoders.frames.decode import FrameDecoder
+from gifdex.encoders.frames.limits import Limits, Sampling
+decode = FrameDecoder()
+print(decode(open(sys.argv[1], "rb").read(), Sampling(), (4, 4), Limits()).damage, flush=True)
+if len(sys.argv) > 2:
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def cut_gif(raw_gif: RawGif, tmp_path: Path) -> Path:
+    path = tmp_path / "cut.gif"
+    path.write_bytes(raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(k)) for k in (1, 2)])[:-8])
+    return path
+
+
+def test_a_script_without_a_main_guard_is_told_so(cut_gif: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script, cut_gif], capture_output=True, text=True, check=False, timeout=100, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "PipelineError: no decoding process could be started" in done.stderr
+    assert "if __name__ == '__main__'" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_processes_end_with_the_one_that_started_them(cut_gif: Path, number: int) -> None:
+    command = [sys.executable, "-c", SCRIPT, cut_gif, "wait"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert "has 1 good frames" in parent.stdout.readline()
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert children
+        parent.send_signal(number)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+def test_an_ordinary_end_is_quick_and_silent(cut_gif: Path) -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, cut_gif], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - started < 30
