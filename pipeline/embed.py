@@ -19,6 +19,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.shared import Shared
 
 from gifdex.encoders.base import ImageEncoder
+from gifdex.encoders.fixed_order import fixed_order
 from gifdex.encoders.feature_cache import FeatureCache
 from gifdex.encoders.frames.decoders import registry
 from gifdex.index.remote import Place
@@ -114,7 +115,7 @@ def held_workspace(settings: BuildSettings, progress: Progress = silent) -> Iter
     if settings.encode.decoder != registry.AUTO:
         registry.decoder(settings.encode.decoder)
     try:
-        with _held(settings.workspace, progress) as workspace:
+        with fixed_order(), _held(settings.workspace, progress) as workspace:
             workspace.clear_unfinished()
             yield workspace
     except OSError as err:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from gifdex.encoders import projections
 from gifdex.encoders.base import FloatArray, available_cpus, encode_known
 from gifdex.encoders.feature_cache import FeatureCache
+from gifdex.encoders.fixed_order import fixed_order
 from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index.build import Engines, build_engines, write_rows
@@ -126,6 +127,10 @@ class RunEmbedTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         self._cache = cache
         self._shared = Shared()
 
+    def setup(self) -> None:
+        """Compute in the run's order, in a worker of its own too."""
+        fixed_order()
+
     def process(self, task: EmbedTask) -> Iterator[tuple[str, int]]:
         """Yield the table of embeddings and its count of rows."""
         items = read_rows(task.indexed, task.first, task.items)
@@ -170,6 +175,10 @@ class RunEngineTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
 
     def __init__(self, engines: Engines) -> None:
         self._engines = engines
+
+    def setup(self) -> None:
+        """Compute in the run's order, in a worker of its own too."""
+        fixed_order()
 
     def process(self, task: EngineTask) -> Iterator[tuple[str, int]]:
         """Yield the last file and the count of rows."""
