@@ -151,10 +151,11 @@ def speed(rounds: list[list[float]], vectors: int) -> Row:
 
 def promise(index: Any, engine: str) -> Row | None:
     """Return the effort that an engine's build chose, and what it measured at that effort."""
-    known = index.manifest.engines.get(engine)
+    known = index.manifest.fields["image"].engines.get(engine)
     if known is None:
         return None
-    return {"effort": known.effort, "recall": known.quality.recall, "per_second": known.quality.queries_per_second}
+    sentences = known.sentence_recall.at if known.sentence_recall else {}
+    return {"effort": known.num_candidates, "recall": known.vector_recall.at, "recall_of_sentences": sentences}
 
 
 def build_all(chosen: list[Contestant], items: Vectors, queries: Path, rounds: int, folder: Path) -> list[Row]:
@@ -178,7 +179,7 @@ def build_all(chosen: list[Contestant], items: Vectors, queries: Path, rounds: i
         row = {"contestant": one.name, "configuration": one.configuration, "ours": one.ours}
         row |= {"build_s": seconds[one.store], "bytes": one.bytes_on_disk(place), **medians}
         if isinstance(one, Gifdex):
-            row |= {"default_engine": one.index.manifest.engine}
+            row |= {"default_engine": one.index.engine}
             row |= {"promised": promise(one.index, one.engine)}
         built.append(row)
     return built

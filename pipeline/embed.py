@@ -19,8 +19,8 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.shared import Shared
 
 from gifdex.encoders.base import ImageEncoder
-from gifdex.encoders.fixed_order import fixed_order
 from gifdex.encoders.feature_cache import FeatureCache
+from gifdex.encoders.fixed_order import fixed_order
 from gifdex.encoders.frames.decoders import registry
 from gifdex.index.remote import Place
 from gifdex.pipeline.encode import Encoded, Todo, acquire_encoder, encode_missing, look_up, open_cache
