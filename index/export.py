@@ -32,7 +32,7 @@ from gifdex.schemas import tables
 from gifdex.schemas.errors import CorruptIndexError, ExportError, MissingExtraError
 from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, commit_bytes, committing, read_table, sync
 from gifdex.schemas.manifest import FileFacts, Manifest
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 FACTS_NAME = "facts.json"
 ITEMS_NAME = "items.jsonl"
@@ -72,12 +72,12 @@ class _Source:
     def blocks(self) -> Iterator[tuple[int, FloatArray]]:
         """Yield the vectors end to end in blocks float32 (m, d), each with its first row."""
         rows = max(1, _BLOCK_BYTES // (4 * self.dimensions))
-        self.progress("vectors", 0, self.manifest.items)
+        self.progress.stage("vectors", 0, self.manifest.items)
         for shard in self.shards:
             for start in range(0, len(shard), rows):
                 block = np.ascontiguousarray(shard.vectors[start : start + rows])
                 yield shard.first + start, block
-                self.progress("vectors", shard.first + start + len(block), self.manifest.items)
+                self.progress.stage("vectors", shard.first + start + len(block), self.manifest.items)
 
 
 def export(
@@ -87,7 +87,7 @@ def export(
     *,
     trees: int = TREES,
     force: bool = False,
-    progress: Progress = silent,
+    progress: Progress = QUIET,
 ) -> Exported:
     """Verify every byte of a version, and write it to the folder `destination` in one of FORMATS.
 
@@ -120,9 +120,9 @@ def export(
             _write_items(folder / ITEMS_NAME, source)
             with committing(folder / writer.name) as temporary:
                 parameters = writer.write(temporary, source, library)
-            progress("hash", 0, 1)
+            progress.stage("hash", 0, 1)
             files = file_facts(folder, sorted([ITEMS_NAME, writer.name]))
-            progress("hash", 1, 1)
+            progress.stage("hash", 1, 1)
             facts = _facts(format, writer.package, manifest, parameters, files)
             commit_bytes(folder / FACTS_NAME, (json.dumps(facts, indent=2) + "\n").encode())
     except OSError as err:
@@ -238,7 +238,7 @@ def _write_items(path: Path, source: _Source) -> None:
         for start in range(0, len(source.items), _ITEMS_BLOCK):
             block = source.items.slice(start, _ITEMS_BLOCK).to_pylist()
             stream.writelines(_line(row, item) for row, item in enumerate(block, start=start))
-            source.progress("items", start + len(block), len(source.items))
+            source.progress.stage("items", start + len(block), len(source.items))
 
 
 def _line(row: int, item: dict[str, Any]) -> str:
@@ -280,9 +280,9 @@ def _write_annoy(path: Path, source: _Source, library: Any) -> dict[str, Any]:
     for first, block in source.blocks():
         for row, vector in enumerate(block, start=first):
             index.add_item(row, vector.tolist())
-    source.progress("trees", 0, source.trees)
+    source.progress.stage("trees", 0, source.trees)
     index.build(source.trees, n_jobs=1)
-    source.progress("trees", source.trees, source.trees)
+    source.progress.stage("trees", source.trees, source.trees)
     index.save(str(path))
     return {"metric": "angular", "trees": source.trees, "seed": seed, "threads": 1}
 

@@ -23,7 +23,7 @@ from gifdex.index.remote import MOST_MANIFEST, Place
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, GifdexError, IndexNotFoundError, RemoteError
 from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, is_url
 from gifdex.schemas.manifest import MANIFEST_NAME, FileFacts, Manifest
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 _MIB = 1024**2
 # The manifest of what is being pushed, until it is there.
@@ -88,7 +88,7 @@ def outlined(place: Place, only: str | None = None) -> Iterator[Outline]:
                 place.put(now, name)
 
 
-def verify(place: Place, build_id: str, progress: Progress = silent) -> None:
+def verify(place: Place, build_id: str, progress: Progress = QUIET) -> None:
     """Read and hash every file of a version elsewhere; raises an ArtifactError for the first that is not right."""
     with outlined(place, build_id) as outline:
         store.check_finished(outline.folder, build_id)
@@ -96,14 +96,14 @@ def verify(place: Place, build_id: str, progress: Progress = silent) -> None:
         artifact.check_names(place.shown(build_id, MANIFEST_NAME), manifest)
     done, total = 0, sum(facts.bytes for facts in manifest.files.values())
     for name, facts in manifest.files.items():
-        progress("verify", done // _MIB, total // _MIB)
+        progress.stage("verify", done // _MIB, total // _MIB)
         if not place.has(facts, True, build_id, name):
             raise CorruptIndexError(
                 f"{place.shown(build_id, name)} is not there or not what the manifest says ({facts.bytes:,} bytes of "
                 f"SHA-256 {facts.sha256[:16]}...): push the version again with --checksum"
             )
         done += facts.bytes
-    progress("verify", total // _MIB, total // _MIB)
+    progress.stage("verify", total // _MIB, total // _MIB)
 
 
 def prune(place: Place, keep: int, protected: timedelta) -> list[str]:
@@ -132,7 +132,7 @@ def destination_of(destination: str) -> Place:
     return Place.of(destination if is_url(destination) else absolute(destination).as_uri())
 
 
-def push(version: Path, destination: str, progress: Progress = silent, *, checksum: bool = False) -> dict[str, Any]:
+def push(version: Path, destination: str, progress: Progress = QUIET, *, checksum: bool = False) -> dict[str, Any]:
     """Copy a version to a store elsewhere and publish it there; what is there already is not copied again.
 
     A whole version of that build id is taken for it, though its bytes may differ where other machines built it. What
@@ -200,7 +200,7 @@ def _copy(
                 so_far = done
                 for count in place.write(source, build_id, name):
                     so_far += count
-                    progress("push", min(so_far // _MIB, max(total // _MIB - 1, 0)), total // _MIB)
+                    progress.stage("push", min(so_far // _MIB, max(total // _MIB - 1, 0)), total // _MIB)
             copied.append(facts)
         done += facts.bytes
     for name, facts in manifest.files.items():
@@ -209,5 +209,5 @@ def _copy(
     place.put(text, build_id, MANIFEST_NAME)
     if place.size(build_id, _COMING) is not None:
         place.delete(build_id, _COMING)
-    progress("push", total // _MIB, total // _MIB)
+    progress.stage("push", total // _MIB, total // _MIB)
     return copied, there

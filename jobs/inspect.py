@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gifdex.jobs.console import PlaceOption, facts_table, print_json, print_table
+from gifdex.jobs.console import PlaceOption, pairs_table, print_json, print_table
 
 if TYPE_CHECKING:
     from gifdex.schemas.manifest import EngineFacts
@@ -58,4 +58,4 @@ def command(store: Path | str, as_json: bool) -> None:
     }
     facts |= {f"engine {name}": _described(engine) for name, engine in manifest.engines.items()}
     facts |= {name: f"{file.bytes:,} bytes, sha256 {file.sha256[:16]}..." for name, file in manifest.files.items()}
-    print_table(facts_table(facts))
+    print_table(pairs_table(facts))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gifdex.index import artifact, store
 from gifdex.schemas.files import is_url
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class OpenStore:
     folder: Path
     shown: str
 
-    def verify(self, build_id: str, progress: Progress = silent) -> None:
+    def verify(self, build_id: str, progress: Progress = QUIET) -> None:
         """Look at every byte of a version; raises an ArtifactError."""
         if not is_url(self.where):
             artifact.verify(self.folder / build_id, progress)

@@ -183,7 +183,7 @@ class _Mirror:
         for name in wanted:
             self._fetch(name)
             done += self._there[name].size
-            self._progress("pull", done // _MIB, total // _MIB)
+            self._progress.stage("pull", done // _MIB, total // _MIB)
         for name, data in self._pulled.items():  # whatever size and time say of them
             if data is None:  # what a killed run published here never came there
                 (self._workspace.store / name).unlink(missing_ok=True)
@@ -295,7 +295,7 @@ class _Mirror:
                 changed = self._place.changed(*name.split("/"))
                 os.utime(path, (changed, changed))
                 self._there[name] = _Remote(found.st_size, changed)
-                self._progress("push", number + 1, len(names))
+                self._progress.stage("push", number + 1, len(names))
 
     def _delete_pruned(self, stay: set[str]) -> None:
         """Delete elsewhere the versions, builds and parts of features that the mirror, which had them, has no more."""

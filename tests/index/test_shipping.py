@@ -18,6 +18,7 @@ import gifdex
 from gifdex.index import shipping, store
 from gifdex.index.remote import Place
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, PublishError, RemoteError
+from tests.told import Calls
 
 if TYPE_CHECKING:
     from gifdex.encoders.base import FloatArray
@@ -178,7 +179,7 @@ def test_an_interrupted_push_of_other_bytes_is_not_gone_on_with(
 
     for version, last in ((versions[0], 4), (other, 1)):  # and the second try was cut short, too
         with pytest.raises(KeyboardInterrupt):
-            shipping.push(version, s3.url("index"), stop_at(last))
+            shipping.push(version, s3.url("index"), Calls(stop_at(last)))
     assert shipping.push(other, s3.url("index"))["there"] == 0
     shipping.verify(Place.of(s3.url("index")), other.name)
     assert [path.name for path in s3.object(f"index/{other.name}").iterdir() if path.name.startswith(".")] == []
@@ -197,7 +198,7 @@ def test_a_version_that_is_pruned_while_it_is_pushed_is_not_published(versions: 
             (copy / versions[1].name / "items.arrow").unlink()
 
     with pytest.raises(RemoteError, match="was deleted while the version was pushed"):
-        shipping.push(versions[1], str(copy), prune)
+        shipping.push(versions[1], str(copy), Calls(prune))
     assert store.current(copy) == versions[0].name
     shipping.push(versions[1], str(copy))
     assert gifdex.open(copy, verify=True).manifest.build_id == versions[1].name

@@ -6,12 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gifdex.encoders.base import PRECISIONS
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.frames.decoders.base import Decoder, format_of
-from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES
-from gifdex.jobs import runs
-from gifdex.jobs.runs import DECODERS, SAMPLINGS
 from gifdex.schemas.errors import MissingDecoderError, MissingExtraError, PipelineError, UnsupportedFormatError
 
 if TYPE_CHECKING:
@@ -19,12 +15,6 @@ if TYPE_CHECKING:
 
 GIF = b"GIF89a"
 MP4 = b"\0\0\0\x18ftypmp42"
-
-
-def test_the_command_line_offers_what_there_is() -> None:
-    assert list(DECODERS) == registry.decoder_names()
-    assert runs.PRECISIONS == PRECISIONS
-    assert list(SAMPLINGS) == list(SAMPLING_STRATEGIES)
 
 
 @pytest.mark.parametrize("name", registry.decoder_names()[1:])
