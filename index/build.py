@@ -1,234 +1,246 @@
-"""Write a version of an index: its shards, items, reduction and projection and, last, the manifest."""
+"""Write a version of an index: items, vectors and their mapping, engines' files and, last, the manifest."""
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
 from gifdex.encoders.projections.base import Projection
 from gifdex.index import items as item_files
+from gifdex.index import reduction as reductions
+from gifdex.index import row_items
 from gifdex.index.artifact import (
-    HELD_OUT_NAME,
     ITEMS_NAME,
     PROJECTION_NAME,
-    REDUCTION_NAME,
     commit_manifest,
-    file_facts,
-    graph_name,
-    shard_names,
+    file_records,
+    reduction_name,
+    row_items_name,
+    stem,
+    vectors_name,
 )
-from gifdex.index.engines import annoy_trees, hnsw, scan
-from gifdex.index.engines.base import spread
-from gifdex.index.engines.hnsw import HnswBuilder, HnswEngine
-from gifdex.index.engines.settings import ANNOY, HNSW, SCAN, EngineSettings, HnswSettings
-from gifdex.index.reduction import Reduction
-from gifdex.index.search import Searcher, Shard, open_shards
-from gifdex.index.tuning import QUERIES, Measured, Tuned, across, curve, fastest, held_out, tune
+from gifdex.index.engines import registry
+from gifdex.index.engines.base import evenly_spaced
+from gifdex.index.field_records import files
+from gifdex.index.fields import JOINT_SPACE
+from gifdex.index.reduction import SAMPLE, Reduction, fit, shape_of
+from gifdex.index.row_items import Items
+from gifdex.index.search import Searcher, open_shards
+from gifdex.index.tuning import tune
+from gifdex.index.vectors import map_stored, write_npy
 from gifdex.schemas.errors import CorruptIndexError
-from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, committing
 from gifdex.schemas.manifest import (
     FORMAT,
     FORMAT_VERSION,
-    EncoderFacts,
-    EngineFacts,
+    EncoderRecord,
+    EngineRecord,
+    FieldRecord,
     Manifest,
-    ProjectionFacts,
-    QualityFacts,
-    ReductionFacts,
-    ShardFacts,
+    ProjectionRecord,
+    ReductionRecord,
+    ShardRecord,
+    SpaceRecord,
 )
 
-_UNIT_TOLERANCE = 1e-3
+# Engines to build, and what each is told besides its defaults.
+Engines = Mapping[str, Mapping[str, int]]
+USUAL_ENGINES: Engines = {name: {} for name in registry.USUAL}
 
 
 @dataclass(frozen=True)
-class VersionFacts:
-    """What the manifest says of a version beyond its files."""
+class Origin:
+    """What a version was made from and by which encoders."""
 
     build_id: str
-    image_encoder: EncoderFacts
+    image_encoder: EncoderRecord
     features_fingerprint: str
-    text_encoder: EncoderFacts
+    text_encoder: EncoderRecord
+
+
+@dataclass(frozen=True)
+class FieldPlan:
+    """A field to build: its space, its engines (none: it is scanned), and whether it answers sentences."""
+
+    space: SpaceRecord
+    engines: Engines
+
+    @property
+    def answers_sentences(self) -> bool:
+        """Whether sentences can be compared with its vectors."""
+        return self.space.name == JOINT_SPACE
 
 
 def write_items(version: Path, items: pa.Table) -> None:
-    """Write the items (schema ITEMS), in row order."""
+    """Write the items (schema ITEMS), in their order."""
     item_files.write(version / ITEMS_NAME, items)
 
 
-def write_shard(
-    version: Path,
-    number: int,
-    vectors: FloatArray,
-    reduction: Reduction | None,
-    settings: EngineSettings,
-    *,
-    alone: bool = True,
+def write_rows(
+    version: Path, field: str, shard: int, vectors: NDArray[Any], items: Sequence[Items], count: int
 ) -> None:
-    """Write one shard's files from its unit vectors float32 (n, d), in row order, Annoy's last.
+    """Write the rows of one field over `count` items of a shard: distinct vectors (n, d), and the items of each.
 
-    A graph that is `alone`, the version's only shard, is measured before it is complete; several are measured on each
-    other's vectors when the version is finished.
-    A vector of length zero is let through: it has no direction, and scores 0 against every query. Raises
-    ValueError for no vectors, and for others that are not finite or not of length one: Annoy would take
-    them in silence.
+    Vectors are unit vectors float32, or float16 ones of any length. `items[i]` are the places in the shard, from 0, of
+    what row i stands for. No rows leave no files. Raises ValueError for vectors that could not be searched.
     """
-    if vectors.ndim != 2 or not vectors.size:
-        raise ValueError(f"shard {number} was given vectors of shape {vectors.shape}; expected at least one row")
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    if not ((np.abs(squares - 1) < _UNIT_TOLERANCE) | (squares == 0)).all():
-        raise ValueError(f"shard {number} was given vectors that are not finite or not of length one")
-    annoy_name, vectors_name = shard_names(number)
-    vectors = np.ascontiguousarray(vectors, np.float32)
-    with committing(version / vectors_name) as temporary, temporary.open("wb") as stream:
-        np.save(stream, vectors, allow_pickle=False)
-    facts = _facts(vectors.shape[1], reduction, settings)
-    seen = vectors
+    paths = version / vectors_name(field, shard), version / row_items_name(field, shard)
+    for path in paths:  # of an earlier try
+        path.unlink(missing_ok=True)
+    if not len(items):
+        return
+    if not row_items.is_identity(items, count):
+        row_items.write(paths[1], items)
+    write_npy(paths[0], vectors, f"shard {shard} of the field {field}")
+
+
+def shards_with_rows(version: Path, field: str, shards: int) -> list[int]:
+    """Return the numbers of the shards that have rows of a field."""
+    return [shard for shard in range(shards) if (version / vectors_name(field, shard)).is_file()]
+
+
+def fit_reduction(version: Path, field: str, shards: Sequence[int]) -> Reduction | None:
+    """Fit the reduction of a field on up to SAMPLE of its vectors, evenly spaced, and write it.
+
+    None, and no file, where it would not pay.
+    """
+    stored = [map_stored(version / vectors_name(field, shard)) for shard in shards]
+    firsts = np.cumsum([0, *map(len, stored)])
+    wanted = evenly_spaced(int(firsts[-1]), SAMPLE)
+    parts = [
+        vectors[wanted[(wanted >= first) & (wanted < first + len(vectors))] - first]
+        for vectors, first in zip(stored, firsts[:-1], strict=True)
+    ]
+    reduction, path = fit(np.concatenate(parts)), version / reduction_name(field)
+    path.unlink(missing_ok=True)
     if reduction is not None:
-        seen = vectors @ reduction.leading(max(engine.dimensions for engine in facts.values()))
-    if settings.hnsw is not None:
-        _write_graph(version, number, vectors, seen, reduction, settings.hnsw, facts if alone else None)
-    seen = seen[:, : facts[ANNOY].dimensions]
-    annoy_trees.build(version / annoy_name, seen, annoy_trees.metric(reduction is not None), settings.annoy)
+        reduction.save(path)
+    return reduction
 
 
-def _write_graph(
-    version: Path,
-    number: int,
-    vectors: FloatArray,
-    reduced: FloatArray,
-    reduction: Reduction | None,
-    settings: HnswSettings,
-    alone: Mapping[str, EngineFacts] | None,
-) -> None:
-    """Write a shard's graph and, of one that is alone, what it found of vectors that were not in it yet."""
-    seen = hnsw.quantized(reduced)
-    order = hnsw.insertion_order(seen)
-    builder = HnswBuilder(seen.shape[1], settings)
-    path = version / graph_name(number)
-    if alone is not None:
-        rows = spread(len(vectors), min(QUERIES, 1 + len(vectors) // 10, len(vectors) - 1))
-        first = order[~np.isin(order, rows)]
-        builder.add(first, seen[first])
-        incomplete = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}")
-        builder.save(incomplete)
-        engine = HnswEngine(incomplete, len(first), seen.shape[1], len(vectors))
-        incomplete.unlink()
-        shard_facts = ShardFacts(len(vectors), shard_names(number)[1], {})
-        shard = Shard(version, shard_facts, 0, vectors, reduction is not None, {HNSW: engine})
-        asked = held_out(Searcher([shard], alone, reduction), rows, np.sort(first))
-        found = {"queries": len(asked.queries), "curve": curve(asked, HNSW, len(vectors))}
-        commit_bytes(version / HELD_OUT_NAME, json.dumps(found).encode())
-        order = rows
-    builder.add(order, seen[order])
-    builder.save(path)
+def load_reduction(version: Path, field: str, dimensions: int) -> Reduction | None:
+    """Return the reduction that `fit_reduction` wrote; raises CorruptIndexError where it is damaged."""
+    path = version / reduction_name(field)
+    return reductions.load(path, dimensions) if path.is_file() else None
 
 
-def _facts(dimensions: int, reduction: Reduction | None, settings: EngineSettings) -> dict[str, EngineFacts]:
-    """Return the engines that `settings` give, before anything was measured of them."""
-    scanned = dimensions if reduction is None else reduction.scanned
-    unknown = QualityFacts(0, {}, 0.0)
-    trees = {"trees": settings.annoy.count(reduction is not None), "seed": settings.annoy.seed, "threads": 1}
-    metric = annoy_trees.metric(reduction is not None)
-    facts = {
-        ANNOY: EngineFacts("annoy", annoy_trees.library_version(), metric, scanned, trees, 0, unknown),
-        SCAN: EngineFacts("numpy", np.__version__, scan.METRIC, scanned, {}, 0, unknown),
-    }
-    if settings.hnsw is not None:
-        seen = dimensions if reduction is None else reduction.directions.shape[1]
-        links = asdict(settings.hnsw) | {"threads": 1}
-        facts[HNSW] = EngineFacts("usearch", hnsw.library_version(), hnsw.METRIC, seen, links, 0, unknown)
-    return facts
+def build_engines_files(version: Path, field: str, shard: int, engines: Engines, *, reduced: bool) -> list[Path]:
+    """Return the files that `build_engines` writes, in its order."""
+    start, stored = stem(field, shard), vectors_name(field, shard)
+    names = dict.fromkeys(registry.kind(name).file(start, reduced) for name in engines)
+    return [version / name for name in names if name != stored]
+
+
+def build_engines(version: Path, field: str, shard: int, engines: Engines) -> None:
+    """Write the engines' files of one shard over the vectors that are there already."""
+    vectors = map_stored(version / vectors_name(field, shard))
+    reduction = load_reduction(version, field, vectors.shape[1])
+    records = _engine_records(vectors.shape[1], reduction, engines)
+    seen: FloatArray = vectors
+    if reduction is not None:
+        seen = vectors @ reduction.leading(max(record.dimensions for record in records.values()))
+    for name, record in records.items():
+        registry.kind(name).build(version, stem(field, shard), seen[:, : record.dimensions], record)
+
+
+def _engine_records(dimensions: int, reduction: Reduction | None, engines: Engines) -> dict[str, EngineRecord]:
+    """Return the records of engines, before anything was measured of them."""
+    shape = shape_of(dimensions, reduction)
+    return {name: registry.kind(name).describe(shape, parameters) for name, parameters in engines.items()}
 
 
 def finish_version(
     version: Path,
-    facts: VersionFacts,
+    origin: Origin,
     shard_items: Sequence[int],
+    fields: Mapping[str, FieldPlan],
     projection: Projection,
-    reduction: Reduction | None,
-    settings: EngineSettings,
+    sentences: FloatArray | None = None,
 ) -> Manifest:
-    """Write projection, reduction and manifest beside items and shards that are already there; return the manifest.
+    """Write projection and manifest beside what is already there; return the manifest.
 
-    `shard_items` has the count of each shard. Raises CorruptIndexError where the files are not what it says.
+    `shard_items` has the count of items of each shard. Fields without rows are left out. `sentences` are unit vectors
+    float32 (n, d) of the joint space, as people's queries are: engines are tuned with them too. Raises
+    CorruptIndexError where the files are not what was planned.
     """
     total = sum(shard_items)
     item_files.load(version / ITEMS_NAME, total)
     projection.save(version / PROJECTION_NAME)
-    if reduction is not None:
-        reduction.save(version / REDUCTION_NAME)
-    shards = tuple(_shard_facts(number, count, settings) for number, count in enumerate(shard_items))
-    engines = _facts(projection.dimensions, reduction, settings)
-    tuned = _tuned(version, shards, engines, projection.dimensions, reduction)
-    names = [ITEMS_NAME, PROJECTION_NAME, *([] if reduction is None else [REDUCTION_NAME])]
-    names += [name for shard in shards for name in (shard.vectors, *shard.engines.values())]
+    records = {}
+    for name, plan in fields.items():
+        if numbers := shards_with_rows(version, name, len(shard_items)):
+            records[name] = _tuned(version, _field_record(version, name, plan, shard_items, numbers), plan, sentences)
+    names = [ITEMS_NAME, PROJECTION_NAME, *(name for record in records.values() for name in files(record))]
     manifest = Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
         created_by=f"gifdex {package_version('gifdex')}",
-        build_id=facts.build_id,
+        build_id=origin.build_id,
         items=total,
-        dimensions=projection.dimensions,
         metric="cosine",
-        engine=fastest(tuned),
-        engines={
-            name: replace(engine, effort=tuned[name].effort, quality=tuned[name].quality)
-            for name, engine in engines.items()
-        },
-        reduction=None
-        if reduction is None
-        else ReductionFacts(reduction.directions.shape[1], reduction.sample, REDUCTION_NAME),
-        image_encoder=facts.image_encoder,
-        features_fingerprint=facts.features_fingerprint,
-        text_encoder=facts.text_encoder,
-        projection=ProjectionFacts(projection.kind, projection.fingerprint, PROJECTION_NAME),
+        image_encoder=origin.image_encoder,
+        features_fingerprint=origin.features_fingerprint,
+        text_encoder=origin.text_encoder,
+        projection=ProjectionRecord(projection.kind, projection.fingerprint, PROJECTION_NAME),
         items_file=ITEMS_NAME,
-        shards=shards,
-        files=file_facts(version, names),
+        fields=records,
+        files=file_records(version, names),
     )
     commit_manifest(version, manifest)
-    (version / HELD_OUT_NAME).unlink(missing_ok=True)
     return manifest
 
 
-def _shard_facts(number: int, count: int, settings: EngineSettings) -> ShardFacts:
-    annoy_name, vectors_name = shard_names(number)
-    graphs = {} if settings.hnsw is None else {HNSW: graph_name(number)}
-    return ShardFacts(count, vectors_name, {ANNOY: annoy_name, **graphs})
+def _field_record(
+    version: Path, field: str, plan: FieldPlan, shard_items: Sequence[int], numbers: Sequence[int]
+) -> FieldRecord:
+    """Return a field's record as its files are, its engines not measured yet."""
+    stored = {number: map_stored(version / vectors_name(field, number)) for number in numbers}
+    first = stored[numbers[0]]
+    reduction = load_reduction(version, field, first.shape[1])
+    firsts = np.cumsum([0, *shard_items]).tolist()
+    shards = []
+    for number, vectors in stored.items():
+        start, mapped = stem(field, number), row_items_name(field, number)
+        has_map = (version / mapped).is_file()
+        if not has_map and len(vectors) != shard_items[number]:
+            raise CorruptIndexError(
+                f"{version / vectors_name(field, number)} has {len(vectors):,} rows, but the shard has "
+                f"{shard_items[number]:,} items: build it again"
+            )
+        read = {name: registry.kind(name).file(start, reduction is not None) for name in plan.engines}
+        row_map = mapped if has_map else None
+        shards.append(
+            ShardRecord(firsts[number], shard_items[number], len(vectors), vectors_name(field, number), row_map, read)
+        )
+    return FieldRecord(
+        space=plan.space,
+        dimensions=first.shape[1],
+        dtype=str(first.dtype),
+        rows=sum(shard.rows for shard in shards),
+        shards=tuple(shards),
+        reduction=None
+        if reduction is None
+        else ReductionRecord(reduction.shape.kept, reduction.sample, reduction_name(field)),
+        engine=None,
+        engines=_engine_records(first.shape[1], reduction, plan.engines),
+    )
 
 
-def _tuned(
-    version: Path,
-    shards: Sequence[ShardFacts],
-    engines: dict[str, EngineFacts],
-    dimensions: int,
-    reduction: Reduction | None,
-) -> dict[str, Tuned]:
-    """Measure every engine on the files as they are."""
-    opened = open_shards(version, shards, dimensions, reduction is not None)
-    searcher = Searcher(opened, engines, reduction)
-    asked = held_out(searcher, spread(searcher.items, QUERIES))
-    known = {}
-    if HNSW in engines and len(shards) == 1:
-        known[HNSW] = _measured(version / HELD_OUT_NAME)
-    elif HNSW in engines:
-        others = across(searcher, QUERIES)
-        known[HNSW] = Measured(len(others.queries), curve(others, HNSW, searcher.items))
-    return {name: tune(searcher, asked, name, known.get(name)) for name in engines}
-
-
-def _measured(path: Path) -> Measured:
-    try:
-        found = json.loads(path.read_text())
-        return Measured(found["queries"], {int(effort): shares for effort, shares in found["curve"].items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        raise CorruptIndexError(f"cannot read {path}: {err}; build the shard again") from err
+def _tuned(version: Path, record: FieldRecord, plan: FieldPlan, sentences: FloatArray | None) -> FieldRecord:
+    """Return the record with what was measured on the files as they are."""
+    if not record.engines:
+        return record
+    reduction = None
+    if record.reduction is not None:
+        reduction = reductions.load(version / record.reduction.file, record.dimensions)
+    searcher = Searcher(open_shards(version, record), record.engines, reduction)
+    engines = tune(searcher, sentences if plan.answers_sentences else None)
+    default = registry.default(engines, record.rows, len(record.shards), reduced=reduction is not None)
+    return replace(record, engine=default, engines=engines)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gifdex.encoders.base import FloatArray
+from gifdex.index.fields import Asked
 from gifdex.index.lookup import Index
+from gifdex.index.queries.fuse import Fusion
+from gifdex.index.search import recall
 from gifdex.schemas.errors import CaptionsError
 
 _ENGINE_K = 10
@@ -44,26 +48,43 @@ class Evaluation:
         }
 
 
-def evaluate(index: Index, captions: Sequence[tuple[str, str]]) -> Evaluation:
+def evaluate(
+    index: Index, captions: Sequence[tuple[str, str]], fields: Mapping[str, float] | None = None
+) -> Evaluation:
     """Ask `index` each caption of (id, caption) pairs and rank the item of that id among all items.
 
-    An item's rank counts those with a higher score, so equal scores share the best rank. Raises
-    CaptionsError where no id is in the index.
+    `fields` are those that answer and their weights, as in `Index.search`. An item's rank counts those with a higher
+    score, so equal scores share the best rank. Raises CaptionsError where no id is in the index, QueryError for fields
+    that it does not have.
     """
-    rows = {key: row for row, key in enumerate(index.ids)}
-    known = [(key, caption) for key, caption in captions if key in rows]
-    absent = tuple(sorted({key for key, _ in captions if key not in rows}))
+    places_of = {key: place for place, key in enumerate(index.ids)}
+    known = [(key, caption) for key, caption in captions if key in places_of]
+    absent = tuple(sorted({key for key, _ in captions if key not in places_of}))
     if not known:
         raise CaptionsError(
             f"none of the {len(absent):,} ids of the captions is in the index {index.path} (the first: {absent[0]}): "
             "give captions of its items"
         )
-    places, queries = index.embed_known([caption for _, caption in known])
+    places, vectors = index.embed_known([caption for _, caption in known])
     if not places:
         raise CaptionsError(
             f"the text encoder of the index {index.path} knows no word of the {len(known):,} captions (the first: "
             f"{known[0][1]!r:.80}): give captions in its language"
         )
-    ranks = index.ranks(queries, np.array([rows[known[place][0]] for place in places]))
-    recall = index.engine_recall(queries, _ENGINE_K)
-    return Evaluation(ranks, absent, recall, index.engine, len(known) - len(places))
+    fused, queries = index.fusion(vectors, fields)
+    items = np.array([places_of[known[place][0]] for place in places])
+    engines = {field.name: field.record.engine or "exact" for field, _ in fused.parts}
+    engine = ", ".join(dict.fromkeys(engines.values()))
+    return Evaluation(
+        fused.ranks(queries, items), absent, engine_recall(fused, queries), engine, len(known) - len(places)
+    )
+
+
+def engine_recall(fused: Fusion, queries: FloatArray, k: int = _ENGINE_K, asked: Asked | None = None) -> float:
+    """Return the mean share of the exact k best items for unit queries (n, d) that engines find.
+
+    Each query is asked by itself, as people ask; by default of the fields' default engines and numbers of candidates.
+    """
+    exact = fused.search(queries, k, Asked(exact=True))
+    found = [fused.search(query[None], k, asked or Asked())[0] for query in queries]
+    return recall(exact, found)

@@ -25,13 +25,14 @@ import pyarrow.parquet as pq
 
 from gifdex.encoders.base import FloatArray
 from gifdex.index import items as item_files
-from gifdex.index.artifact import file_facts, verify
-from gifdex.index.engines.settings import AnnoySettings, HnswSettings
-from gifdex.index.search import Shard, open_shards
+from gifdex.index.artifact import file_records, verify
+from gifdex.index.engines import annoy_trees, hnsw
+from gifdex.index.field_records import IMAGE
+from gifdex.index.fields import Field, open_field
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorruptIndexError, ExportError, MissingExtraError
 from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, commit_bytes, committing, read_table, sync
-from gifdex.schemas.manifest import FileFacts, Manifest
+from gifdex.schemas.manifest import FileRecord, Manifest
 from gifdex.schemas.progress import QUIET, Progress
 
 FACTS_NAME = "facts.json"
@@ -52,7 +53,7 @@ class Exported:
     format: str
     build_id: str
     items: int
-    files: dict[str, FileFacts]
+    files: dict[str, FileRecord]
 
 
 @dataclass(frozen=True)
@@ -61,23 +62,24 @@ class _Source:
 
     manifest: Manifest
     items: pa.Table
-    shards: list[Shard]
+    field: Field
     trees: int
     progress: Progress
 
     @property
     def dimensions(self) -> int:
-        return self.manifest.dimensions
+        return self.field.dimensions
 
     def blocks(self) -> Iterator[tuple[int, FloatArray]]:
-        """Yield the vectors end to end in blocks float32 (m, d), each with its first row."""
-        rows = max(1, _BLOCK_BYTES // (4 * self.dimensions))
-        self.progress.stage("vectors", 0, self.manifest.items)
-        for shard in self.shards:
-            for start in range(0, len(shard), rows):
-                block = np.ascontiguousarray(shard.vectors[start : start + rows])
-                yield shard.first + start, block
-                self.progress.stage("vectors", shard.first + start + len(block), self.manifest.items)
+        """Yield the items' vectors, in their order, in blocks float32 (m, d), each with its first item."""
+        size = max(1, _BLOCK_BYTES // (4 * self.dimensions))
+        count, rows = self.manifest.items, self.field.items.row_of
+        self.progress.stage("vectors", 0, count)
+        for start in range(0, count, size):
+            distinct, places = np.unique(rows[start : start + size], return_inverse=True)
+            block = np.ascontiguousarray(self.field.searcher.vectors_at(distinct)[places])
+            yield start, block
+            self.progress.stage("vectors", start + len(block), count)
 
 
 def export(
@@ -114,14 +116,14 @@ def export(
     try:
         replaces = _replaces(place, force)
         manifest = verify(version, progress)
-        shards = open_shards(version, manifest.shards, manifest.dimensions, manifest.reduction is not None)
-        source = _Source(manifest, _read_items(version, manifest), shards, trees, progress)
+        field = open_field(version, IMAGE, manifest.fields[IMAGE], manifest.items)
+        source = _Source(manifest, _read_items(version, manifest), field, trees, progress)
         with _committing_folder(place, replaces) as folder:
             _write_items(folder / ITEMS_NAME, source)
             with committing(folder / writer.name) as temporary:
                 parameters = writer.write(temporary, source, library)
             progress.stage("hash", 0, 1)
-            files = file_facts(folder, sorted([ITEMS_NAME, writer.name]))
+            files = file_records(folder, sorted([ITEMS_NAME, writer.name]))
             progress.stage("hash", 1, 1)
             facts = _facts(format, writer.package, manifest, parameters, files)
             commit_bytes(folder / FACTS_NAME, (json.dumps(facts, indent=2) + "\n").encode())
@@ -135,14 +137,14 @@ def export(
 
 
 def _facts(
-    format: str, package: str, manifest: Manifest, parameters: dict[str, Any], files: dict[str, FileFacts]
+    format: str, package: str, manifest: Manifest, parameters: dict[str, Any], files: dict[str, FileRecord]
 ) -> dict[str, Any]:
     return {
         "created_by": f"gifdex {package_version('gifdex')}",
         "format": format,
         "build_id": manifest.build_id,
         "items": manifest.items,
-        "dimensions": manifest.dimensions,
+        "dimensions": manifest.fields[IMAGE].dimensions,
         "metric": manifest.metric,
         "image_encoder": asdict(manifest.image_encoder),
         "text_encoder": asdict(manifest.text_encoder),
@@ -274,7 +276,7 @@ def _write_parquet(path: Path, source: _Source, library: Any) -> dict[str, Any]:
 
 
 def _write_annoy(path: Path, source: _Source, library: Any) -> dict[str, Any]:
-    seed = AnnoySettings().seed
+    seed = annoy_trees.SEED
     index = library.AnnoyIndex(source.dimensions, "angular")
     index.set_seed(seed)
     for first, block in source.blocks():
@@ -288,8 +290,7 @@ def _write_annoy(path: Path, source: _Source, library: Any) -> dict[str, Any]:
 
 
 def _write_usearch(path: Path, source: _Source, library: Any) -> dict[str, Any]:
-    settings = HnswSettings()
-    links = {"connectivity": settings.connectivity, "expansion_add": settings.expansion_add}
+    links = dict(hnsw.USUAL)
     index = library.Index(ndim=source.dimensions, metric="cos", dtype="f32", **links)
     for first, block in source.blocks():
         index.add(np.arange(first, first + len(block), dtype=np.uint64), block, threads=1, copy=True)

@@ -6,15 +6,18 @@ import os
 from pathlib import Path
 
 from gifdex.encoders import projections
+from gifdex.encoders.projections.base import Projection
 from gifdex.index import items as item_files
-from gifdex.index import reduction as reductions
 from gifdex.index.artifact import check_hashes, check_sizes, read_manifest
+from gifdex.index.field_records import IMAGE
+from gifdex.index.fields import open_field
+from gifdex.index.file_watch import FileWatch
 from gifdex.index.lookup import Index
-from gifdex.index.search import Searcher, open_shards
+from gifdex.index.queries.sentences import SentenceEmbedder
 from gifdex.index.store import resolve
-from gifdex.index.unchanged import Unchanged
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, ProjectionError
 from gifdex.schemas.files import is_url
+from gifdex.schemas.manifest import Manifest
 
 _TRIES = 5  # versions that may be published while one is opened
 
@@ -41,9 +44,9 @@ def open_index(
     """
     if is_url(path):
         try:
-            return _open_version(located(path, cache), verify, text_encoder)
+            return _open_version(local_version(path, cache), verify, text_encoder)
         except CorruptIndexError:  # the cache may have rotted
-            return _open_version(located(path, cache, distrust=True), verify, text_encoder)
+            return _open_version(local_version(path, cache, distrust=True), verify, text_encoder)
     for _ in range(_TRIES - 1):
         version = resolve(Path(path))
         try:
@@ -55,7 +58,7 @@ def open_index(
     return _open_version(resolve(Path(path)), verify, text_encoder)
 
 
-def located(
+def local_version(
     path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None, *, distrust: bool = False
 ) -> Path:
     """Return the version's folder that a path stands for or, of a URL, the folder of the cache that it is brought to.
@@ -71,28 +74,30 @@ def located(
 
 def _open_version(version: Path, verify: bool, text_encoder: str | None) -> Index:
     manifest = read_manifest(version)
-    read = {
-        manifest.projection.file,
-        manifest.reduction and manifest.reduction.file,
-    }  # into memory; the others are mapped
-    unchanged = Unchanged(version / name for name in check_sizes(version, manifest) if name not in read)
+    used = check_sizes(version, manifest)
     if verify:
         check_hashes(version, manifest)
+    in_memory = {manifest.projection.file}  # read at opening, where the others are mapped
+    for record in manifest.fields.values():
+        in_memory |= {shard.row_items for shard in record.shards if shard.row_items is not None}
+        in_memory |= set() if record.reduction is None else {record.reduction.file}
+    watch = FileWatch(version / name for name in used if name not in in_memory)
     items = item_files.load(version / manifest.items_file, manifest.items)
+    projection = _projection(version, manifest)
+    fields = {name: open_field(version, name, record, manifest.items) for name, record in manifest.fields.items()}
+    embedder = SentenceEmbedder(version, manifest.text_encoder, projection, text_encoder)
+    return Index(version, manifest, fields, items, embedder, watch)
+
+
+def _projection(version: Path, manifest: Manifest) -> Projection:
+    path, dimensions = version / manifest.projection.file, manifest.fields[IMAGE].dimensions
     try:
-        projection = projections.load(version / manifest.projection.file)
+        projection = projections.load(path)
     except ProjectionError as err:
         raise CorruptIndexError(f"{err}; restore the index or rebuild it") from err
-    if projection.dimensions != manifest.dimensions:
+    if projection.dimensions != dimensions:
         raise CorruptIndexError(
-            f"{version / manifest.projection.file} has {projection.dimensions} dimensions, but the manifest says "
-            f"{manifest.dimensions}: restore the file or rebuild"
+            f"{path} has {projection.dimensions} dimensions, but the manifest says {dimensions}: restore the file or "
+            "rebuild"
         )
-    reduction = None
-    if (facts := manifest.reduction) is not None:
-        reduction = reductions.load(version / facts.file, manifest.dimensions, facts.dimensions)
-    shards = open_shards(version, manifest.shards, manifest.dimensions, reduction is not None)
-    for shard in shards:
-        shard.check(manifest.engines)
-    searcher = Searcher(shards, manifest.engines, reduction)
-    return Index(version, manifest, searcher, items, projection, unchanged, text_encoder)
+    return projection

@@ -19,21 +19,22 @@ from safetensors import SafetensorError, safe_open
 
 from gifdex.encoders.base import FACTS_KEY, FloatArray, safetensors_bytes
 from gifdex.index import kernels
+from gifdex.index.engines.base import Shape
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.files import commit_bytes
 
 # Vectors that directions are fitted on, at most.
 SAMPLE = 20_000
 # Share of squared length that the engines' dimensions keep, and multiples that they come in (a cache line of
-# float32, and of bytes, or more). Annoy and the scan: .75 (112 to 128 of 1024 dimensions of the benchmark's
-# vectors) was as fast at recall@10 .95 as .67, and faster above. The graph sees a byte a dimension, and so more of
-# them: with .88 (320) it is 15 % faster at recall@10 .97 than with .9 (384), 5 % slower at .99, and sooner built.
+# float32, and of bytes, or more). Trees and scans: .75 (112 to 128 of 1024 dimensions of the benchmark's vectors) was
+# as fast at recall@10 .95 as .67, and faster above. Graphs see a byte a dimension, and so more of them: with .88 (320)
+# one is 15 % faster at recall@10 .97 than with .9 (384), 5 % slower at .99, and built sooner.
 _SCANNED_SHARE, _SCANNED_MULTIPLE = 0.75, 16
 _GRAPH_SHARE, _GRAPH_MULTIPLE = 0.88, 64
 # Vectors of no more dimensions are searched as they are, and so are those that half of the dimensions do not keep.
-_LEAST_DIMENSIONS = 64
+_MIN_DIMENSIONS = 64
 # Vectors for each of their dimensions: fewer lie along directions that the next ones do not.
-_LEAST_SAMPLE = 4
+_MIN_SAMPLE_A_DIMENSION = 4
 _TENSOR = "directions"
 _UNIT_TOLERANCE = 1e-3
 _WHOLE = 32767  # the length of a direction in whole numbers, as kernels.c has it
@@ -43,12 +44,18 @@ _WHOLE = 32767  # the length of a direction in whole numbers, as kernels.c has i
 class Reduction:
     """Orthonormal `directions` float32 (d, r), the leading first, fitted on `sample` vectors.
 
-    Annoy and the scan use the first `scanned` of them, the graph all.
+    Trees and scans use the first `scanned` of them, graphs all.
     """
 
     directions: FloatArray
     scanned: int
     sample: int
+
+    @property
+    def shape(self) -> Shape:
+        """What engines are built over."""
+        dimensions, kept = self.directions.shape
+        return Shape(dimensions, reduced=True, scanned=self.scanned, kept=kept)
 
     def leading(self, dimensions: int) -> FloatArray:
         """Return the map float32 (d, dimensions) onto the leading directions, laid out for products."""
@@ -75,10 +82,17 @@ class Reduction:
         commit_bytes(path, safetensors_bytes({_TENSOR: self.directions}, facts))
 
 
+def shape_of(dimensions: int, reduction: Reduction | None) -> Shape:
+    """Return what engines are built over: a reduction, or whole vectors of so many dimensions."""
+    if reduction is None:
+        return Shape(dimensions, reduced=False, scanned=dimensions, kept=dimensions)
+    return reduction.shape
+
+
 def fit(vectors: FloatArray) -> Reduction | None:
     """Fit the reduction of unit vectors float32 (n, d), a sample of those to come; None where it would not pay."""
     count, dimensions = vectors.shape
-    if dimensions <= _LEAST_DIMENSIONS or count < _LEAST_SAMPLE * dimensions:
+    if dimensions <= _MIN_DIMENSIONS or count < _MIN_SAMPLE_A_DIMENSION * dimensions:
         return None
     moment = np.zeros((dimensions, dimensions))
     for start in range(0, count, 4096):

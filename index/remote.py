@@ -23,7 +23,7 @@ from pyarrow import fs
 from gifdex.index import artifact, store
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, IndexNotFoundError, RemoteError
 from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, committing, sha256_file, sync
-from gifdex.schemas.manifest import MANIFEST_NAME, FileFacts, Manifest
+from gifdex.schemas.manifest import MANIFEST_NAME, FileRecord, Manifest
 from gifdex.schemas.progress import QUIET, Progress
 
 CACHE_VARIABLE = "GIFDEX_CACHE"
@@ -154,7 +154,7 @@ class Place:
                 yield len(block)
             stream.flush()
 
-    def has(self, facts: FileFacts, checksum: bool, *names: str) -> bool:
+    def has(self, facts: FileRecord, checksum: bool, *names: str) -> bool:
         """Tell whether a file is there already: of that size or, with `checksum`, by its bytes, which are read."""
         if self.size(*names) != facts.bytes:
             return False
@@ -219,7 +219,7 @@ def _fetch(
         )
     where = place.shown(*names, MANIFEST_NAME)
     try:
-        manifest = Manifest.from_json(text.decode(), where)
+        manifest = artifact.parse_manifest(text.decode(), where)
     except UnicodeDecodeError as err:
         raise CorruptIndexError(f"{where} is no text in UTF-8 ({err}): push the version again") from err
     artifact.check_names(where, manifest)
@@ -298,14 +298,14 @@ def _cached_files(local: Path) -> dict[str, Path]:
     return found
 
 
-def _is_right(path: Path, facts: FileFacts) -> bool:
+def _is_right(path: Path, facts: FileRecord) -> bool:
     try:
         return path.stat().st_size == facts.bytes and sha256_file(path) == facts.sha256
     except OSError:
         return False
 
 
-def _link(source: Path | None, target: Path, facts: FileFacts) -> bool:
+def _link(source: Path | None, target: Path, facts: FileRecord) -> bool:
     """Give a cached file another name, if it is what it should be."""
     if source is None or not _is_right(source, facts):
         return False
@@ -317,7 +317,7 @@ def _link(source: Path | None, target: Path, facts: FileFacts) -> bool:
     return True
 
 
-def _download(place: Place, names: tuple[str, ...], target: Path, facts: FileFacts) -> Iterator[int]:
+def _download(place: Place, names: tuple[str, ...], target: Path, facts: FileRecord) -> Iterator[int]:
     """Copy a file here, going on where an interrupted copy of the same SHA-256 ends; yield how far it is."""
     part = target.parent.parent / f"{TEMPORARY_PREFIX}{facts.sha256}"
     resumed = part.exists() and 0 < part.stat().st_size <= facts.bytes

@@ -22,7 +22,7 @@ from gifdex.index import artifact, store
 from gifdex.index.remote import MOST_MANIFEST, Place
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, GifdexError, IndexNotFoundError, RemoteError
 from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, is_url
-from gifdex.schemas.manifest import MANIFEST_NAME, FileFacts, Manifest
+from gifdex.schemas.manifest import MANIFEST_NAME, FileRecord, Manifest
 from gifdex.schemas.progress import QUIET, Progress
 
 _MIB = 1024**2
@@ -143,7 +143,7 @@ def push(version: Path, destination: str, progress: Progress = QUIET, *, checksu
     """
     manifest, text = artifact.verify(version, progress), (version / MANIFEST_NAME).read_bytes()
     place, build_id = destination_of(destination), manifest.build_id
-    copied: list[FileFacts] = []
+    copied: list[FileRecord] = []
     if (theirs := None if checksum else _whole(place, build_id)) is not None:
         there = list(theirs.files.values())
     else:
@@ -164,7 +164,7 @@ def _whole(place: Place, build_id: str) -> Manifest | None:
     """Return the manifest of a version elsewhere whose files all have their sizes; else nothing."""
     text = place.read(MOST_MANIFEST, build_id, MANIFEST_NAME)
     try:
-        manifest = Manifest.from_json((text or b"").decode(), place.shown(build_id, MANIFEST_NAME))
+        manifest = artifact.parse_manifest((text or b"").decode(), place.shown(build_id, MANIFEST_NAME))
     except (ArtifactError, UnicodeDecodeError):
         return None
     is_whole = all(place.has(facts, False, build_id, name) for name, facts in manifest.files.items())
@@ -173,7 +173,7 @@ def _whole(place: Place, build_id: str) -> Manifest | None:
 
 def _copy(
     version: Path, place: Place, manifest: Manifest, text: bytes, progress: Progress, checksum: bool
-) -> tuple[list[FileFacts], list[FileFacts]]:
+) -> tuple[list[FileRecord], list[FileRecord]]:
     """Copy the files that are not there, then the manifest; return those that were copied and those that were there.
 
     Until it is whole, the version does not exist there, and a note says which bytes are coming.
@@ -190,8 +190,8 @@ def _copy(
         place.put(text, build_id, _COMING)
     total = sum(facts.bytes for facts in manifest.files.values())
     done = 0
-    copied: list[FileFacts] = []
-    there: list[FileFacts] = []
+    copied: list[FileRecord] = []
+    there: list[FileRecord] = []
     for name, facts in manifest.files.items():
         if (checksum or resumed) and place.has(facts, checksum, build_id, name):
             there.append(facts)

@@ -1,208 +1,130 @@
-"""Choose each engine's default effort by measurement, and say how good and how fast it then is."""
+"""Choose each engine's default `num_candidates` by measurement, and say how much it then finds.
+
+Two kinds of queries are asked. Vectors of the field itself, each left out of the answers to itself, are many and lie
+where the field's vectors do. Sentences lie farther off and find less with the same candidates, and they are what people
+ask. The default reaches the engine's target with both. Nothing is timed here, so the result depends on the vectors and
+the sentences alone.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from gifdex.encoders.base import FloatArray
-from gifdex.index.engines.base import Rows, spread
-from gifdex.index.engines.settings import ANNOY, HNSW, SCAN
-from gifdex.index.search import Scores, Searcher, candidates, recall
-from gifdex.schemas.manifest import QualityFacts
+from gifdex.index.engines import registry
+from gifdex.index.engines.base import Rows, Tuning, evenly_spaced
+from gifdex.index.search import Found, Searcher, candidates_for, recall
+from gifdex.schemas.manifest import EngineRecord, RecallRecord
 
-_K = "10"
-_REPORTED = ("1", "10", "100")
-# recall@10 that the default effort must reach on held-out vectors. A sentence lies farther from them and finds less at
-# the same effort, hence more than the .95 that it should have. Most of a scan's time goes into finding candidates, so
-# that twice as many cost little.
-TARGETS = {ANNOY: 0.98, SCAN: 0.99, HNSW: 0.99}
-_SPARE = {ANNOY: 1, SCAN: 2, HNSW: 1}
-# One query of so many is asked: trees answer so slowly that all would take most of the time there is. Recall of a
-# quarter is off by .01, as their target allows.
-STEP = {ANNOY: 4, SCAN: 1, HNSW: 1}
-_LEAST_EFFORT = 10
-_MANY = 100
-_MOST = _MANY + 1  # of which one may be the query itself
-_QUARTER = 4
-# Three times what the recall of a quarter of the queries is off by.
-_FAR = 0.03
-_SECONDS = 0.1  # that an engine is timed for, at most
+_K = 10
+_REPORTED = (1, _K, 100)
+_MIN_CANDIDATES = 10
+# Queries of each kind.
 QUERIES = 128
-
-Found = Sequence[tuple[Rows, Scores]]
-# Recall at k, for some k, of each effort, in rising order.
-Curve = Mapping[int, Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """An engine's curve, and of how many queries it is."""
-
-    queries: int
-    curve: Curve
+# One query in so many is asked first, and all of them where those find nearly enough: recall of a quarter is off by a
+# third of `_FAR`.
+_QUARTER, _FAR = 4, 0.03
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """An engine's default effort, and what it gives."""
+class Probe:
+    """Queries (n, d) of one kind, the row that each one is (None for sentences), and its best rows by exact search."""
 
-    effort: int
-    quality: QualityFacts
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Queries (n, d) for a searcher, the rows that they are of, and the best of other items for each."""
-
-    searcher: Searcher
-    rows: Rows
     queries: FloatArray
-    exact: Found
+    without: Rows | None
+    exact: Sequence[Found]
 
+    def every(self, step: int) -> Probe:
+        """Return every `step`-th query."""
+        own = None if self.without is None else self.without[::step]
+        return Probe(self.queries[::step], own, self.exact[::step])
 
-class HeldOut:
-    """Vectors of the index as queries, and the best of other items for each, by exact search.
-
-    A query's own item is not counted, neither in the exact answers nor in those found. Answers are kept until another
-    engine or effort is asked: some queries are asked first, and all of them if those find enough.
-    """
-
-    def __init__(self, parts: Sequence[_Part]) -> None:
-        self._parts = parts
-        self.queries = np.concatenate([part.queries for part in parts])
-        self._asked: tuple[str, int, int] | None = None
-        self._answers: list[dict[int, tuple[Rows, Scores]]] = []
-
-    def count(self, step: int) -> int:
-        """Return how many queries every `step`-th one makes."""
-        return sum(len(part.rows[::step]) for part in self._parts)
-
-    def recalls(self, engine: str, effort: int, k: int = 10, step: int = 1) -> dict[str, float]:
-        """Return recall@k of every `step`-th query, rounded to four digits, and for ten hits that of the first, too."""
-        if self._asked != (engine, effort, k):
-            self._asked, self._answers = (engine, effort, k), [{} for _ in self._parts]
-        exact: list[tuple[Rows, Scores]] = []
-        found: list[tuple[Rows, Scores]] = []
-        for part, answers in zip(self._parts, self._answers, strict=True):
-            wanted = range(0, len(part.rows), step)
-            if new := [place for place in wanted if place not in answers]:
-                given = part.searcher.search_among(part.queries[new], k + 1, engine, candidates(effort, k) + 1)
-                answers.update(zip(new, _without(part.rows[new], given), strict=True))
-            found += [answers[place] for place in wanted]
-            exact += part.exact[::step]
+    def recall(self, searcher: Searcher, engine: str, num_candidates: int, k: int = _K) -> dict[int, float]:
+        """Return the recall at k of an engine and, for ten hits, of the first one too, rounded to four digits."""
+        count = candidates_for(num_candidates, k)
+        found = searcher.search_among(self.queries, k, engine, count, self.without)
         return {
-            str(first): round(recall([(rows[:first], scores[:first]) for rows, scores in exact], found), 4)
-            for first in ((1, k) if k == int(_K) else (k,))
+            first: round(recall([(rows[:first], scores[:first]) for rows, scores in self.exact], found), 4)
+            for first in ((1, k) if k == _K else (k,))
         }
 
 
-def held_out(searcher: Searcher, rows: Rows, others: Rows | None = None) -> HeldOut:
-    """Return the vectors of `rows` as queries.
+def stored_vectors(searcher: Searcher, count: int = QUERIES) -> Probe:
+    """Return about `count` vectors of the field as queries, evenly spaced, without those that have no direction."""
+    rows = evenly_spaced(searcher.rows, count)
+    queries = searcher.vectors_at(rows)
+    directed = queries.any(axis=1)
+    rows, queries = rows[directed], queries[directed]
+    return Probe(queries, rows, searcher.scan(queries, max(_REPORTED), rows) if len(rows) else [])
 
-    Trees and scans answer them as if they did not have them: neither shapes itself after one item. A graph does, so
-    it is asked before it has the queries, and then `others` are the rows that it has.
+
+def sentences(searcher: Searcher, queries: FloatArray) -> Probe:
+    """Return the unit vectors float32 (n, d) of sentences as queries."""
+    return Probe(queries, None, searcher.scan(queries, max(_REPORTED)))
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    """One engine's recall at rising numbers of candidates, of one probe; each number is asked once."""
+
+    searcher: Searcher
+    engine: str
+    tuning: Tuning
+    probe: Probe
+
+    def reaches(self, num_candidates: int) -> bool:
+        """Tell whether the recall reaches the target."""
+        if not len(self.probe.queries):
+            return True
+        target = self.tuning.target
+        few = self.probe.every(_QUARTER * self.tuning.step)
+        if few.recall(self.searcher, self.engine, num_candidates)[_K] < target - _FAR:
+            return False
+        return self.probe.every(self.tuning.step).recall(self.searcher, self.engine, num_candidates)[_K] >= target
+
+    def record(self, num_candidates: int) -> RecallRecord:
+        """Return the recall at 1, 10 and 100 hits; at 100 a quarter of the queries tell as much."""
+        asked = self.probe.every(self.tuning.step)
+        if not len(asked.queries):
+            return RecallRecord(0, {})
+        found = asked.recall(self.searcher, self.engine, num_candidates)
+        found |= asked.every(_QUARTER).recall(self.searcher, self.engine, num_candidates, max(_REPORTED))
+        return RecallRecord(len(asked.queries), {str(k): found[k] for k in _REPORTED})
+
+
+def _rising(rows: int) -> Iterator[int]:
+    """Yield rising numbers of candidates, each about half as many again, to all rows."""
+    count = _MIN_CANDIDATES
+    while count < rows:
+        yield count
+        count += count // 2
+    yield rows
+
+
+def tune(searcher: Searcher, queries: FloatArray | None) -> dict[str, EngineRecord]:
+    """Return the searcher's engines with the least `num_candidates` that reaches each one's target, and their recall.
+
+    `queries` are the unit vectors float32 (n, d) of sentences, None for a field that answers none.
     """
-    rows, queries = _directed(searcher, rows)
-    if others is None:
-        return HeldOut([_Part(searcher, rows, queries, _without(rows, searcher.scan(queries, _MOST)))])
-    # All of the queries are kept from each other, and reading every vector is quicker than picking those of others.
-    exact = [
-        (found[among], scores[among])
-        for found, scores in searcher.scan(queries, _MOST + len(rows))
-        for among in [np.isin(found, others)]
-    ]
-    return HeldOut([_Part(searcher, rows, queries, [(found[:_MOST], scores[:_MOST]) for found, scores in exact])])
+    stored = stored_vectors(searcher)
+    asked = None if queries is None else sentences(searcher, queries)
+    return {name: _tuned(searcher, name, record, stored, asked) for name, record in searcher.engines.items()}
 
 
-def across(searcher: Searcher, count: int) -> HeldOut:
-    """Return about `count` vectors of several shards as queries, each for all shards but its own.
-
-    No graph that is asked has them, and the ten best are of several shards, as they are of a service's queries.
-    """
-    each = -(-count // len(searcher.shards))
-    parts = []
-    for number, shard in enumerate(searcher.shards):
-        rows, queries = _directed(searcher, shard.first + spread(len(shard), each))
-        others = searcher.without(number)
-        parts.append(_Part(others, rows, queries, others.scan(queries, _MOST)))
-    return HeldOut(parts)
-
-
-def _directed(searcher: Searcher, rows: Rows) -> tuple[Rows, FloatArray]:
-    """Return those of rows whose vectors have a direction, and so neighbours, and the vectors."""
-    vectors = searcher.vectors_at(rows)
-    directed = vectors.any(axis=1)
-    return rows[directed], vectors[directed]
-
-
-def _without(own: Rows, found: Found) -> list[tuple[Rows, Scores]]:
-    """Return what was found for each query without its own row."""
-    kept = [rows != row for (rows, _), row in zip(found, own, strict=True)]
-    return [(rows[mask], scores[mask]) for (rows, scores), mask in zip(found, kept, strict=True)]
-
-
-def _efforts(items: int) -> Iterator[int]:
-    """Yield rising efforts, each about half as much again, to all items."""
-    effort = _LEAST_EFFORT
-    while effort < items:
-        yield effort
-        effort += effort // 2
-    yield items
-
-
-def curve(asked: HeldOut, engine: str, items: int) -> dict[int, dict[str, float]]:
-    """Return an engine's recall@10 at rising efforts, until it reaches the target, and there recall@100 too.
-
-    An effort that is far from the target by a quarter of the queries is not tried with all; and of a hundred hits, a
-    quarter of those that an engine is asked tell as much.
-    """
-    found: dict[int, dict[str, float]] = {}
-    for effort in _efforts(items):
-        found[effort] = asked.recalls(engine, effort, step=_QUARTER)
-        if found[effort][_K] >= TARGETS[engine] - _FAR:
-            found[effort] = asked.recalls(engine, effort, step=STEP[engine])
-        if found[effort][_K] >= TARGETS[engine]:
-            break
-    found[effort] = _reported(asked, engine, effort)
-    return found
-
-
-def _reported(asked: HeldOut, engine: str, effort: int) -> dict[str, float]:
-    step = STEP[engine]
-    return asked.recalls(engine, effort, step=step) | asked.recalls(engine, effort, _MANY, _QUARTER * step)
-
-
-def tune(searcher: Searcher, asked: HeldOut, engine: str, known: Measured | None = None) -> Tuned:
-    """Return the least effort whose recall@10 reaches the target, or the greatest there is, and its quality.
-
-    `known` was measured while the engine was built, of one that cannot be measured now. The queries a second are of
-    this moment on this machine; everything else is the same in every run.
-    """
-    found = known or Measured(asked.count(STEP[engine]), curve(asked, engine, searcher.items))
-    effort = max(found.curve)
-    shares = dict(found.curve[effort])
-    if _SPARE[engine] > 1:
-        effort *= _SPARE[engine]
-        shares = _reported(asked, engine, effort)
-    speed = _queries_per_second(searcher, asked.queries, engine, effort)
-    return Tuned(effort, QualityFacts(found.queries, {k: round(shares[k], 4) for k in _REPORTED}, speed))
-
-
-def _queries_per_second(searcher: Searcher, queries: FloatArray, engine: str, effort: int) -> float:
-    """Return how many queries, asked one at a time, are answered in a second."""
-    searcher.search(queries[:8], int(_K), engine, effort)  # so that its files are open
-    started = time.perf_counter()
-    asked, elapsed = 0, 0.0
-    while asked < len(queries) and elapsed < _SECONDS:
-        searcher.search(queries[asked : asked + 1], int(_K), engine, effort)
-        asked, elapsed = asked + 1, time.perf_counter() - started
-    return round(asked / elapsed, 1) if asked else 0.0
-
-
-def fastest(tuned: Mapping[str, Tuned]) -> str:
-    """Return the engine that answered most queries a second, each at its default effort."""
-    return max(tuned, key=lambda name: tuned[name].quality.queries_per_second)
+def _tuned(searcher: Searcher, name: str, record: EngineRecord, stored: Probe, asked: Probe | None) -> EngineRecord:
+    tuning = registry.kind(name).tuning
+    ladders = [_Ladder(searcher, name, tuning, probe) for probe in (stored, asked) if probe is not None]
+    found = next(
+        count
+        for count in _rising(searcher.rows)
+        if count == searcher.rows or all(ladder.reaches(count) for ladder in ladders)
+    )
+    num_candidates = found * tuning.spare
+    recalls = [ladder.record(num_candidates) for ladder in ladders]
+    return replace(
+        record,
+        num_candidates=num_candidates,
+        vector_recall=recalls[0],
+        sentence_recall=recalls[1] if asked is not None else None,
+    )

@@ -7,14 +7,16 @@ from pathlib import Path
 import click
 
 from gifdex.jobs.console import PlaceOption, pairs_table, print_json, print_table
+from gifdex.jobs.field_weights import FieldWeights
 from gifdex.jobs.native_logs import filtered_stderr
 from gifdex.schemas.errors import CaptionsError
 from gifdex.schemas.files import json_lines
 
 _NAMED = 5
 _EPILOG = """\b
-Example:
+Examples:
   gifdex evaluate ws/index --captions captions.jsonl --json
+  gifdex evaluate ws/index --captions captions.jsonl --fields image,caption=0.5
 """
 
 
@@ -26,9 +28,16 @@ Example:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="JSON Lines with `id` and `caption`.",
 )
+@click.option(
+    "--fields",
+    type=FieldWeights(),
+    help="Fields that answer, with weights: image,caption=0.5.  [default: image]",
+)
 @click.option("--text-encoder", help="What encodes the captions, where it lies elsewhere than at build.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as one JSON object.")
-def command(store: Path | str, captions: Path, text_encoder: str | None, as_json: bool) -> None:
+def command(
+    store: Path | str, captions: Path, fields: dict[str, float] | None, text_encoder: str | None, as_json: bool
+) -> None:
     """Ask STORE every caption of a file and print where the item it belongs to ranks.
 
     recall@k is the share of captions whose item is among the first k, median_rank the middle one of their
@@ -40,7 +49,7 @@ def command(store: Path | str, captions: Path, text_encoder: str | None, as_json
     from gifdex.index.opening import open_index
 
     with filtered_stderr():  # some text encoders run in TensorFlow
-        result = evaluate(open_index(store, text_encoder=text_encoder), read_captions(captions))
+        result = evaluate(open_index(store, text_encoder=text_encoder), read_captions(captions), fields)
     measures = result.measures()
     absent = list(result.absent)
     if as_json:

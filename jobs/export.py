@@ -45,12 +45,12 @@ def command(store: Path | str, dest: Path, format: str, trees: int | None, force
     may be deleted if the export was killed.
     """
     from gifdex.index.export import export
-    from gifdex.index.opening import located
+    from gifdex.index.opening import local_version
 
     if trees is not None and format != "annoy":
         raise click.UsageError(f"--trees is for the format annoy; the format is {format}: leave it out")
     with StageProgress(Console(stderr=True)).shown() as progress:
-        done = export(located(store), dest, format, trees=trees or TREES, force=force, progress=progress)
+        done = export(local_version(store), dest, format, trees=trees or TREES, force=force, progress=progress)
     total = sum(file.bytes for file in done.files.values())
     if as_json:
         facts = {"path": str(done.path), "format": done.format, "build_id": done.build_id, "items": done.items}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,51 +12,75 @@ import click
 from gifdex.jobs.console import PlaceOption, pairs_table, print_json, print_table
 
 if TYPE_CHECKING:
-    from gifdex.schemas.manifest import EngineFacts
+    from gifdex.schemas.manifest import EngineRecord, FieldRecord, RecallRecord
 
 _EPILOG = """\b
 Examples:
   gifdex inspect ws/index
+  gifdex inspect ws/index --measure
   gifdex inspect ws/index/5a1d4f3b9c2e7f60 --json
 """
 
 
-def _described(engine: EngineFacts) -> str:
+def _recall(name: str, found: RecallRecord | None) -> str:
+    if found is None or not found.at:
+        return f"{name} not measured"
+    return f"{name} {', '.join(f'{share:.3f} @{k}' for k, share in found.at.items())}"
+
+
+def _engine_line(engine: EngineRecord, speed: float | None) -> str:
     """Return one line on an engine."""
     told = "".join(f", {name} {value:,}" for name, value in engine.parameters.items())
-    found = ", ".join(f"{share:.3f} @{k}" for k, share in engine.quality.recall.items())
+    found = f"{_recall('vectors', engine.vector_recall)}; {_recall('sentences', engine.sentence_recall)}"
     return (
-        f"{engine.library} {engine.library_version}, {engine.dimensions} dimensions{told}; effort {engine.effort:,}: "
-        f"recall {found or 'not measured'}, {engine.quality.queries_per_second:,.0f} queries/s"
+        f"{engine.library} {engine.library_version}, {engine.dimensions} dimensions{told}; {engine.num_candidates:,} "
+        f"candidates: recall of {found}" + ("" if speed is None else f"; {speed:,.0f} queries/s")
     )
+
+
+def _field_lines(name: str, field: FieldRecord, speeds: Mapping[str, float]) -> dict[str, str]:
+    """Return what people see of a field, by the name of each line."""
+    reduced = "not reduced" if field.reduction is None else f"reduced to {field.reduction.dimensions}"
+    lines = {
+        f"field {name}": f"{field.rows:,} rows in {len(field.shards)} shard(s), {field.dimensions} dimensions of "
+        f"{field.dtype} in the space {field.space.name} ({field.space.fingerprint}), {reduced}; answers: "
+        f"{field.engine or 'a scan'}"
+    }
+    return lines | {
+        f"{name}: engine {engine}": _engine_line(record, speeds.get(engine)) for engine, record in field.engines.items()
+    }
 
 
 @click.command("inspect", epilog=_EPILOG)
 @click.argument("store", type=PlaceOption(file_okay=True))
+@click.option("--measure", is_flag=True, help="Time each engine here: queries a second of one thread.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as one JSON object.")
-def command(store: Path | str, as_json: bool) -> None:
+def command(store: Path | str, measure: bool, as_json: bool) -> None:
     """Show what the manifest of STORE (a store or one version) says, without reading the other files."""
     from gifdex.index.artifact import check_sizes, read_manifest
-    from gifdex.index.opening import located
+    from gifdex.index.opening import local_version
 
-    version = located(store)
+    version = local_version(store)
     manifest = read_manifest(version)
     check_sizes(version, manifest)
+    speeds: Mapping[str, Mapping[str, float]] = {}
+    if measure:
+        from gifdex.index.opening import open_index
+        from gifdex.index.speed import queries_per_second
+
+        speeds = queries_per_second(open_index(version))
     if as_json:
-        print_json({"path": str(version), **asdict(manifest)})
+        print_json({"path": str(version), **asdict(manifest), **({"queries_per_second": speeds} if measure else {})})
         return
-    reduction = manifest.reduction
-    facts = {
-        "path": version,
+    lines = {
+        "path": str(version),
         "format": f"{manifest.format} {manifest.format_version}, by {manifest.created_by}",
-        "items": f"{manifest.items:,} in {len(manifest.shards)} shard(s)",
-        "vectors": f"{manifest.dimensions} dimensions, {manifest.metric}",
+        "items": f"{manifest.items:,}",
         "image encoder": f"{manifest.image_encoder.name} ({manifest.image_encoder.fingerprint})",
         "text encoder": f"{manifest.text_encoder.name} ({manifest.text_encoder.fingerprint})",
         "projection": f"{manifest.projection.kind} ({manifest.projection.fingerprint})",
-        "reduction": "none" if reduction is None else f"{reduction.dimensions} principal directions",
-        "answers": manifest.engine,
     }
-    facts |= {f"engine {name}": _described(engine) for name, engine in manifest.engines.items()}
-    facts |= {name: f"{file.bytes:,} bytes, sha256 {file.sha256[:16]}..." for name, file in manifest.files.items()}
-    print_table(pairs_table(facts))
+    for name, field in manifest.fields.items():
+        lines |= _field_lines(name, field, speeds.get(name, {}))
+    lines |= {name: f"{file.bytes:,} bytes, sha256 {file.sha256[:16]}..." for name, file in manifest.files.items()}
+    print_table(pairs_table(lines))

@@ -29,10 +29,10 @@ def command(store: Path | str, destination: Path | str, checksum: bool, as_json:
     interrupted push goes on; the pointer is written last. Services open it with gifdex.open(DESTINATION).
     """
     with stage_progress(False) as progress:
-        from gifdex.index.opening import located
+        from gifdex.index.opening import local_version
         from gifdex.index.shipping import push
 
-        done = push(located(store), str(destination), progress, checksum=checksum)
+        done = push(local_version(store), str(destination), progress, checksum=checksum)
     if as_json:
         print_json(done)
     else:

@@ -37,13 +37,13 @@ def build_settings(
         Workspace(absolute(workspace)).check_free()
     from gifdex.encoders.frames.limits import Limits, Sampling
     from gifdex.encoders.settings import EncodeSettings
-    from gifdex.index.engines.settings import AnnoySettings, EngineSettings, HnswSettings
+    from gifdex.index.build import USUAL_ENGINES
+    from gifdex.index.engines.names import ANNOY, HNSW
     from gifdex.pipeline.settings import BuildSettings, IndexSettings
 
     found = records(options)
     encode = EncodeSettings(sampling=Sampling(**found["sampling"]), limits=Limits(**found["limits"]), **found["encode"])
-    graph = HnswSettings() if found["engines"].get("hnsw") else None
-    engines = EngineSettings(AnnoySettings(**found["annoy"]), graph)
+    engines = {**USUAL_ENGINES, ANNOY: found["annoy"], **({HNSW: {}} if found["engines"].get("hnsw") else {})}
     index = IndexSettings(engines=engines, **found["index"])
     return BuildSettings(corpus, workspace, encode=encode, index=index, beam_options=beam_options, **found["build"])
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from gifdex.index.engines.settings import ENGINES
 from gifdex.jobs.console import PlaceOption, print_json, print_table, table
+from gifdex.jobs.field_weights import FieldWeights
 from gifdex.jobs.native_logs import filtered_stderr
 
 _EPILOG = """\b
@@ -17,6 +17,7 @@ Examples:
   gifdex search ws/index "a cat playing the piano"
   gifdex search ws/index "un chat qui joue du piano" -k 3 --json
   gifdex search ws/index "a cat" --where tag=cat --where year=2015
+  gifdex search ws/index "a cat" --fields image,caption=0.5
   gifdex search ws/index "a cat" --text-encoder glove:/models/glove.txt
 """
 
@@ -52,9 +53,16 @@ def _value(text: str, kind: str) -> Any:
 @click.argument("sentence", nargs=-1, required=True)
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many items to return.")
 @click.option("--exact", is_flag=True, help="Score every item instead of an engine's candidates.")
-@click.option("--engine", type=click.Choice(ENGINES), help="What proposes candidates.  [default: the index's fastest]")
+@click.option("--engine", help="What proposes candidates: annoy, scan or hnsw.  [default: the index's own]")
 @click.option(
-    "--effort", type=click.IntRange(1), help="Candidates of each shard to rescore for ten hits.  [default: as measured]"
+    "--num-candidates",
+    type=click.IntRange(1),
+    help="Candidates of each shard to rescore for ten hits.  [default: the index's own]",
+)
+@click.option(
+    "--fields",
+    type=FieldWeights(),
+    help="Fields that answer, with weights: image,caption=0.5.  [default: image]",
 )
 @click.option(
     "--where", multiple=True, metavar="KEY=VALUE", help="Only items with that metadata; several must all fit."
@@ -67,14 +75,16 @@ def command(
     k: int,
     exact: bool,
     engine: str | None,
-    effort: int | None,
+    num_candidates: int | None,
+    fields: dict[str, float] | None,
     where: tuple[str, ...],
     text_encoder: str | None,
     as_json: bool,
 ) -> None:
     """Print the items of STORE that are nearest to SENTENCE, best first.
 
-    STORE is an index store (its published version answers) or the folder of one version. Scores are exact cosines.
+    STORE is an index store (its published version answers) or the folder of one version. Scores are exact cosines, or
+    weighted sums of them where several fields answer.
     VALUE is JSON (3, true, null, or ["cat", "dog"] for any of them); of metadata that are text it is the text itself.
     """
     from gifdex.index.opening import open_index
@@ -83,7 +93,15 @@ def command(
     with filtered_stderr():  # some text encoders run in TensorFlow
         index = open_index(store, text_encoder=text_encoder)
         chosen = {key: _value(value, index.columns.get(key, "")) for key, value in pairs.items()} or None
-        hits = index.search(" ".join(sentence), k, where=chosen, engine=engine, effort=effort, exact=exact)
+        hits = index.search(
+            " ".join(sentence),
+            k,
+            fields=fields,
+            where=chosen,
+            engine=engine,
+            num_candidates=num_candidates,
+            exact=exact,
+        )
     if as_json:
         for rank, hit in enumerate(hits, start=1):
             print_json(

@@ -294,6 +294,15 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "index",
+        "keep_features",
+        "index",
+        None,
+        "Keep the image encoder's own vectors in the index, as the field features.",
+        "false",
+        "the image encoder's own vectors too, as the field features",
+    ),
+    Setting(
+        "index",
         "shards",
         "index",
         ShardCount(),

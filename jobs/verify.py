@@ -24,9 +24,9 @@ def command(store: Path | str, as_json: bool) -> None:
     Exits with 1 and one sentence for the first file that is not what the manifest says.
     """
     from gifdex.index.artifact import verify
-    from gifdex.index.opening import located, open_index
+    from gifdex.index.opening import local_version, open_index
 
-    version = located(store)
+    version = local_version(store)
     with StageProgress(Console(stderr=True)).shown() as progress:
         manifest = verify(version, progress)
     index = open_index(version)

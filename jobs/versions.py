@@ -47,6 +47,7 @@ def command(store: Path | str, as_json: bool) -> None:
 def _rows(store: Path) -> list[dict[str, Any]]:
     from gifdex.index import artifact
     from gifdex.index import store as stores
+    from gifdex.index.field_records import IMAGE
     from gifdex.schemas.errors import ArtifactError, IndexNotFoundError
 
     known = stores.finished(store)
@@ -65,10 +66,11 @@ def _rows(store: Path) -> list[dict[str, Any]]:
         }
         try:
             manifest = artifact.read_manifest(store / version)
+            answering = manifest.fields[IMAGE]
             row |= {
                 "items": manifest.items,
-                "engine": manifest.engine,
-                "recall": manifest.engines[manifest.engine].quality.recall.get("10"),
+                "engine": answering.engine,
+                "recall": None if answering.engine is None else answering.engines[answering.engine].recall,
                 "bytes": sum(file.bytes for file in manifest.files.values()),
                 "damaged": None,
             }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,18 @@ from gifdex.encoders.projections import zero_shot
 from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import artifact, store
-from gifdex.index.build import VersionFacts, finish_version, write_items
-from gifdex.index.engines import hnsw
+from gifdex.index.build import Origin
+from gifdex.index.engines import registry
+from gifdex.index.field_records import IMAGE
 from gifdex.pipeline import shards
 from gifdex.pipeline.holding import held_workspace, store_name
+from gifdex.pipeline.index_stage import IndexPlan, tuning_sentences, write_version
 from gifdex.pipeline.lists import commit_lists, recipe_id, split
 from gifdex.pipeline.run import RunSummary, commit_statistics, start
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
-from gifdex.pipeline.tasks import run_tasks
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.errors import ArtifactError, PipelineError, ProjectionError
-from gifdex.schemas.files import read_table
-from gifdex.schemas.manifest import FORMAT_VERSION, EncoderFacts
+from gifdex.schemas.manifest import FORMAT_VERSION, EncoderRecord
 from gifdex.schemas.progress import QUIET, Progress
 
 
@@ -69,8 +69,8 @@ def build(settings: BuildSettings, progress: Progress = QUIET) -> BuildSummary:
 
 def make_version(settings: BuildSettings, workspace: Workspace, progress: Progress) -> BuildSummary:
     """Build a version in a workspace that is held, and publish nothing; whoever publishes it verifies it before."""
-    if settings.index.engines.hnsw is not None:
-        hnsw.usearch()
+    for name in settings.index.engines:
+        registry.kind(name).require()
     texts = text_encoder(settings.index.text_encoder)  # first: its mistakes are found without loading anything
     run = start(settings, workspace, progress)
     images, cache = run.encoder, run.cache
@@ -82,34 +82,34 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
     encoded = run.encode(scanned)
     with run.times.timed("index"):
         lists = split(scanned, encoded, settings.strict)
-        facts = VersionFacts(
-            _build_id(lists.items, settings, cache, projection, images, texts),
-            _facts(images),
-            cache.fingerprint,
-            _facts(texts),
-        )
-        commit_lists(workspace, facts.build_id, lists, cache.fingerprint)
-        is_there = _is_whole(workspace, facts.build_id)
+        build_id = _build_id(lists.items, settings, cache, projection, images, texts)
+        commit_lists(workspace, build_id, lists, cache.fingerprint)
+        is_there = _is_whole(workspace, build_id)
         if not is_there:
-            _index(settings, workspace, cache, lists.items, facts, projection, projection_path, progress)
-    manifest = artifact.read_manifest(workspace.store / facts.build_id)
+            origin = Origin(build_id, _record(images), cache.fingerprint, _record(texts))
+            sentences = tuning_sentences(images, texts, projection)
+            planned = IndexPlan(origin, lists.items, projection, projection_path, sentences)
+            write_version(planned, settings, workspace, cache, progress)
+    manifest = artifact.read_manifest(workspace.store / build_id)
     if manifest.items != len(lists.items):
         raise PipelineError(
             f"the version {manifest.build_id} holds {manifest.items:,} items, but {len(lists.items):,} were planned: "
             "run again"
         )
+    answering = manifest.fields[IMAGE]
+    engine = answering.engine or ""
     return BuildSummary(
-        run.summary(manifest.build_id, scanned, encoded, lists),
+        run.summary(build_id, scanned, encoded, lists),
         store_name(settings.workspace),
         index_reused=is_there,
-        engine=manifest.engine,
-        engine_recall=manifest.engines[manifest.engine].quality.recall.get("10", 0.0),
+        engine=engine,
+        engine_recall=answering.engines[engine].recall or 0.0,
         bytes=sum(file.bytes for file in manifest.files.values()),
     )
 
 
-def _facts(encoder: ImageEncoder | TextEncoder) -> EncoderFacts:
-    return EncoderFacts(encoder.name, encoder.fingerprint, encoder.dimensions)
+def _record(encoder: ImageEncoder | TextEncoder) -> EncoderRecord:
+    return EncoderRecord(encoder.name, encoder.fingerprint, encoder.dimensions)
 
 
 def _projection(
@@ -153,14 +153,16 @@ def _build_id(
     texts: TextEncoder,
 ) -> str:
     """Hash everything that the version's bytes follow from."""
-    writers = ["gifdex", "annoy", "numpy", "pyarrow", *(["usearch"] if settings.index.engines.hnsw else [])]
+    engines = settings.index.engines
+    writers = ["gifdex", "numpy", "pyarrow", *sorted({registry.kind(name).package for name in engines} - {"numpy"})]
     recipe = {
         "format_version": FORMAT_VERSION,
         "features": cache.fingerprint,
         "encoders": [images.name, texts.name],
         "projection": projection.fingerprint,
         "text_encoder": texts.fingerprint,
-        "engines": asdict(settings.index.engines),
+        "engines": {name: dict(told) for name, told in engines.items()},
+        "keep_features": settings.index.keep_features,
         "written_by": [package_version(package) for package in writers],
         "shards": settings.index.shards,
     }
@@ -174,42 +176,6 @@ def _is_whole(workspace: Workspace, build_id: str) -> bool:
     except (ArtifactError, OSError):
         return False
     folder = workspace.embeddings(build_id)
-    return all((folder / shards.embeddings_name(number)).is_file() for number in range(len(manifest.shards)))
-
-
-def _index(
-    settings: BuildSettings,
-    workspace: Workspace,
-    cache: FeatureCache,
-    items: pa.Table,
-    facts: VersionFacts,
-    projection: Projection,
-    projection_path: Path,
-    progress: Progress,
-) -> None:
-    version = workspace.store / facts.build_id
-    artifact.remove_manifest(version)  # of a damaged version: until all is written again, it does not exist
-    count = settings.index.shards or shards.automatic_shards(len(items), cache.dimensions, projection.dimensions)
-    ordered = shards.row_order(items, count)
-    write_items(version, ordered)
-    reduction = shards.fit_reduction(items, cache, projection)
-    reduction_path = None if reduction is None else version / artifact.REDUCTION_NAME
-    if reduction is not None:
-        reduction.save(version / artifact.REDUCTION_NAME)
-    tasks = shards.plan(
-        ordered,
-        count,
-        version / artifact.ITEMS_NAME,
-        projection_path,
-        reduction_path,
-        workspace.embeddings(facts.build_id),
-        version,
+    return all(
+        (folder / shards.embeddings_name(number)).is_file() for number in range(len(manifest.fields[IMAGE].shards))
     )
-    for task in tasks:  # an interrupted or damaged one is built again
-        task.output.unlink(missing_ok=True)
-    options = shards.beam_options(settings.beam_options, len(tasks))
-    run_tasks("index", tasks, lambda: shards.RunIndexTask(settings.index, cache), options, progress)
-    for task in tasks:
-        if (rows := len(read_table(task.embeddings, ["id"]))) != task.items:
-            raise PipelineError(f"{task.embeddings} has {rows:,} rows, but {task.items:,} were planned: run again")
-    finish_version(version, facts, [task.items for task in tasks], projection, reduction, settings.index.engines)

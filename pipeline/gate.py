@@ -85,12 +85,23 @@ def check(folder: Path, build_id: str, run: RunSummary, settings: GateSettings) 
 
 
 def _recall(index: Index, settings: GateSettings) -> Iterator[Refusal]:
-    quality = index.manifest.engines[index.engine].quality
-    found = quality.recall.get("10", 0.0)
-    if not quality.queries:
-        yield Refusal("min_recall", "no vector of it has a direction, so its recall was not measured")
-    elif not found >= settings.min_recall:
-        yield Refusal("min_recall", f"recall@10 of the engine {index.engine} is {found}, under {settings.min_recall}")
+    """Of each field, the default engine must find enough, of its own vectors and of sentences."""
+    for name, field in index.manifest.fields.items():
+        if field.engine is None:  # it is scanned
+            continue
+        engine = field.engines[field.engine]
+        if engine.recall is None:
+            yield Refusal(
+                "min_recall", f"no vector of the field {name} has a direction, so its recall was not measured"
+            )
+        for asked, found in (("vectors", engine.vector_recall), ("sentences", engine.sentence_recall)):
+            share = 1.0 if found is None or "10" not in found.at else found.at["10"]
+            if not share >= settings.min_recall:
+                yield Refusal(
+                    "min_recall",
+                    f"recall@10 of the engine {field.engine} over the field {name} is {share} of {asked}, under "
+                    f"{settings.min_recall}",
+                )
 
 
 def _shrink(index: Index, folder: Path, settings: GateSettings) -> Iterator[Refusal]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
+from gifdex.encoders.fixed_order import fixed_order
 from gifdex.encoders.frames.decoders import registry
 from gifdex.index.remote import Place
 from gifdex.pipeline.mirror import mirror_of, mirrored
@@ -31,7 +32,7 @@ def held_workspace(settings: BuildSettings, progress: Progress = QUIET) -> Itera
     if settings.encode.decoder != registry.AUTO:
         registry.decoder(settings.encode.decoder)
     try:
-        with _held(settings.workspace, progress) as workspace:
+        with fixed_order(), _held(settings.workspace, progress) as workspace:
             workspace.clear_unfinished()
             yield workspace
     except OSError as err:

@@ -8,7 +8,7 @@ from pathlib import Path
 from gifdex.encoders.frames.limits import check_at_least
 from gifdex.encoders.registry import DEFAULT_TEXT_ENCODER
 from gifdex.encoders.settings import EncodeSettings
-from gifdex.index.engines.settings import EngineSettings
+from gifdex.index.build import USUAL_ENGINES, Engines
 from gifdex.schemas.errors import ConfigError
 
 
@@ -16,13 +16,16 @@ from gifdex.schemas.errors import ConfigError
 class IndexSettings:
     """How the index stage runs. `projection` is a file, or None for the zero-shot one.
 
+    `engines` are those to build, and what each is told besides its defaults. `keep_features` keeps the image encoder's
+    features in the index, as the field `features`.
     `shards` are built apart, each in one task; None: as few as keep a task within 2 GiB of features and vectors.
     """
 
     text_encoder: str = DEFAULT_TEXT_ENCODER
     projection: Path | None = None
-    engines: EngineSettings = field(default_factory=EngineSettings)
+    engines: Engines = field(default_factory=lambda: dict(USUAL_ENGINES))
     shards: int | None = None
+    keep_features: bool = False
 
     def __post_init__(self) -> None:
         if self.shards is not None:
@@ -51,9 +54,10 @@ class BuildSettings:
 class GateSettings:
     """What the gate asks for.
 
-    `min_recall`: recall@10 of the default engine as its build measured it. `max_shrink`: share of the last published
-    version's items that may be missing. `max_rejects`: of all files, a share if below 1, else a count. `canaries`: a
-    file of JSON Lines {"sentence": ..., "id": ..., "k": 10}; each sentence must find its id among the first k.
+    `min_recall`: recall@10 of each field's default engine as its build measured it, on vectors and on sentences.
+    `max_shrink`: share of the last published version's items that may be missing. `max_rejects`: of all files, a share
+    if below 1, else a count. `canaries`: a file of JSON Lines {"sentence": ..., "id": ..., "k": 10}; each sentence must
+    find its id among the first k.
     """
 
     min_recall: float = 0.95

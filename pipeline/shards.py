@@ -1,52 +1,55 @@
-"""Third stage: features become embeddings, and embeddings become the shards of an index version.
+"""Features become vectors, and vectors become the shards of an index version, in two stages of tasks.
 
 A shard holds the items of one range of SHA-256s, sorted by id, so joining the catalog with the cached features
-shuffles no vectors, and a task holds the features and the vectors of its own shard alone.
+shuffles no vectors, and a task holds the features and the vectors of its own shard alone. The first stage writes each
+field's vectors; the second builds the engines over them, once the whole field is known and its reduction is fitted.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
+from numpy.typing import NDArray
 
 from gifdex.encoders import projections
 from gifdex.encoders.base import FloatArray, available_cpus, encode_known
 from gifdex.encoders.feature_cache import FeatureCache
+from gifdex.encoders.fixed_order import fixed_order
+from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.registry import text_encoder
-from gifdex.index import reduction as reductions
-from gifdex.index.artifact import shard_names
-from gifdex.index.build import write_shard
+from gifdex.index.build import Engines, build_engines, write_rows
+from gifdex.index.field_records import CAPTION, FEATURES, IMAGE
 from gifdex.index.items import read_rows
-from gifdex.index.reduction import SAMPLE, Reduction, fit
+from gifdex.index.row_items import distinct_rows
 from gifdex.pipeline.settings import IndexSettings
 from gifdex.schemas import tables
+from gifdex.schemas.errors import PipelineError, UnknownWordsError
 from gifdex.schemas.files import commit_table
 
 # Rows that go through the projection at a time: bounds memory, and keeps the products' shapes the same.
 _BLOCK = 4096
-
-
 # Bytes of features and vectors that a shard is built in, where nothing else is asked for.
 _SHARD_BYTES = 2 * 1024**3
 # Shards that one machine builds at once: each takes that much.
-_MOST_WORKERS = 4
+_MAX_WORKERS = 4
 # Shards are cut by the first 32 bits of SHA-256s.
 _KEY_DIGITS, _KEY_BITS = 8, 32
 
 
 @dataclass(frozen=True)
-class IndexTask:
-    """One shard, `alone` or one of several: which slice of the indexed items it holds, and where its files go.
+class EmbedTask:
+    """One shard whose vectors are to be written: which slice of the indexed items it holds, and where its files go.
 
-    `indexed` is the index's file of items in row order; `embeddings` and the shard's files in `version` are
-    written, `output` (its Annoy file) last.
+    `indexed` is the index's file of items; the fields' files in `version` are written, `output`, the table of
+    embeddings, last.
     """
 
     number: int
@@ -54,15 +57,19 @@ class IndexTask:
     items: int
     indexed: Path
     projection: Path
-    reduction: Path | None
-    embeddings: Path
     version: Path
-    alone: bool
+    output: Path
 
-    @property
-    def output(self) -> Path:
-        """The file whose presence says that the task is done."""
-        return self.version / shard_names(self.number)[0]
+
+@dataclass(frozen=True)
+class EngineTask:
+    """One shard of one field whose engines are to be built; `output` is the last file that is written."""
+
+    field: str
+    number: int
+    items: int
+    version: Path
+    output: Path
 
 
 def embeddings_name(number: int) -> str:
@@ -88,31 +95,15 @@ def _shard_of(items: pa.Table, shards: int) -> pa.Array:
     return pa.array((keys * np.uint64(shards)) >> np.uint64(_KEY_BITS))
 
 
-def plan(
-    items: pa.Table,
-    shards: int,
-    indexed: Path,
-    projection: Path,
-    reduction: Path | None,
-    embeddings: Path,
-    version: Path,
-) -> list[IndexTask]:
+def plan_shards(
+    items: pa.Table, shards: int, indexed: Path, projection: Path, embeddings: Path, version: Path
+) -> list[EmbedTask]:
     """Return one task for each shard that has items (schema ITEMS, in row order)."""
     numbers = _shard_of(items, shards).to_numpy()
     firsts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist() if len(numbers) else []
     ends = [*firsts[1:], len(numbers)]
     return [
-        IndexTask(
-            number,
-            first,
-            end - first,
-            indexed,
-            projection,
-            reduction,
-            embeddings / embeddings_name(number),
-            version,
-            len(firsts) == 1,
-        )
+        EmbedTask(number, first, end - first, indexed, projection, version, embeddings / embeddings_name(number))
         for number, (first, end) in enumerate(zip(firsts, ends, strict=True))
     ]
 
@@ -120,75 +111,118 @@ def plan(
 def beam_options(given: Sequence[str], tasks: int) -> list[str]:
     """Return the options of a run that builds several shards at once: those given or, if none are, a thread each.
 
-    Building a shard is numpy's, Annoy's and usearch's work, during which other threads run.
+    Building a shard is the work of numpy and the engines' libraries, during which other threads run.
     """
-    workers = min(tasks, available_cpus(), _MOST_WORKERS)
+    workers = min(tasks, available_cpus(), _MAX_WORKERS)
     if given or workers < 2:
         return list(given)
     return ["--direct_running_mode=multi_threading", f"--direct_num_workers={workers}"]
 
 
-def fit_reduction(items: pa.Table, cache: FeatureCache, projection: projections.Projection) -> Reduction | None:
-    """Fit the reduction on the items of the lowest SHA-256s, which are a random sample of all."""
-    distinct = pa.table({"sha256": pc.unique(items["sha256"])})
-    lowest = pc.select_k_unstable(distinct, min(SAMPLE, len(distinct)), [("sha256", "ascending")])
-    return fit(_projected(cache, distinct["sha256"].take(lowest).to_pylist(), projection))
-
-
-def _projected(cache: FeatureCache, keys: list[str], projection: projections.Projection) -> FloatArray:
-    """Return the embeddings float32 (n, d) of distinct SHA-256s."""
-    features = cache.features(keys)
-    blocks = [projection.embed_images(features[at : at + _BLOCK]) for at in range(0, len(features), _BLOCK)]
-    return np.concatenate(blocks)
-
-
-class RunIndexTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
-    """Build one shard."""
+class RunEmbedTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+    """Write one shard's vectors."""
 
     def __init__(self, settings: IndexSettings, cache: FeatureCache) -> None:
         self._settings = settings
         self._cache = cache
         self._shared = Shared()
 
-    def process(self, task: IndexTask) -> Iterator[tuple[str, int]]:
-        """Yield the shard's Annoy file and its count of items."""
+    def setup(self) -> None:
+        """Compute in the run's order, in a worker of its own too."""
+        fixed_order()
+
+    def process(self, task: EmbedTask) -> Iterator[tuple[str, int]]:
+        """Yield the table of embeddings and its count of rows."""
         items = read_rows(task.indexed, task.first, task.items)
         projection = projections.load(task.projection)
         keys, places = np.unique(np.asarray(items["sha256"].to_pylist(), dtype=np.str_), return_inverse=True)
-        vectors = _projected(self._cache, [str(key) for key in keys], projection)[places]
-        captions = self._embed_captions(items["caption"].to_pylist(), projection)
-        commit_table(task.embeddings, _embeddings_table(items, vectors, captions, projection.dimensions))
-        reduction = None if task.reduction is None else reductions.load(task.reduction, projection.dimensions)
-        write_shard(task.version, task.number, vectors, reduction, self._settings.engines, alone=task.alone)
+        features = self._cache.features([str(key) for key in keys])
+        images = _projected(features, projection)
+        captions, caption_places = self._embed_captions(items["caption"].to_pylist(), projection)
+        _write_field(task, IMAGE, images, places)
+        _write_field(task, CAPTION, captions, caption_places)
+        kept = features if self._settings.keep_features else features[:0]
+        _write_field(task, FEATURES, _halved(kept), places if len(kept) else np.full(len(places), -1))
+        commit_table(task.output, _embeddings_table(items, images[places], captions, caption_places))
         yield str(task.output), task.items
 
     def _embed_captions(
-        self, captions: Sequence[str | None], projection: projections.Projection
-    ) -> list[FloatArray | None]:
-        places = [place for place, caption in enumerate(captions) if caption and caption.strip()]
-        vectors: list[FloatArray | None] = [None] * len(captions)
-        if not places:
-            return vectors
-        encoder = self._shared.acquire(lambda: text_encoder(self._settings.text_encoder))
-        for at in range(0, len(places), _BLOCK):
-            block = places[at : at + _BLOCK]
-            known, encoded = encode_known(encoder, [str(captions[place]) for place in block])
-            for place, vector in zip(known, projection.embed_texts(encoded), strict=True):
-                vectors[block[place]] = vector
-        return vectors
+        self, captions: Sequence[str | None], projection: Projection
+    ) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Return the embeddings float32 (m, d) of the distinct captions that the encoder knows a word of.
+
+        And the place of each item's, int64 (items,), -1 where it has none.
+        """
+        texts = list(dict.fromkeys(caption for caption in captions if caption and caption.strip()))
+        vectors, known = [np.empty((0, projection.dimensions), np.float32)], []
+        if texts:
+            encoder = self._shared.acquire(lambda: text_encoder(self._settings.text_encoder))
+        for at in range(0, len(texts), _BLOCK):
+            block = texts[at : at + _BLOCK]
+            try:
+                found, encoded = encode_known(encoder, block)
+            except UnknownWordsError:  # it knows no word of any
+                continue
+            known += [block[place] for place in found]
+            vectors.append(projection.embed_texts(encoded))
+        place_of = {text: place for place, text in enumerate(known)}
+        places = np.array([place_of.get(caption or "", -1) for caption in captions], np.int64)
+        return np.concatenate(vectors), places
+
+
+class RunEngineTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+    """Build the engines of one shard of one field."""
+
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+
+    def setup(self) -> None:
+        """Compute in the run's order, in a worker of its own too."""
+        fixed_order()
+
+    def process(self, task: EngineTask) -> Iterator[tuple[str, int]]:
+        """Yield the last file and the count of rows."""
+        build_engines(task.version, task.field, task.number, self._engines)
+        yield str(task.output), task.items
+
+
+def _projected(features: FloatArray, projection: Projection) -> FloatArray:
+    """Return the embeddings float32 (n, d) of features float32 (n, d_image)."""
+    blocks = [projection.embed_images(features[at : at + _BLOCK]) for at in range(0, len(features), _BLOCK)]
+    return np.concatenate(blocks)
+
+
+def _halved(features: FloatArray) -> NDArray[np.float16]:
+    """Return features as float16; raises PipelineError for numbers that it cannot hold."""
+    with np.errstate(over="ignore"):
+        result: NDArray[np.float16] = features.astype(np.float16)
+    if not np.isfinite(result).all():
+        raise PipelineError(
+            f"the image encoder gives features up to {np.abs(features).max():,.0f}, but float16 holds at most "
+            f"{np.finfo(np.float16).max:,.0f}: build without --keep-features"
+        )
+    return result
+
+
+def _write_field(task: EmbedTask, field: str, vectors: NDArray[Any], places: NDArray[np.int64]) -> None:
+    """Write one field's rows: the distinct ones of vectors (m, d), of which each item has the one at its place."""
+    keys = [hashlib.blake2b(vector.tobytes(), digest_size=16).digest() for vector in vectors]
+    firsts, items = distinct_rows([None if place < 0 else keys[place] for place in places.tolist()])
+    write_rows(task.version, field, task.number, vectors[places[firsts]], items, task.items)
 
 
 def _embeddings_table(
-    items: pa.Table, vectors: FloatArray, captions: Sequence[FloatArray | None], dimensions: int
+    items: pa.Table, images: FloatArray, captions: FloatArray, caption_places: NDArray[np.int64]
 ) -> pa.Table:
-    schema = tables.embeddings(dimensions)
-    flat = pa.array(vectors.reshape(-1), pa.float32())
+    schema = tables.embeddings(images.shape[1])
+    flat = pa.array(images.reshape(-1), pa.float32())
+    of_captions = [None if place < 0 else captions[place] for place in caption_places.tolist()]
     return pa.table(
         {
             "id": items["id"].cast(pa.string()),
             "sha256": items["sha256"].cast(pa.string()),
             "embedding": pa.FixedSizeListArray.from_arrays(flat, type=schema.field("embedding").type),
-            "caption_embedding": pa.array(captions, schema.field("caption_embedding").type),
+            "caption_embedding": pa.array(of_captions, schema.field("caption_embedding").type),
         },
         schema=schema,
     )

@@ -6,20 +6,21 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from gifdex.schemas.errors import CorruptIndexError, FormatVersionError
 
 FORMAT = "gifdex-index"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
-# Up to this many items an index of format version 1 was scanned whole.
-_FIRST_SCANNED_ITEMS = 20_000
+# Turns the parsed JSON of one format version into that of the next.
+Upgrade: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class FileFacts:
+class FileRecord:
     """What one file of the version must be."""
 
     bytes: int
@@ -27,7 +28,7 @@ class FileFacts:
 
 
 @dataclass(frozen=True)
-class EncoderFacts:
+class EncoderRecord:
     """Which encoder made the vectors; a query must come from one of the same fingerprint."""
 
     name: str
@@ -36,7 +37,7 @@ class EncoderFacts:
 
 
 @dataclass(frozen=True)
-class ProjectionFacts:
+class ProjectionRecord:
     """Which projection the embeddings went through; `file` holds its tensors."""
 
     kind: str
@@ -45,8 +46,20 @@ class ProjectionFacts:
 
 
 @dataclass(frozen=True)
-class ReductionFacts:
-    """The leading principal directions of the vectors, in which engines look for candidates.
+class SpaceRecord:
+    """The space that a field's vectors lie in: its name and the fingerprint of what maps into it.
+
+    "joint" has the projection's fingerprint; the space of an image encoder's features has that encoder's name and
+    fingerprint. Vectors of two spaces cannot be compared.
+    """
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ReductionRecord:
+    """The leading principal directions of a field's vectors, in which engines look for candidates.
 
     `dimensions` of them were fitted on `sample` vectors; `file` holds them, float32 (d, dimensions).
     """
@@ -57,25 +70,25 @@ class ReductionFacts:
 
 
 @dataclass(frozen=True)
-class QualityFacts:
-    """What was measured of one engine at its default effort, against exact search.
+class RecallRecord:
+    """The recall of one engine at its default `num_candidates`, against exact search.
 
-    `recall` at "1", "10" and "100" hits over `queries` vectors that the answers do not count (of a graph: each asked
-    of its own shard before it was added), and `queries_per_second` of one thread, each query alone, without reading
-    the items; 0 where it was not measured.
+    `at` has the share of the best "1", "10" and "100" rows that it found, over `queries` queries; empty where nothing
+    was measured.
     """
 
     queries: int
-    recall: dict[str, float]
-    queries_per_second: float
+    at: dict[str, float]
 
 
 @dataclass(frozen=True)
-class EngineFacts:
-    """How one engine's files were built, and how it is asked.
+class EngineRecord:
+    """How one engine's files were built, how it is asked, and what it finds.
 
     `dimensions` of the reduction (its leading ones; of the vectors where there is none) are what it sees,
-    `parameters` what its build was told. `effort` candidates are rescored for ten hits or fewer.
+    `parameters` what its build was told. `num_candidates` of each shard are rescored for ten hits or fewer.
+    `vector_recall` is measured on vectors of the field, each left out of the answers to itself; `sentence_recall` on
+    sentences that describe no item in particular, None where the field does not answer sentences.
     """
 
     library: str
@@ -83,26 +96,58 @@ class EngineFacts:
     metric: str
     dimensions: int
     parameters: dict[str, int]
-    effort: int
-    quality: QualityFacts
+    num_candidates: int
+    vector_recall: RecallRecord
+    sentence_recall: RecallRecord | None
+
+    @property
+    def recall(self) -> float | None:
+        """The lower of the two recalls at ten rows; None where neither was measured."""
+        measured = (self.vector_recall, self.sentence_recall)
+        found = [recall.at["10"] for recall in measured if recall is not None and "10" in recall.at]
+        return min(found, default=None)
 
 
 @dataclass(frozen=True)
-class ShardFacts:
-    """One slice of the index: its count of items, its vectors, and the file of each engine that has one."""
+class ShardRecord:
+    """One slice of a field: the rows over `items` items from `first_item` on, and their files.
 
+    `vectors` holds the rows' vectors. `row_items` maps each row to its items, None where row i is item first_item + i.
+    `engines` has the file that each engine reads.
+    """
+
+    first_item: int
     items: int
+    rows: int
     vectors: str
+    row_items: str | None
     engines: dict[str, str]
+
+
+@dataclass(frozen=True)
+class FieldRecord:
+    """A named set of vectors in one space.
+
+    `dtype` is float32 (unit vectors) or float16 (of any length). `engine` is the one of `engines` that answers by
+    default; a field without engines is scanned.
+    """
+
+    space: SpaceRecord
+    dimensions: int
+    dtype: str
+    rows: int
+    shards: tuple[ShardRecord, ...]
+    reduction: ReductionRecord | None
+    engine: str | None
+    engines: dict[str, EngineRecord]
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Everything a reader must know before it maps a byte of the other files.
 
-    `dimensions` is the joint space's, `metric` what scores are (always "cosine"), `engine` the one of `engines`
-    that answers by default, `items_file` the table of items in row order, and `files` has every other file of the
-    directory. A manifest of format version 1 reads as one of version 2 that has no reduction.
+    `metric` is what scores are (always "cosine"), `items_file` the table of items, `fields` the sets of vectors by
+    name ("image" always), and `files` has every other file of the directory.
     """
 
     format: str
@@ -110,26 +155,22 @@ class Manifest:
     created_by: str
     build_id: str
     items: int
-    dimensions: int
     metric: str
-    engine: str
-    engines: dict[str, EngineFacts]
-    reduction: ReductionFacts | None
-    image_encoder: EncoderFacts
+    image_encoder: EncoderRecord
     features_fingerprint: str
-    text_encoder: EncoderFacts
-    projection: ProjectionFacts
+    text_encoder: EncoderRecord
+    projection: ProjectionRecord
     items_file: str
-    shards: tuple[ShardFacts, ...]
-    files: dict[str, FileFacts]
+    fields: dict[str, FieldRecord]
+    files: dict[str, FileRecord]
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON; equal manifests give equal text."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> Manifest:
-        """Read a manifest; `where` names its place in errors.
+    def from_json(cls, text: str, where: str, upgrades: Mapping[int, Upgrade]) -> Manifest:
+        """Read a manifest; `where` names its place in errors, `upgrades` turn older formats into the next one.
 
         Raises FormatVersionError for a newer format and CorruptIndexError for anything unreadable.
         """
@@ -152,75 +193,18 @@ class Manifest:
                 f"{where} has format version {version}, but this gifdex reads up to {FORMAT_VERSION}: upgrade gifdex"
             )
         try:
-            return typing.cast(Manifest, _decode(cls, _upgraded(value) if version == 1 else value, "manifest"))
-        except (TypeError, KeyError, OverflowError) as err:
+            for number in range(version, FORMAT_VERSION):
+                value = upgrades[number](value)
+            return typing.cast(Manifest, decode(cls, value, "manifest"))
+        except (TypeError, KeyError, OverflowError, AttributeError) as err:
             raise CorruptIndexError(f"{where} is damaged ({err.args[0]}): restore it or rebuild") from err
 
 
-def _upgraded(value: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of format version 1 in the form of version 2."""
-    first = _decode(_FirstManifest, value, "manifest")
-    # What version 1 asked for: 2 * trees * 200 of Annoy's nodes, of which an effort stands for a hundred.
-    effort = max(200, 4 * first.engine.trees)
-    facts = {
-        "library": first.engine.name,
-        "library_version": first.engine.library_version,
-        "metric": first.engine.metric,
-        "dimensions": first.dimensions,
-        "parameters": {"trees": first.engine.trees, "seed": first.engine.seed, "threads": first.engine.threads},
-        "effort": effort,
-        "quality": {
-            "queries": first.quality.queries,
-            "recall": {str(first.quality.k): first.quality.engine_recall},
-            "queries_per_second": 0.0,
-        },
-    }
-    # Its scan is of whole vectors: every item is proposed and rescored.
-    quality = {"queries": 0, "recall": {}, "queries_per_second": 0.0}
-    scan = facts | {"metric": "ip", "parameters": {}, "effort": max(first.items, 1), "quality": quality}
-    shards = [
-        {"items": shard.items, "vectors": shard.vectors, "engines": {"annoy": shard.annoy}} for shard in first.shards
-    ]
-    engines = {"annoy": facts, "scan": scan}
-    engine = "scan" if first.items <= _FIRST_SCANNED_ITEMS else "annoy"
-    return value | {"engine": engine, "engines": engines, "reduction": None, "shards": shards}
+def decode(kind: Any, value: Any, where: str) -> Any:
+    """Turn parsed JSON into `kind`: a dataclass, tuple[X, ...], dict[str, X], X | None or a plain type.
 
-
-@dataclass(frozen=True)
-class _FirstEngine:
-    name: str
-    library_version: str
-    metric: str
-    trees: int
-    seed: int
-    threads: int
-
-
-@dataclass(frozen=True)
-class _FirstShard:
-    items: int
-    annoy: str
-    vectors: str
-
-
-@dataclass(frozen=True)
-class _FirstQuality:
-    queries: int
-    k: int
-    engine_recall: float
-
-
-@dataclass(frozen=True)
-class _FirstManifest:
-    items: int
-    dimensions: int
-    engine: _FirstEngine
-    shards: tuple[_FirstShard, ...]
-    quality: _FirstQuality
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """Turn parsed JSON into `kind`: a dataclass, tuple[X, ...], dict[str, X], X | None or a plain type."""
+    Raises TypeError or KeyError whose message names the place below `where`.
+    """
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         _expect(value, dict, where)
@@ -228,15 +212,15 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         missing = [name for name in hints if name not in value]
         if missing:
             raise KeyError(f"{where}.{missing[0]} is missing")
-        return kind(**{name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+        return kind(**{name: decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
     if origin is types.UnionType:  # X | None
-        return None if value is None else _decode(typing.get_args(kind)[0], value, where)
+        return None if value is None else decode(typing.get_args(kind)[0], value, where)
     if origin is tuple:
         _expect(value, list, where)
-        return tuple(_decode(typing.get_args(kind)[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+        return tuple(decode(typing.get_args(kind)[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is dict:
         _expect(value, dict, where)
-        return {name: _decode(typing.get_args(kind)[1], v, f"{where}.{name}") for name, v in value.items()}
+        return {name: decode(typing.get_args(kind)[1], v, f"{where}.{name}") for name, v in value.items()}
     if kind is float and type(value) is int:
         return float(value)
     _expect(value, kind, where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
 from gifdex.index import kernels
-from gifdex.index.engines.base import Rows, spread
-from gifdex.index.engines.settings import HnswSettings
+from gifdex.index.engines.base import Rows, Shape, Tuning, evenly_spaced
+from gifdex.index.engines.names import HNSW
 from gifdex.schemas.errors import CorruptIndexError, MissingExtraError
 from gifdex.schemas.files import committing
+from gifdex.schemas.manifest import EngineRecord, RecallRecord
 
+# What a build is told unless it says otherwise: links that a node has on each level but the lowest, which has twice as
+# many, and how many nodes it looks at to choose them.
+USUAL = {"connectivity": 24, "expansion_add": 96}
 METRIC = "ip"  # inner product: what is searched for, and what the file says
 # Links are chosen by distance: by inner product, which a long vector has much of with all others, a graph over the
 # same vectors finds recall@10 .958 where this one finds .976.
@@ -29,6 +33,9 @@ _LEAST = np.float32(1e-30)  # so that zeros stay zeros
 # The insertion order: cells around so many rows, coordinates whose signs order the cells, one row in so many comes
 # early.
 _CENTRES, _SIGNS, _EARLY = 512, 14, 10
+# So many rows a scan multiplies with a hundred queries as fast as the graph answers them.
+_MIN_BATCH_ROWS = 5_000
+SUFFIX = ".usearch"
 _BLOCK = 4096  # rows that are rounded and placed at a time
 # The layout of usearch's file, format 2: counts of vectors and of bytes each as uint32, the vectors, a header of 64
 # bytes, five uint64 (items, links a node on upper levels and on the lowest, highest level, entry), each node's
@@ -81,7 +88,7 @@ def insertion_order(bytes_: NDArray[np.int8]) -> Rows:
     searching read memory that was just read: on 100,000 vectors the build takes .7 of the time, a search at equal
     recall .85. The tenth that comes first, in that order too, gives the graph its long links.
     """
-    centres = bytes_[spread(len(bytes_), _CENTRES)].astype(np.float32)
+    centres = bytes_[evenly_spaced(len(bytes_), _CENTRES)].astype(np.float32)
     # Alike centres get neighbouring places: they are sorted by the signs of their leading coordinates, as a tree
     # would.
     signs = centres[:, :_SIGNS] > np.median(centres[:, :_SIGNS], axis=0)
@@ -99,13 +106,13 @@ def insertion_order(bytes_: NDArray[np.int8]) -> Rows:
 class HnswBuilder:
     """A graph under construction: rows are added in parts, and it can be saved in between."""
 
-    def __init__(self, dimensions: int, settings: HnswSettings) -> None:
+    def __init__(self, dimensions: int, connectivity: int, expansion_add: int) -> None:
         self._index = usearch().Index(
             ndim=dimensions,
             metric=_LINKED_BY,
             dtype="i8",
-            connectivity=settings.connectivity,
-            expansion_add=settings.expansion_add,
+            connectivity=connectivity,
+            expansion_add=expansion_add,
             expansion_search=1,
         )
 
@@ -140,7 +147,7 @@ class HnswEngine:
         self._mapped = map_graph(path, items, dimensions)
         self._starts, self._layout = _nodes(path, self._mapped, items, dimensions)
 
-    def candidates(self, queries: FloatArray, count: int) -> Sequence[Rows]:
+    def candidates(self, queries: FloatArray, count: int, without: Rows | None = None) -> Sequence[Rows]:
         """See Engine; of the nodes that are kept on the way, these are the best."""
         count, queries = min(count, self._items), np.ascontiguousarray(queries, np.float32)
         found, counts = np.empty((len(queries), count), np.int64), np.empty(len(queries), np.int64)
@@ -200,3 +207,54 @@ def _nodes(
     if nodes_at + int(sizes.sum()) != len(mapped):
         raise _refused(path, f"has {len(mapped):,} bytes, not those of its nodes")
     return starts, (dimensions, lowest, upper, highest, entry)
+
+
+class HnswKind:
+    """A graph: see EngineKind."""
+
+    name = HNSW
+    package = "usearch"
+    tuning = Tuning(target=0.99)
+    is_exhaustive = False
+
+    def require(self) -> None:
+        """See EngineKind."""
+        usearch()
+
+    def describe(self, shape: Shape, parameters: Mapping[str, int]) -> EngineRecord:
+        """See EngineKind; the parameters are those of USUAL."""
+        if unknown := set(parameters) - set(USUAL):
+            raise ValueError(
+                f"the engine {HNSW} has no parameter {min(unknown)!r}; expected some of {', '.join(USUAL)}"
+            )
+        told = USUAL | dict(parameters) | {"threads": 1}
+        return EngineRecord("usearch", version("usearch"), METRIC, shape.kept, told, 0, RecallRecord(0, {}), None)
+
+    def file(self, stem: str, reduced: bool) -> str:
+        """See EngineKind."""
+        return f"{stem}{SUFFIX}"
+
+    def build(self, folder: Path, stem: str, seen: FloatArray, record: EngineRecord) -> None:
+        """See EngineKind."""
+        rows = quantized(seen)
+        order = insertion_order(rows)
+        told = record.parameters
+        builder = HnswBuilder(rows.shape[1], told["connectivity"], told["expansion_add"])
+        builder.add(order, rows[order])
+        builder.save(folder / f"{stem}{SUFFIX}")
+
+    def problem(self, record: EngineRecord, shape: Shape) -> str | None:
+        """See EngineKind."""
+        return None if record.metric == METRIC else f"has the metric {record.metric!r:.40}, not {METRIC!r}"
+
+    def check(self, path: Path, rows: int, record: EngineRecord) -> None:
+        """See EngineKind."""
+        map_graph(path, rows, record.dimensions)
+
+    def open(self, path: Path, rows: int, record: EngineRecord) -> HnswEngine:
+        """See EngineKind."""
+        return HnswEngine(path, rows, record.dimensions)
+
+    def suits(self, rows: int, record: EngineRecord, *, reduced: bool, batch: bool) -> bool:
+        """See EngineKind: always, but for few rows, of which many queries a call are multiplied sooner."""
+        return rows >= _MIN_BATCH_ROWS or not batch

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 
 import gifdex
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.encoders.projections.linear import LinearProjection
 from gifdex.encoders.registry import text_encoder
-from gifdex.index.build import VersionFacts, finish_version, write_items, write_shard
-from gifdex.index.engines.settings import AnnoySettings, EngineSettings, HnswSettings
+from gifdex.index.build import (
+    USUAL_ENGINES,
+    Engines,
+    FieldPlan,
+    Origin,
+    build_engines,
+    finish_version,
+    fit_reduction,
+    shards_with_rows,
+    write_items,
+    write_rows,
+)
+from gifdex.index.engines.names import ANNOY, HNSW
+from gifdex.index.field_records import IMAGE
+from gifdex.index.fields import JOINT_SPACE
 from gifdex.index.lookup import Index
-from gifdex.index.reduction import fit
+from gifdex.index.row_items import distinct_rows
 from gifdex.schemas import tables
-from gifdex.schemas.manifest import EncoderFacts
+from gifdex.schemas.manifest import EncoderRecord, SpaceRecord
 
 DIMENSIONS = 16
 SHARDS = (300, 250, 150)
@@ -75,12 +90,14 @@ def items_table() -> Callable[[int, int], pa.Table]:
 
 @pytest.fixture(scope="session")
 def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
-    """Return a function that builds a version: `make(folder, vectors, shards=None, trees=10, seed=0, hnsw=False)`.
+    """Return a function that builds a version of seeded items from the vectors of its fields.
 
-    `shards` are the shards' counts of items; `seed` tells the projection and the items from other versions'.
+    `make(folder, vectors, shards=None, trees=10, seed=0, hnsw=False, fields={}, engines={}, sentences=None)`. `shards`
+    are the shards' counts of items; `seed` tells the projection and the items from other versions'; `fields` has, by
+    name, vectors of other fields, a row of NaN for an item that has none; `engines` are built besides the usual ones.
     """
     encoder = text_encoder()
-    text_facts = EncoderFacts(encoder.name, encoder.fingerprint, encoder.dimensions)
+    text = EncoderRecord(encoder.name, encoder.fingerprint, encoder.dimensions)
 
     def make(
         version: Path,
@@ -89,6 +106,9 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         trees: int | None = 10,
         seed: int = 0,
         hnsw: bool = False,
+        fields: Mapping[str, NDArray[Any]] | None = None,
+        engines: Engines | None = None,
+        sentences: FloatArray | None = None,
     ) -> Path:
         random = np.random.default_rng(seed)
         projection = LinearProjection(
@@ -97,20 +117,39 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
                 "image_map": random.standard_normal((4, vectors.shape[1])).astype(np.float32),
                 "text_center": (0.01 * random.standard_normal(512)).astype(np.float32),
                 "text_map": random.standard_normal((512, vectors.shape[1])).astype(np.float32),
-            },
+            }
         )
         counts = [len(vectors)] if shards is None else list(shards)
-        ends = np.cumsum(counts).tolist()
-        settings = EngineSettings(AnnoySettings(trees), HnswSettings(8, 32) if hnsw else None)
-        reduction = fit(vectors)
+        graph = {HNSW: {"connectivity": 8, "expansion_add": 32}} if hnsw else {}
+        built = {**USUAL_ENGINES, ANNOY: {} if trees is None else {"trees": trees}, **graph, **(engines or {})}
+        joint = SpaceRecord(JOINT_SPACE, projection.fingerprint)
+        plans = {IMAGE: FieldPlan(joint, built)}
+        for name, others in (fields or {}).items():
+            halved = others.dtype == np.float16
+            plans[name] = FieldPlan(SpaceRecord("pixels", "0" * 16) if halved else joint, {} if halved else built)
         write_items(version, items_table(len(vectors), seed))
-        for number, (count, end) in enumerate(zip(counts, ends, strict=True)):
-            write_shard(version, number, vectors[end - count : end], reduction, settings, alone=len(counts) == 1)
-        facts = VersionFacts(version.name, EncoderFacts("pixels", "0" * 16, 4), "1" * 16, text_facts)
-        finish_version(version, facts, counts, projection, reduction, settings)
+        for name, plan in plans.items():
+            write_field(version, name, vectors if name == IMAGE else (fields or {})[name], counts, plan)
+        origin = Origin(version.name, EncoderRecord("pixels", "0" * 16, 4), "1" * 16, text)
+        finish_version(version, origin, counts, plans, projection, sentences)
         return version
 
     return make
+
+
+def write_field(version: Path, name: str, vectors: NDArray[Any], counts: Sequence[int], plan: FieldPlan) -> None:
+    """Write the distinct rows of one field, shard by shard, and its engines."""
+    ends = np.cumsum(counts).tolist()
+    for number, (count, end) in enumerate(zip(counts, ends, strict=True)):
+        own = vectors[end - count : end]
+        keys = [None if np.isnan(vector).any() else vector.tobytes() for vector in own]
+        firsts, items = distinct_rows(keys)
+        write_rows(version, name, number, own[firsts], items, count)
+    if plan.engines:
+        numbers = shards_with_rows(version, name, len(counts))
+        fit_reduction(version, name, numbers)
+        for number in numbers:
+            build_engines(version, name, number, plan.engines)
 
 
 @pytest.fixture(scope="session")

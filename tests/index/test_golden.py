@@ -33,7 +33,7 @@ def test_golden_version_answers_as_it_did(number: int, verify: bool) -> None:
     answers = json.loads((GOLDEN / f"format-{number}" / "answers.json").read_text())
     for answer in answers:
         query = np.array(answer["query"])
-        for how in ({"exact": True}, *({"engine": engine, "effort": 140} for engine in opened.engines)):
+        for how in ({"exact": True}, *({"engine": engine, "num_candidates": 140} for engine in opened.engines)):
             hits = opened.search(query, 10, **how)
             assert [hit.id for hit in hits] == [hit["id"] for hit in answer["hits"]]
             np.testing.assert_allclose([h.score for h in hits], [h["score"] for h in answer["hits"]], atol=2e-7)
@@ -44,8 +44,8 @@ def test_golden_version_answers_as_it_did(number: int, verify: bool) -> None:
 
 
 def test_format_1_reads_as_trees_over_whole_vectors() -> None:
-    manifest = gifdex.open(version(1)).manifest
-    assert (manifest.reduction, manifest.engine, set(manifest.engines)) == (None, "scan", {"annoy", "scan"})
-    annoy = manifest.engines["annoy"]
-    assert (annoy.metric, annoy.dimensions, annoy.parameters["trees"], annoy.effort) == ("angular", 8, 5, 200)
-    assert annoy.quality.recall == {"10": 1.0}
+    image = gifdex.open(version(1)).manifest.fields["image"]
+    assert (image.reduction, image.engine, set(image.engines)) == (None, "scan", {"annoy", "scan"})
+    annoy = image.engines["annoy"]
+    assert (annoy.metric, annoy.dimensions, annoy.parameters["trees"], annoy.num_candidates) == ("angular", 8, 5, 200)
+    assert annoy.vector_recall.at == {"10": 1.0}

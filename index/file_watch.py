@@ -9,8 +9,8 @@ from pathlib import Path
 from gifdex.schemas.errors import CorruptIndexError
 
 
-class Unchanged:
-    """Files as they were when this was made.
+class FileWatch:
+    """Notices when mapped files are changed in place.
 
     A file that is replaced by a rename, or unlinked, stays mapped as it was. One that is cut off or written over in
     place does not: reading it then ends the process or gives wrong answers. So sizes and times are looked at before

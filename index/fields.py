@@ -1,0 +1,131 @@
+"""A field: a named set of vectors in one space, with the engines over them and the items that they stand for.
+
+Every version has the field `image`, one row for each distinct vector of a GIF. `caption` has one for each distinct
+caption, in the same space, and `features` the image encoder's own vectors, where they were asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gifdex.encoders.base import FloatArray
+from gifdex.index import reduction as reductions
+from gifdex.index import row_items
+from gifdex.index.engines import registry
+from gifdex.index.engines.base import Rows
+from gifdex.index.row_items import RowItems
+from gifdex.index.search import Found, Searcher, candidates_for, open_shards
+from gifdex.schemas.errors import QueryError
+from gifdex.schemas.manifest import FieldRecord, SpaceRecord
+
+JOINT_SPACE = "joint"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How fields are asked: by which engine (None: each one's default), with how many candidates, or exactly."""
+
+    engine: str | None = None
+    num_candidates: int | None = None
+    exact: bool = False
+
+
+class Field:
+    """One opened field; several threads may ask it at once."""
+
+    def __init__(self, path: Path, name: str, record: FieldRecord, searcher: Searcher, items: RowItems) -> None:
+        self.name = name
+        self.record = record
+        self.items = items
+        self.searcher = searcher
+        self._path = path
+        self._batch_engine = self._default(batch=True) if record.engine is not None else None
+
+    @property
+    def space(self) -> SpaceRecord:
+        """The space of its vectors."""
+        return self.record.space
+
+    @property
+    def dimensions(self) -> int:
+        """Size of its vectors."""
+        return self.record.dimensions
+
+    def _default(self, *, batch: bool) -> str | None:
+        record = self.record
+        reduced = record.reduction is not None
+        return registry.default(record.engines, record.rows, len(record.shards), reduced=reduced, batch=batch)
+
+    def engine_for(self, asked: Asked, queries: int) -> str | None:
+        """Return the engine that answers so many queries; None stands for a scan of every vector.
+
+        Raises QueryError for an engine that the field does not have.
+        """
+        if asked.exact:
+            return None
+        if asked.engine is None:
+            return self.record.engine if queries == 1 else self._batch_engine
+        if not isinstance(asked.engine, str) or asked.engine not in self.record.engines:
+            built = ", ".join(self.record.engines) or "none"
+            hint = f": build it with --{asked.engine}" if registry.is_optional(asked.engine) else ""
+            raise QueryError(
+                f"the field {self.name} of the index {self._path} has no engine {asked.engine!r:.40}, only "
+                f"{built}{hint}"
+            )
+        return asked.engine
+
+    def search(self, queries: FloatArray, k: int, asked: Asked) -> list[Found]:
+        """Return, for unit queries (n, d), each one's k best rows and their exact cosines, best first."""
+        engine = self.engine_for(asked, len(queries))
+        if engine is None:
+            return self.searcher.scan(queries, k)
+        candidates = asked.num_candidates or self.record.engines[engine].num_candidates
+        return self.searcher.search(queries, k, engine, candidates)
+
+    def proposals(self, queries: FloatArray, k: int, asked: Asked) -> list[Rows]:
+        """Return, for each unit query (n, d), the rows that are rescored for k hits: more than k, in no order."""
+        engine = self.engine_for(asked, len(queries))
+        if engine is None:
+            return [rows for rows, _ in self.searcher.scan(queries, candidates_for(k, k))]
+        count = candidates_for(asked.num_candidates or self.record.engines[engine].num_candidates, k)
+        return [rows for rows, _ in self.searcher.search_among(queries, count, engine, count)]
+
+    def rows_of(self, items: Rows) -> Rows:
+        """Return the distinct rows, ascending, of items that have one."""
+        rows = self.items.row_of[items]
+        return np.unique(rows[rows >= 0])
+
+    def scores_of(self, query: FloatArray, items: Rows) -> NDArray[np.float64]:
+        """Return the exact cosines float64 (n,) of a unit query (d,) with items' vectors; 0 for an item without one."""
+        rows = self.items.row_of[items]
+        has_row = rows >= 0
+        scores = np.zeros(len(items))
+        distinct, places = np.unique(rows[has_row], return_inverse=True)
+        if len(distinct):
+            scores[has_row] = self.searcher.cosines(query, distinct)[places]
+        return scores
+
+    def rough_scores(self, query: FloatArray) -> FloatArray:
+        """Return the products float32 (items,) of a unit query (d,) with all items' vectors, 0 where there is none."""
+        products = self.searcher.products(query)
+        if self.items.is_identity:
+            return products
+        rows = self.items.row_of
+        scores: FloatArray = np.where(rows >= 0, products[rows], np.float32(0))
+        return scores
+
+
+def open_field(path: Path, name: str, record: FieldRecord, items: int) -> Field:
+    """Open a field of the version at `path`; raises CorruptIndexError where a file is not what the record says."""
+    reduction = None
+    if record.reduction is not None:
+        reduction = reductions.load(path / record.reduction.file, record.dimensions, record.reduction.dimensions)
+    shards = open_shards(path, record)
+    for shard in shards:
+        shard.check(record.engines)
+    searcher = Searcher(shards, record.engines, reduction)
+    return Field(path, name, record, searcher, row_items.load(path, record.shards, items))

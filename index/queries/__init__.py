@@ -1,0 +1,1 @@
+"""From what people ask to rows and items: checking queries, making them vectors, fusing fields."""

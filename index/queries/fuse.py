@@ -1,0 +1,148 @@
+"""Several fields as one answer: candidates of each, their union scored exactly in all, one weighted sum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gifdex.encoders.base import FloatArray
+from gifdex.index.engines.base import Rows
+from gifdex.index.field_records import IMAGE
+from gifdex.index.fields import Asked, Field
+from gifdex.index.search import Found, best, contenders
+from gifdex.index.vectors import ROUNDING
+from gifdex.schemas.errors import QueryError
+
+USUAL_WEIGHTS: Mapping[str, float] = {IMAGE: 1.0}
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Fields of one space and their weights, above zero. An item's score is the sum of its weighted cosines.
+
+    An item without a row in a field counts 0 there.
+    """
+
+    parts: tuple[tuple[Field, float], ...]
+
+    @property
+    def dimensions(self) -> int:
+        """Size of a query."""
+        return self.parts[0][0].dimensions
+
+    def search(self, queries: FloatArray, k: int, asked: Asked, among: Rows | None = None) -> list[Found]:
+        """Return, for unit queries (n, d), each one's k best items and their scores; equal scores in item order.
+
+        `among` are the ascending items that may be answered, of which the best are found exactly.
+        """
+        if len(self.parts) == 1 and self.parts[0][1] == 1:
+            return _search_one(self.parts[0][0], queries, k, asked, among)
+        for field, _ in self.parts:  # whose engine may be unknown
+            field.engine_for(asked, len(queries))
+        if among is None and not asked.exact:
+            return [best(items, self.scores_of(query, items), k) for query, items in self._proposed(queries, k, asked)]
+        return [self._scan(query, k, among) for query in queries]
+
+    def _proposed(self, queries: FloatArray, k: int, asked: Asked) -> list[tuple[FloatArray, Rows]]:
+        """Return, for each query, the distinct items that any field proposes."""
+        found: list[list[Rows]] = [[] for _ in queries]
+        for field, _ in self.parts:
+            for items, rows in zip(found, field.proposals(queries, k, asked), strict=True):
+                items.append(field.items.items_of(rows))
+        return [(query, np.unique(np.concatenate(items))) for query, items in zip(queries, found, strict=True)]
+
+    def scores_of(self, query: FloatArray, items: Rows) -> NDArray[np.float64]:
+        """Return the exact scores float64 (n,) of items for a unit query (d,)."""
+        scores = np.zeros(len(items))
+        for field, weight in self.parts:
+            scores += weight * field.scores_of(query, items)
+        return scores
+
+    def _rough_scores(self, query: FloatArray) -> FloatArray:
+        """Return the scores float32 (items,) of all items, `_rounding` off at most."""
+        first, weight = self.parts[0]
+        scores = np.float32(weight) * first.rough_scores(query)
+        for field, weight in self.parts[1:]:
+            scores += np.float32(weight) * field.rough_scores(query)
+        return scores
+
+    @property
+    def _rounding(self) -> float:
+        return 2 * ROUNDING * sum(weight for _, weight in self.parts)
+
+    def _scan(self, query: FloatArray, k: int, among: Rows | None) -> Found:
+        scores = self._rough_scores(query)
+        if among is not None:
+            scores = scores[among]
+        places = contenders(scores, k, self._rounding) if len(scores) else np.empty(0, np.int64)
+        items = places if among is None else among[places]
+        return best(items, self.scores_of(query, items), k)
+
+    def ranks(self, queries: FloatArray, items: Rows) -> Rows:
+        """Return the exact rank int64 (n,) of `items[i]` for unit query i among all items; equal scores share it."""
+        result = np.empty(len(queries), np.int64)
+        for number, (query, item) in enumerate(zip(queries, items, strict=True)):
+            rough = self._rough_scores(query)
+            near = np.flatnonzero(np.abs(rough - rough[item]) <= self._rounding)
+            exact = self.scores_of(query, near)
+            above = np.count_nonzero(rough > rough[item] + self._rounding)
+            result[number] = 1 + above + np.count_nonzero(exact > exact[near == item])
+        return result
+
+
+def _search_one(field: Field, queries: FloatArray, k: int, asked: Asked, among: Rows | None) -> list[Found]:
+    """Return the k best items of one field, whose weight is one."""
+    if among is None:
+        return [field.items.expand(rows, scores, k) for rows, scores in field.search(queries, k, asked)]
+    field.engine_for(asked, len(queries))
+    mask = np.zeros(field.items.count, bool)
+    mask[among] = True
+    found = field.searcher.scan_rows(queries, field.rows_of(among), k)
+    return [field.items.expand(rows, scores, k, mask) for rows, scores in found]
+
+
+def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float] | None) -> Fusion:
+    """Return the fusion that a caller's weights ask for, those of 0 left out.
+
+    Raises QueryError for a field that the index does not have, for fields of different spaces, and for weights that are
+    no numbers of at least 0 with one above it.
+    """
+    if weights is None:
+        weights = USUAL_WEIGHTS
+    if not isinstance(weights, Mapping):
+        raise QueryError(f"fields is {weights!r:.80}; expected names and weights, such as {{'image': 1.0}}")
+    for name, weight in weights.items():
+        if name not in fields:
+            hint = {"caption": ": give the corpus captions", "features": ": build it with --keep-features"}
+            raise QueryError(
+                f"the index {path} has no field {name!r:.40}, only {', '.join(fields)}{hint.get(str(name), '')}"
+            )
+        if not _is_weight(weight):
+            raise QueryError(f"the weight of the field {name} is {weight!r:.40}; expected a number, at least 0")
+    parts = [(fields[name], float(weight)) for name, weight in weights.items() if weight]
+    if not parts:
+        raise QueryError(f"the weights {dict(weights)!r:.80} have none above 0; expected such as {{'image': 1.0}}")
+    _check_spaces(parts)
+    return Fusion(tuple(parts))
+
+
+def _is_weight(value: Any) -> bool:
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return is_number and 0 <= value < math.inf
+
+
+def _check_spaces(parts: Sequence[tuple[Field, float]]) -> None:
+    first = parts[0][0]
+    for field, _ in parts[1:]:
+        if field.space != first.space:
+            raise QueryError(
+                f"the fields {first.name} and {field.name} lie in different spaces, {first.space.name} "
+                f"({first.space.fingerprint}) and {field.space.name} ({field.space.fingerprint}), so one query cannot "
+                "be compared with both: ask them apart"
+            )

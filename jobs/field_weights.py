@@ -1,0 +1,40 @@
+"""`--fields image,caption=0.5`: which fields answer, and how much each counts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+
+class FieldWeights(click.ParamType[dict[str, float]]):
+    """Names of fields with weights, parted by commas; a name alone has the weight 1."""
+
+    name = "NAME[=WEIGHT],..."
+
+    def convert(  # noqa: D102
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        if value is None or isinstance(value, dict):
+            return value
+        weights: dict[str, float] = {}
+        for part in str(value).split(","):
+            name, equals, text = (piece.strip() for piece in part.partition("="))
+            if not name or name in weights:
+                self.fail(
+                    f"{value!r} names {'no field' if not name else f'{name} twice'}; such as image,caption=0.5",
+                    param,
+                    ctx,
+                )
+            weights[name] = self._weight(text, value, param, ctx) if equals else 1.0
+        return weights
+
+    def _weight(self, text: str, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = math.nan
+        if not 0 <= weight < math.inf:
+            self.fail(f"{value!r} has the weight {text!r}; expected a number, at least 0", param, ctx)
+        return weight
