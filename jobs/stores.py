@@ -14,7 +14,7 @@ from gifdex.schemas.progress import QUIET, Progress
 
 @dataclass(frozen=True)
 class OpenStore:
-    """A store's `folder` or, of one at a URL, its outline: what is published in it is published there.
+    """A store's `folder` or, of one at a URL, a working copy: what is published in it is published there.
 
     `shown` is what output calls it, without a key or options.
     """
@@ -42,8 +42,8 @@ def open_store(where: Path | str) -> Iterator[OpenStore]:
         yield OpenStore(where, Path(where), str(where))
         return
     from gifdex.index.remote import Place
-    from gifdex.index.shipping import outlined
+    from gifdex.index.shipping import working_copy
 
     place = Place.of(str(where))
-    with outlined(place) as outline:
-        yield OpenStore(where, outline.folder, place.shown())
+    with working_copy(place) as copy:
+        yield OpenStore(where, copy.folder, place.shown())

@@ -141,7 +141,7 @@ def note_status(where: Path | str, outcome: str, error: str | None) -> Status:
     good = now if error is None else read_status(workspace).get("last_success")
     status = Status(now, outcome, error, good)
     data = (json.dumps(asdict(status), indent=2) + "\n").encode()
-    commit_bytes(workspace.status, data, alone=True)
+    commit_bytes(workspace.status, data, same_temporary_name=True)
     if isinstance(where, str) and is_url(where):
         with suppress(RemoteError):  # which may be what the run failed with
             Place.of(where).put(data, workspace.status.name)

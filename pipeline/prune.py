@@ -49,8 +49,8 @@ def prune_at(where: Path | str, keep: int, progress: Progress = QUIET) -> PruneS
             with mirrored(above.url, progress) as workspace:
                 return prune(workspace, keep)
         gone = shipping.prune(place, keep, PROTECTED)
-        with shipping.outlined(place) as outline:
-            return PruneSummary(store.finished(outline.folder), gone)
+        with shipping.working_copy(place) as copy:
+            return PruneSummary(store.finished(copy.folder), gone)
     folder = absolute(where)
     store.check_store(folder)
     workspace = Workspace(folder.parent)

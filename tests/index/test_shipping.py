@@ -65,15 +65,15 @@ def run(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
 
 def test_every_push_is_remembered_and_can_be_rolled_back(s3: S3Server, pushed: list[str], tmp_path: Path) -> None:
     place = Place.of(s3.url("index"))
-    with shipping.outlined(place) as outline:
-        assert [entry.build_id for entry in store.history(outline.folder)] == pushed
-        assert [entry.replaced for entry in store.history(outline.folder)] == [None, *pushed[:-1]]
-        assert store.finished(outline.folder)[0] == pushed[-1]
-        assert store.rollback(outline.folder, whole) == (pushed[-2], pushed[-1])
+    with shipping.working_copy(place) as copy:
+        assert [entry.build_id for entry in store.history(copy.folder)] == pushed
+        assert [entry.replaced for entry in store.history(copy.folder)] == [None, *pushed[:-1]]
+        assert store.finished(copy.folder)[0] == pushed[-1]
+        assert store.rollback(copy.folder, whole) == (pushed[-2], pushed[-1])
     assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == pushed[-2]
-    with shipping.outlined(place) as outline:
-        assert store.rolled_back(outline.folder, pushed[-1]) is not None
-        store.publish(outline.folder, pushed[0])
+    with shipping.working_copy(place) as copy:
+        assert store.rolled_back(copy.folder, pushed[-1]) is not None
+        store.publish(copy.folder, pushed[0])
     assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == pushed[0]
 
 
@@ -84,9 +84,9 @@ def test_what_fails_on_the_outline_changes_nothing_and_names_the_url(s3: S3Serve
         pytest.raises(
             PublishError, match=r"before 0{15}1 is left in s3://bucket/index: .* versions s3://bucket/index,"
         ),
-        shipping.outlined(Place.of(s3.url("index"))) as outline,
+        shipping.working_copy(Place.of(s3.url("index"))) as copy,
     ):
-        store.rollback(outline.folder, whole)
+        store.rollback(copy.folder, whole)
     assert {path.name: path.read_bytes() for path in s3.object("index").iterdir() if path.is_file()} == before
 
 
@@ -108,8 +108,8 @@ def test_pruning_leaves_what_is_current_lately_current_or_among_the_newest(s3: S
     make_it_long_ago(s3)
     assert shipping.prune(place, 2, HOUR) == pushed[:2]
     assert folders(s3) == pushed[2:]
-    with shipping.outlined(place) as outline:
-        store.publish(outline.folder, pushed[2])
+    with shipping.working_copy(place) as copy:
+        store.publish(copy.folder, pushed[2])
     make_it_long_ago(s3)
     assert shipping.prune(place, 1, HOUR) == [pushed[3]]  # the last that was published is the current one
 
