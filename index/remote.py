@@ -24,7 +24,7 @@ from gifdex.index import artifact, store
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, IndexNotFoundError, RemoteError
 from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, committing, sha256_file, sync
 from gifdex.schemas.manifest import MANIFEST_NAME, FileRecord, Manifest
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 CACHE_VARIABLE = "GIFDEX_CACHE"
 _BLOCK = 8 * 1024**2  # bytes that are read at a time
@@ -188,7 +188,7 @@ def _patient(url: str) -> str:
     return parts._replace(query="&".join(filter(None, [parts.query, f"retry_limit_seconds={_PATIENCE}"]))).geturl()
 
 
-def fetch(url: str, cache: Path | None = None, progress: Progress = silent, *, distrust: bool = False) -> Path:
+def fetch(url: str, cache: Path | None = None, progress: Progress = QUIET, *, distrust: bool = False) -> Path:
     """Bring the version that a URL publishes (or is) into the local cache, and return its folder.
 
     Only files whose SHA-256 no cached version has are read, an interrupted one from where it was left; each is
@@ -278,9 +278,9 @@ def _fill(place: Place, names: tuple[str, ...], version: Path, manifest: Manifes
         target = version / name
         if not _is_right(target, facts) and not _link(known.get(facts.sha256), target, facts):
             for count in _download(place, (*names, name), target, facts):
-                progress("fetch", (done + count) // _MIB, total // _MIB)
+                progress.stage("fetch", (done + count) // _MIB, total // _MIB)
         done += facts.bytes
-        progress("fetch", done // _MIB, total // _MIB)
+        progress.stage("fetch", done // _MIB, total // _MIB)
     for path in version.iterdir():  # of an earlier manifest of the same id
         if path.name not in manifest.files:
             path.unlink()

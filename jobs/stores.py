@@ -9,12 +9,12 @@ from pathlib import Path
 
 from gifdex.index import artifact, store
 from gifdex.schemas.files import is_url
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 
 @dataclass(frozen=True)
 class OpenStore:
-    """A store's `folder` or, of one at a URL, its outline: what is published in it is published there.
+    """A store's `folder` or, of one at a URL, a working copy: what is published in it is published there.
 
     `shown` is what output calls it, without a key or options.
     """
@@ -23,7 +23,7 @@ class OpenStore:
     folder: Path
     shown: str
 
-    def verify(self, build_id: str, progress: Progress = silent) -> None:
+    def verify(self, build_id: str, progress: Progress = QUIET) -> None:
         """Look at every byte of a version; raises an ArtifactError."""
         if not is_url(self.where):
             artifact.verify(self.folder / build_id, progress)
@@ -42,8 +42,8 @@ def open_store(where: Path | str) -> Iterator[OpenStore]:
         yield OpenStore(where, Path(where), str(where))
         return
     from gifdex.index.remote import Place
-    from gifdex.index.shipping import outlined
+    from gifdex.index.shipping import working_copy
 
     place = Place.of(str(where))
-    with outlined(place) as outline:
-        yield OpenStore(where, outline.folder, place.shown())
+    with working_copy(place) as copy:
+        yield OpenStore(where, copy.folder, place.shown())

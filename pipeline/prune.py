@@ -16,13 +16,13 @@ from gifdex.index.remote import Place
 from gifdex.pipeline.mirror import mirrored
 from gifdex.pipeline.workspace import BUILDS, STORE, Workspace, catalog_fingerprint
 from gifdex.schemas.files import absolute, is_url, read_table
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 # A version that was current within this span may be about to be opened.
 PROTECTED = timedelta(hours=1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class PruneSummary:
     """What was deleted: names of versions and builds, counts of part files and of unfinished files, and bytes.
 
@@ -37,7 +37,7 @@ class PruneSummary:
     bytes: int = 0
 
 
-def prune_at(where: Path | str, keep: int, progress: Progress = silent) -> PruneSummary:
+def prune_at(where: Path | str, keep: int, progress: Progress = QUIET) -> PruneSummary:
     """Prune a store on this machine or at a URL, and of a workspace's own store the whole workspace.
 
     Raises IndexNotFoundError where there is no store, WorkspaceBusyError while a run has the workspace.
@@ -49,8 +49,8 @@ def prune_at(where: Path | str, keep: int, progress: Progress = silent) -> Prune
             with mirrored(above.url, progress) as workspace:
                 return prune(workspace, keep)
         gone = shipping.prune(place, keep, PROTECTED)
-        with shipping.outlined(place) as outline:
-            return PruneSummary(store.finished(outline.folder), gone)
+        with shipping.working_copy(place) as copy:
+            return PruneSummary(store.finished(copy.folder), gone)
     folder = absolute(where)
     store.check_store(folder)
     workspace = Workspace(folder.parent)

@@ -19,7 +19,9 @@ import gifdex
 from gifdex.index import remote, shipping, store
 from gifdex.index.artifact import read_manifest, verify
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, RemoteError
+from gifdex.schemas.progress import QuietProgress
 from tests import s3_server
+from tests.told import Calls
 
 if TYPE_CHECKING:
     from gifdex.encoders.base import FloatArray
@@ -32,17 +34,16 @@ class Interrupted(Exception):
     """What a progress raises to stop a copy where it is."""
 
 
-def stop_after(calls: int) -> Callable[[str, int, int], None]:
-    """Return a progress that interrupts what tells it, at its `calls`-th call."""
-    count = 0
+class StopAfter(QuietProgress):
+    """A Progress that interrupts what tells it, at its `calls`-th call."""
 
-    def progress(stage: str, done: int, total: int) -> None:
-        nonlocal count
-        count += stage in ("push", "fetch")
-        if count >= calls:
+    def __init__(self, calls: int) -> None:
+        self._left = calls
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self._left -= name in ("push", "fetch")
+        if self._left <= 0:
             raise Interrupted
-
-    return progress
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_an_interrupted_push_publishes_nothing_new_and_the_next_one_copies_the_r
     first, second = two
     shipping.push(first, s3.url("index"))
     with pytest.raises(Interrupted):
-        shipping.push(second, s3.url("index"), stop_after(calls))
+        shipping.push(second, s3.url("index"), StopAfter(calls))
     assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == first.name
     done = shipping.push(second, s3.url("index"))
     assert done["there"] >= calls - 1
@@ -135,7 +136,7 @@ def test_an_interrupted_fetch_goes_on_where_it_was(
     shipping.push(first, s3.url("index"))
     cache = tmp_path / "cache"
     with pytest.raises(Interrupted):
-        remote.fetch(s3.url("index"), cache, stop_after(calls))
+        remote.fetch(s3.url("index"), cache, StopAfter(calls))
     (local,) = cache.iterdir()
     assert store.finished(local) == []
     assert gifdex.open(s3.url("index"), cache=cache).search(QUERY) == gifdex.open(first).search(QUERY)
@@ -151,7 +152,7 @@ def test_a_part_that_was_left_is_gone_on_with_from_its_end(
     facts = read_manifest(first).files[name]
     cache = tmp_path / "cache"
     with pytest.raises(Interrupted):
-        remote.fetch(s3.url("index"), cache, stop_after(1))
+        remote.fetch(s3.url("index"), cache, StopAfter(1))
     (local,) = cache.iterdir()
     (local / f".tmp-{facts.sha256}").write_bytes(whole[:20_000])
     # The object's beginning is another one now: only who goes on after it gets the right bytes.
@@ -167,7 +168,7 @@ def test_a_part_with_a_wrong_beginning_is_fetched_again_from_the_start(
     facts = read_manifest(first).files["items.arrow"]
     cache = tmp_path / "cache"
     with pytest.raises(Interrupted):
-        remote.fetch(s3.url("index"), cache, stop_after(1))
+        remote.fetch(s3.url("index"), cache, StopAfter(1))
     (local,) = cache.iterdir()
     for path in local.rglob("items.arrow"):
         path.unlink()
@@ -210,7 +211,7 @@ def test_a_fetch_that_was_given_up_leaves_nothing_for_ever(
     first, second = two
     shipping.push(first, s3.url("index"))
     with pytest.raises(Interrupted):
-        remote.fetch(s3.url("index"), tmp_path / "cache", stop_after(5))
+        remote.fetch(s3.url("index"), tmp_path / "cache", StopAfter(5))
     shipping.push(second, s3.url("index"))
     path = remote.fetch(s3.url("index"), tmp_path / "cache")
     assert [folder.name for folder in path.parent.iterdir() if folder.is_dir()] == [second.name]
@@ -228,7 +229,7 @@ def test_a_version_that_is_pruned_while_it_is_fetched_is_no_error(
             for path in list(s3.object(f"index/{first.name}").iterdir()):
                 path.unlink()
 
-    assert remote.fetch(s3.url("index"), tmp_path / "cache", meanwhile).name == second.name
+    assert remote.fetch(s3.url("index"), tmp_path / "cache", Calls(meanwhile)).name == second.name
 
 
 def test_a_byte_that_rots_on_the_servers_disk_is_refused_by_name(
@@ -308,7 +309,7 @@ def test_a_folder_is_a_destination_too_and_shows_no_file_that_is_not_whole(
     target = tmp_path / "copies"
     shipping.push(first, str(target))
     with pytest.raises(Interrupted):
-        shipping.push(second, str(target), stop_after(3))
+        shipping.push(second, str(target), StopAfter(3))
     for path in (target / second.name).iterdir():
         assert path.name.startswith(".tmp-") or path.read_bytes() == (second / path.name).read_bytes()
     assert gifdex.open(target).manifest.build_id == first.name

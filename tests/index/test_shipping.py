@@ -18,6 +18,7 @@ import gifdex
 from gifdex.index import shipping, store
 from gifdex.index.remote import Place
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, PublishError, RemoteError
+from tests.told import Calls
 
 if TYPE_CHECKING:
     from gifdex.encoders.base import FloatArray
@@ -64,15 +65,15 @@ def run(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
 
 def test_every_push_is_remembered_and_can_be_rolled_back(s3: S3Server, pushed: list[str], tmp_path: Path) -> None:
     place = Place.of(s3.url("index"))
-    with shipping.outlined(place) as outline:
-        assert [entry.build_id for entry in store.history(outline.folder)] == pushed
-        assert [entry.replaced for entry in store.history(outline.folder)] == [None, *pushed[:-1]]
-        assert store.finished(outline.folder)[0] == pushed[-1]
-        assert store.rollback(outline.folder, whole) == (pushed[-2], pushed[-1])
+    with shipping.working_copy(place) as copy:
+        assert [entry.build_id for entry in store.history(copy.folder)] == pushed
+        assert [entry.replaced for entry in store.history(copy.folder)] == [None, *pushed[:-1]]
+        assert store.finished(copy.folder)[0] == pushed[-1]
+        assert store.rollback(copy.folder, whole) == (pushed[-2], pushed[-1])
     assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == pushed[-2]
-    with shipping.outlined(place) as outline:
-        assert store.rolled_back(outline.folder, pushed[-1]) is not None
-        store.publish(outline.folder, pushed[0])
+    with shipping.working_copy(place) as copy:
+        assert store.rolled_back(copy.folder, pushed[-1]) is not None
+        store.publish(copy.folder, pushed[0])
     assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == pushed[0]
 
 
@@ -83,9 +84,9 @@ def test_what_fails_on_the_outline_changes_nothing_and_names_the_url(s3: S3Serve
         pytest.raises(
             PublishError, match=r"before 0{15}1 is left in s3://bucket/index: .* versions s3://bucket/index,"
         ),
-        shipping.outlined(Place.of(s3.url("index"))) as outline,
+        shipping.working_copy(Place.of(s3.url("index"))) as copy,
     ):
-        store.rollback(outline.folder, whole)
+        store.rollback(copy.folder, whole)
     assert {path.name: path.read_bytes() for path in s3.object("index").iterdir() if path.is_file()} == before
 
 
@@ -107,8 +108,8 @@ def test_pruning_leaves_what_is_current_lately_current_or_among_the_newest(s3: S
     make_it_long_ago(s3)
     assert shipping.prune(place, 2, HOUR) == pushed[:2]
     assert folders(s3) == pushed[2:]
-    with shipping.outlined(place) as outline:
-        store.publish(outline.folder, pushed[2])
+    with shipping.working_copy(place) as copy:
+        store.publish(copy.folder, pushed[2])
     make_it_long_ago(s3)
     assert shipping.prune(place, 1, HOUR) == [pushed[3]]  # the last that was published is the current one
 
@@ -178,7 +179,7 @@ def test_an_interrupted_push_of_other_bytes_is_not_gone_on_with(
 
     for version, last in ((versions[0], 4), (other, 1)):  # and the second try was cut short, too
         with pytest.raises(KeyboardInterrupt):
-            shipping.push(version, s3.url("index"), stop_at(last))
+            shipping.push(version, s3.url("index"), Calls(stop_at(last)))
     assert shipping.push(other, s3.url("index"))["there"] == 0
     shipping.verify(Place.of(s3.url("index")), other.name)
     assert [path.name for path in s3.object(f"index/{other.name}").iterdir() if path.name.startswith(".")] == []
@@ -197,7 +198,7 @@ def test_a_version_that_is_pruned_while_it_is_pushed_is_not_published(versions: 
             (copy / versions[1].name / "items.arrow").unlink()
 
     with pytest.raises(RemoteError, match="was deleted while the version was pushed"):
-        shipping.push(versions[1], str(copy), prune)
+        shipping.push(versions[1], str(copy), Calls(prune))
     assert store.current(copy) == versions[0].name
     shipping.push(versions[1], str(copy))
     assert gifdex.open(copy, verify=True).manifest.build_id == versions[1].name

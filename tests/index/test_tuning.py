@@ -205,7 +205,7 @@ def test_a_build_whose_engine_finds_too_little_is_refused_by_the_gate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from gifdex.pipeline import gate
-    from gifdex.pipeline.embed import RunSummary
+    from gifdex.pipeline.run import RunSummary
     from gifdex.pipeline.settings import GateSettings
 
     settings = GateSettings(min_recall=TARGETS["scan"])

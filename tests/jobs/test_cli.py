@@ -319,7 +319,7 @@ def test_closed_pipe_ends_without_a_word(built: Built) -> None:
 
 def test_every_command_has_help_with_an_example() -> None:
     overview = run("--help").stdout
-    for name in ("build", "embed", "encoders", "search", "evaluate", "inspect", "export", "verify", "demo"):
+    for name in ("build", "encode", "encoders", "search", "evaluate", "inspect", "export", "verify", "demo"):
         assert name in overview
         text = run(name, "--help").stdout
         assert f"gifdex {name}" in text.split("Example")[1]
@@ -339,7 +339,7 @@ def test_help_imports_no_heavy_module() -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    for name in ("build", "embed", "encoders", "search", "evaluate", "inspect", "export", "verify", "demo"):
+    for name in ("build", "encode", "encoders", "search", "evaluate", "inspect", "export", "verify", "demo"):
         assert f"gifdex {name}" in readme or f"make {name}" in readme
 
 

@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gifdex.jobs import config
-
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "gifdex", *map(str, arguments)]
@@ -57,16 +55,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 def metric(path: Path, name: str) -> float:
     (line,) = [line for line in path.read_text().splitlines() if line.startswith(f"{name} ")]
     return float(line.split()[1])
-
-
-def test_the_example_is_toml_that_runs_and_names_every_option() -> None:
-    named = {key for keys in config.TABLES.values() for key in keys}
-    for key in named:
-        assert f"\n{key} = " in config.EXAMPLE or f"\n# {key} = " in config.EXAMPLE, key
-    from gifdex.jobs.nightly import command
-
-    options = {param.name for param in command.params}
-    assert options == named | set(config.ONLY_FLAGS)
 
 
 def test_a_night_publishes_and_tells_machines_everything(site: Site) -> None:

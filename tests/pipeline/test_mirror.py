@@ -20,6 +20,7 @@ from gifdex.pipeline.nightly import NightlySummary, nightly, note_status
 from gifdex.pipeline.prune import prune_at
 from gifdex.pipeline.settings import BuildSettings, GateSettings, NightlySettings
 from gifdex.schemas.errors import RemoteError, WorkspaceBusyError, WorkspaceError
+from tests.told import Calls
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import GifWriter
@@ -57,14 +58,19 @@ def test_a_night_leaves_a_workspace_that_another_machine_goes_on_with(
     s3: S3Server, night: Night, corpus: Path, write_gif: GifWriter, tmp_path: Path
 ) -> None:
     first = night("one")
-    assert (first.outcome, first.encoded) == ("published", 5)
+    assert (first.outcome, first.build.run.encoded) == ("published", 5)
     opened = gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader")
     assert len(opened) == 5
     again = night("two")
-    assert (again.outcome, again.build_id, again.tried, again.index_reused) == ("unchanged", first.build_id, 0, True)
+    assert (again.outcome, again.build_id, again.build.run.tried, again.build.index_reused) == (
+        "unchanged",
+        first.build_id,
+        0,
+        True,
+    )
     write_gif(corpus / "new.gif", seed=77)
     third = night("two")
-    assert (third.outcome, third.tried, third.previous) == ("published", 1, first.build_id)
+    assert (third.outcome, third.build.run.tried, third.previous) == ("published", 1, first.build_id)
     assert [entry.build_id for entry in store.history(mirror_of(s3.url("ws")).store)] == [
         first.build_id,
         third.build_id,
@@ -110,7 +116,7 @@ def test_a_run_that_fails_keeps_what_it_encoded(
     assert any(name.startswith("features/") and name.endswith(".parquet") for name in names(s3))
     assert "index/CURRENT" not in names(s3)
     summary = night("two")
-    assert (summary.outcome, summary.tried) == ("published", 0)
+    assert (summary.outcome, summary.build.run.tried) == ("published", 0)
 
 
 def test_another_run_holds_the_lease_until_it_is_stale(s3: S3Server, night: Night) -> None:
@@ -194,10 +200,10 @@ def test_a_rollback_during_a_run_is_kept_and_its_version_too(
     def operator(stage: str, done: int, total: int) -> None:
         if (stage, done) == ("gate", 0):
             place = Place.of(s3.url("ws/index"))
-            with shipping.outlined(place) as outline:
-                assert store.rollback(outline.folder, lambda name: shipping.verify(place, name)) == (first, second)
+            with shipping.working_copy(place) as copy:
+                assert store.rollback(copy.folder, lambda name: shipping.verify(place, name)) == (first, second)
 
-    summary = nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws")), keep=1), operator)
+    summary = nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws")), keep=1), Calls(operator))
     assert (summary.outcome, summary.build_id) == ("unchanged", second)
     assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == first
     refused = night("two", keep=1)
@@ -206,11 +212,11 @@ def test_a_rollback_during_a_run_is_kept_and_its_version_too(
     Place.of(s3.url("ws")).put(f"{second}\n".encode(), "index", "CURRENT")
     Place.of(s3.url("ws")).put("".join(json.dumps(row) + "\n" for row in rows).encode(), "index", path.name)
     write_gif(corpus / "newer.gif", seed=81)
-    third = nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws")), keep=2), operator)
+    third = nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws")), keep=2), Calls(operator))
     assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == third.build_id
-    with shipping.outlined(Place.of(s3.url("ws/index"))) as outline:
-        assert store.rolled_back(outline.folder, second) is not None
-        assert store.history(outline.folder)[-1].replaced == first
+    with shipping.working_copy(Place.of(s3.url("ws/index"))) as copy:
+        assert store.rolled_back(copy.folder, second) is not None
+        assert store.history(copy.folder)[-1].replaced == first
 
 
 def test_a_run_that_lost_its_lease_copies_nothing_that_others_read(
@@ -228,7 +234,7 @@ def test_a_run_that_lost_its_lease_copies_nothing_that_others_read(
             time.sleep(0.5)  # in which this run looks at its lease again
 
     with pytest.raises(WorkspaceBusyError, match="process 1 on b since now"):
-        nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws"))), suspended)
+        nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws"))), Calls(suspended))
     assert lease.read_bytes() == stolen
     assert s3.object("ws/index/CURRENT").read_text().strip() == first
     assert len([name for name in names(s3) if name.endswith("manifest.json")]) == 1
