@@ -119,5 +119,7 @@ def test_a_quick_run_that_imported_one_after_all_fails(tmp_path: Path, options: 
 
 
 def test_without_the_option_nothing_is_skipped(tmp_path: Path) -> None:
-    done = run_quick(tmp_path, test_one="import sys\n\n\ndef test_one():\n    assert 'quick' not in str(sys.meta_path)\n")
+    done = run_quick(
+        tmp_path, test_one="import sys\n\n\ndef test_one():\n    assert 'quick' not in str(sys.meta_path)\n"
+    )
     assert (done.returncode, "1 passed" in done.stdout) == (0, True), done.stdout

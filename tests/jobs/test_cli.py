@@ -23,7 +23,7 @@ from gifdex.jobs.demo_corpus import make_corpus
 IDS = ["cat-pan", "coffee-pan", "deep/rocket-zoom", "flower-zoom"]
 
 
-def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "gifdex", *map(str, arguments)]
     environment = {**os.environ, "COLUMNS": "120"}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)

@@ -39,7 +39,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read_features(folder: Path) -> dict[str, np.ndarray]:
     """As docs/formats.md tells other readers to do it."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for part in folder.glob("*/*.parquet"):
         table = pq.ParquetFile(part).read()
         table = table.filter(table["features"].is_valid())
@@ -247,7 +247,7 @@ def test_a_projection_of_another_encoder_is_refused_by_both_names_and_fingerprin
 def test_an_encoder_without_a_classifier_needs_a_projection_and_takes_one(corpus: Path, tmp_path: Path) -> None:
     tf = import_tensorflow("a test")
 
-    class Module(tf.Module):
+    class Module(tf.Module):  # type: ignore[name-defined]  # TensorFlow has no types here
         @tf.function(input_signature=[tf.TensorSpec((None, 16, 16, 3), tf.float32)])
         def __call__(self, images: Any) -> Any:
             return tf.reshape(images[:, ::4, ::4, :], (-1, 48))

@@ -23,7 +23,7 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("small-models")
     tf = import_tensorflow("a test")
 
-    class Module(tf.Module):  # type: ignore[misc, name-defined]  # TensorFlow has no types here
+    class Module(tf.Module):  # type: ignore[name-defined]  # TensorFlow has no types here
         @tf.function(input_signature=[tf.TensorSpec((None, SIDE, SIDE, 3), tf.float32)])
         def __call__(self, images: Any) -> Any:
             return tf.reshape(images[:, ::STEP, ::STEP, :], (-1, FEATURES))
