@@ -80,7 +80,7 @@ def vectors_in(call: Vectors) -> int:
     return 1 if call.ndim == 1 else len(call)
 
 
-def ask(search: Search, asked: Sequence[Vectors], seconds: float) -> tuple[list[float], list[Any]]:
+def ask(search: Search, asked: Sequence[Vectors] | Vectors, seconds: float) -> tuple[list[float], list[Any]]:
     """Make all calls, again until LEAST_SECONDS; but after `seconds` stop where LEAST_QUERIES are asked.
 
     Return each call's seconds, and the first answers.
@@ -89,7 +89,8 @@ def ask(search: Search, asked: Sequence[Vectors], seconds: float) -> tuple[list[
     for call in asked[: max(1, WARM_UP // vectors)]:
         search(call)
     times: list[float] = []
-    answers, total = [], 0.0
+    answers: list[Any] = []
+    total = 0.0
     for call in cycle(asked):
         started = time.perf_counter()
         answer = search(call)
@@ -127,12 +128,16 @@ def sweep(
 
 
 def facts(one: Contestant, effort: int | None) -> Row:
-    default = isinstance(one, Gifdex) and one.engine != "exact" and effort is None
+    default = False
+    if isinstance(one, Gifdex) and one.engine != "exact" and effort is None:
+        default, said = True, promise(one.index, one.engine)
+        assert said is not None  # it chose its effort
+        effort = said["effort"]
     return {
         "contestant": one.name,
         "configuration": one.configuration,
         "ours": one.ours,
-        "effort": promise(one.index, one.engine)["effort"] if default else effort,
+        "effort": effort,
         "default": default,
     }
 

@@ -24,7 +24,7 @@ def key(number: int) -> str:
 
 
 def vector(number: int) -> FloatArray:
-    return np.float32([number, 1 / (number + 1), -number])
+    return np.array([number, 1 / (number + 1), -number], np.float32)
 
 
 def good(sha256: str, number: int = 1) -> Outcome:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -38,13 +38,17 @@ Night = Callable[..., NightlySummary]
 
 
 @pytest.fixture
-def night(s3: S3Server, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Night:
+def settings(s3: S3Server, corpus: Path, small_models: dict[str, Any]) -> BuildSettings:
+    return BuildSettings(str(corpus), s3.url("ws"), **small_models)
+
+
+@pytest.fixture
+def night(settings: BuildSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Night:
     """Return a function that runs a night on a machine, whose cache is its own."""
 
-    def run(machine: str, keep: int = 3, gate: GateSettings | None = None, where: Path = corpus) -> NightlySummary:
+    def run(machine: str, keep: int = 3, gate: GateSettings | None = None) -> NightlySummary:
         monkeypatch.setenv("GIFDEX_CACHE", str(tmp_path / machine))
-        build = BuildSettings(str(where), s3.url("ws"))
-        return nightly(NightlySettings(build, gate or GateSettings(), keep))
+        return nightly(NightlySettings(settings, gate or GateSettings(), keep))
 
     return run
 
@@ -188,7 +192,7 @@ def test_files_of_others_below_the_workspace_are_left_alone(
 
 
 def test_a_rollback_during_a_run_is_kept_and_its_version_too(
-    s3: S3Server, corpus: Path, night: Night, write_gif: GifWriter, tmp_path: Path
+    s3: S3Server, settings: BuildSettings, corpus: Path, night: Night, write_gif: GifWriter, tmp_path: Path
 ) -> None:
     first = night("one").build_id
     write_gif(corpus / "new.gif", seed=80)
@@ -203,7 +207,7 @@ def test_a_rollback_during_a_run_is_kept_and_its_version_too(
             with shipping.working_copy(place) as copy:
                 assert store.rollback(copy.folder, lambda name: shipping.verify(place, name)) == (first, second)
 
-    summary = nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws")), keep=1), Calls(operator))
+    summary = nightly(NightlySettings(settings, keep=1), Calls(operator))
     assert (summary.outcome, summary.build_id) == ("unchanged", second)
     assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == first
     refused = night("two", keep=1)
@@ -212,7 +216,7 @@ def test_a_rollback_during_a_run_is_kept_and_its_version_too(
     Place.of(s3.url("ws")).put(f"{second}\n".encode(), "index", "CURRENT")
     Place.of(s3.url("ws")).put("".join(json.dumps(row) + "\n" for row in rows).encode(), "index", path.name)
     write_gif(corpus / "newer.gif", seed=81)
-    third = nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws")), keep=2), Calls(operator))
+    third = nightly(NightlySettings(settings, keep=2), Calls(operator))
     assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == third.build_id
     with shipping.working_copy(Place.of(s3.url("ws/index"))) as copy:
         assert store.rolled_back(copy.folder, second) is not None
@@ -220,7 +224,12 @@ def test_a_rollback_during_a_run_is_kept_and_its_version_too(
 
 
 def test_a_run_that_lost_its_lease_copies_nothing_that_others_read(
-    s3: S3Server, night: Night, corpus: Path, write_gif: GifWriter, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server,
+    settings: BuildSettings,
+    night: Night,
+    corpus: Path,
+    write_gif: GifWriter,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = night("one").build_id
     write_gif(corpus / "new.gif", seed=82)
@@ -234,7 +243,7 @@ def test_a_run_that_lost_its_lease_copies_nothing_that_others_read(
             time.sleep(0.5)  # in which this run looks at its lease again
 
     with pytest.raises(WorkspaceBusyError, match="process 1 on b since now"):
-        nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws"))), Calls(suspended))
+        nightly(NightlySettings(settings), Calls(suspended))
     assert lease.read_bytes() == stolen
     assert s3.object("ws/index/CURRENT").read_text().strip() == first
     assert len([name for name in names(s3) if name.endswith("manifest.json")]) == 1
