@@ -33,7 +33,7 @@ def shard_names(number: int) -> tuple[str, str]:
 
 def graph_name(number: int) -> str:
     """Return the name of a shard's graph, for the engine hnsw."""
-    return f"shard-{number:05d}.usearch"
+    return f"shard-{number:05d}.graph"
 
 
 def read_manifest(version: Path) -> Manifest:

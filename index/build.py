@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -16,7 +14,6 @@ from gifdex.encoders.base import FloatArray
 from gifdex.encoders.projection import Projection
 from gifdex.index import items as item_files
 from gifdex.index.artifact import (
-    HELD_OUT_NAME,
     ITEMS_NAME,
     PROJECTION_NAME,
     REDUCTION_NAME,
@@ -26,14 +23,12 @@ from gifdex.index.artifact import (
     shard_names,
 )
 from gifdex.index.engines import annoy_trees, hnsw, scan
-from gifdex.index.engines.base import spread
-from gifdex.index.engines.hnsw import HnswBuilder, HnswEngine
-from gifdex.index.engines.settings import ANNOY, HNSW, SCAN, EngineSettings, HnswSettings
+from gifdex.index.engines.base import evenly_spaced
+from gifdex.index.engines.settings import ANNOY, HNSW, SCAN, EngineSettings
 from gifdex.index.reduction import Reduction
-from gifdex.index.search import Searcher, Shard, open_shards
+from gifdex.index.search import Searcher, open_shards
 from gifdex.index.tuning import QUERIES, Measured, Tuned, across, curve, fastest, held_out, tune
-from gifdex.schemas.errors import CorruptIndexError
-from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, committing
+from gifdex.schemas.files import committing
 from gifdex.schemas.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -71,12 +66,10 @@ def write_shard(
     reduction: Reduction | None,
     settings: EngineSettings,
     *,
-    alone: bool = True,
+    alone: bool = True,  # not needed any more
 ) -> None:
     """Write one shard's files from its unit vectors float32 (n, d), in row order, Annoy's last.
 
-    A graph that is `alone`, the version's only shard, is measured before it is complete; several are measured on each
-    other's vectors when the version is finished.
     A vector of length zero is let through: it has no direction, and scores 0 against every query. Raises
     ValueError for no vectors, and for others that are not finite or not of length one: Annoy would take
     them in silence.
@@ -95,41 +88,9 @@ def write_shard(
     if reduction is not None:
         seen = vectors @ reduction.leading(max(engine.dimensions for engine in facts.values()))
     if settings.hnsw is not None:
-        _write_graph(version, number, vectors, seen, reduction, settings.hnsw, facts if alone else None)
+        hnsw.build(version / graph_name(number), seen, settings.hnsw)
     seen = seen[:, : facts[ANNOY].dimensions]
     annoy_trees.build(version / annoy_name, seen, annoy_trees.metric(reduction is not None), settings.annoy)
-
-
-def _write_graph(
-    version: Path,
-    number: int,
-    vectors: FloatArray,
-    reduced: FloatArray,
-    reduction: Reduction | None,
-    settings: HnswSettings,
-    alone: Mapping[str, EngineFacts] | None,
-) -> None:
-    """Write a shard's graph and, of one that is alone, what it found of vectors that were not in it yet."""
-    seen = hnsw.quantized(reduced)
-    order = hnsw.insertion_order(seen)
-    builder = HnswBuilder(seen.shape[1], settings)
-    path = version / graph_name(number)
-    if alone is not None:
-        rows = spread(len(vectors), min(QUERIES, 1 + len(vectors) // 10, len(vectors) - 1))
-        first = order[~np.isin(order, rows)]
-        builder.add(first, seen[first])
-        incomplete = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}")
-        builder.save(incomplete)
-        engine = HnswEngine(incomplete, len(first), seen.shape[1], len(vectors))
-        incomplete.unlink()
-        shard_facts = ShardFacts(len(vectors), shard_names(number)[1], {})
-        shard = Shard(version, shard_facts, 0, vectors, reduction is not None, {HNSW: engine})
-        asked = held_out(Searcher([shard], alone, reduction), rows, np.sort(first))
-        found = {"queries": len(asked.queries), "curve": curve(asked, HNSW, len(vectors))}
-        commit_bytes(version / HELD_OUT_NAME, json.dumps(found).encode())
-        order = rows
-    builder.add(order, seen[order])
-    builder.save(path)
 
 
 def _facts(dimensions: int, reduction: Reduction | None, settings: EngineSettings) -> dict[str, EngineFacts]:
@@ -196,7 +157,6 @@ def finish_version(
         files=file_facts(version, names),
     )
     commit_manifest(version, manifest)
-    (version / HELD_OUT_NAME).unlink(missing_ok=True)
     return manifest
 
 
@@ -216,19 +176,9 @@ def _tuned(
     """Measure every engine on the files as they are."""
     opened = open_shards(version, shards, dimensions, reduction is not None)
     searcher = Searcher(opened, engines, reduction)
-    asked = held_out(searcher, spread(searcher.items, QUERIES))
+    asked = held_out(searcher, evenly_spaced(searcher.items, QUERIES))
     known = {}
-    if HNSW in engines and len(shards) == 1:
-        known[HNSW] = _measured(version / HELD_OUT_NAME)
-    elif HNSW in engines:
+    if HNSW in engines and len(shards) > 1:
         others = across(searcher, QUERIES)
         known[HNSW] = Measured(len(others.queries), curve(others, HNSW, searcher.items))
     return {name: tune(searcher, asked, name, known.get(name)) for name in engines}
-
-
-def _measured(path: Path) -> Measured:
-    try:
-        found = json.loads(path.read_text())
-        return Measured(found["queries"], {int(effort): shares for effort, shares in found["curve"].items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        raise CorruptIndexError(f"cannot read {path}: {err}; build the shard again") from err

@@ -15,7 +15,7 @@ from gifdex.encoders import registry
 from gifdex.encoders.base import FloatArray, TextEncoder, encode_known, unit
 from gifdex.encoders.projection import Projection
 from gifdex.index import kernels
-from gifdex.index.engines.base import Rows, spread
+from gifdex.index.engines.base import Rows, evenly_spaced
 from gifdex.index.engines.settings import HNSW, SCAN
 from gifdex.index.items import Items, Where
 from gifdex.index.search import Searcher, recall
@@ -88,7 +88,7 @@ class Index:
 
         Raises CorruptIndexError where a stored vector does not find itself, and as `search` does.
         """
-        rows = spread(len(self), _WARM_UP)
+        rows = evenly_spaced(len(self), _WARM_UP)
         vectors = self._searcher.vectors_at(rows)
         directed = vectors.any(axis=1)
         for row, vector in zip(rows[directed].tolist(), vectors[directed], strict=True):
@@ -326,7 +326,7 @@ class Index:
             with np.errstate(over="ignore"):  # what overflows is infinite, which is looked at next
                 wide = np.ascontiguousarray(queries, np.float64)
         units: FloatArray = np.empty(wide.shape, np.float32)
-        if kernels.units(wide, self.dimensions, _LEAST_SQUARE, _MOST_SQUARE, units) == len(wide):
+        if kernels.normalize(wide, self.dimensions, _LEAST_SQUARE, _MOST_SQUARE, units) == len(wide):
             return units
         if not np.isfinite(wide).all():
             raise QueryError("the query has values that are NaN or infinite; expected finite numbers")

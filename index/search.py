@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
 from gifdex.index import kernels
-from gifdex.index.engines import annoy_trees
+from gifdex.index.engines import annoy_trees, hnsw
 from gifdex.index.engines.annoy_trees import AnnoyEngine
 from gifdex.index.engines.base import Engine, Rows
-from gifdex.index.engines.hnsw import HnswEngine, map_graph
+from gifdex.index.engines.hnsw import HnswEngine
 from gifdex.index.engines.scan import NOT_FINITE, ScanEngine, check_finite, highest, products
 from gifdex.index.engines.settings import ANNOY, HNSW, SCAN
 from gifdex.index.reduction import Reduction
@@ -92,7 +92,7 @@ class Shard:
                 path = self._version / self._facts.engines[name]
                 annoy_trees.map_vectors(path, len(self), facts.dimensions, annoy_trees.metric(self._reduced))
             elif name == HNSW:
-                map_graph(self._version / self._facts.engines[name], len(self), facts.dimensions)
+                hnsw.check_file(self._version / self._facts.engines[name], len(self), facts.dimensions)
 
     def _open(self, name: str, facts: EngineFacts) -> Engine:
         if name == SCAN and not self._reduced:
@@ -173,14 +173,17 @@ class Searcher:
         """
         return self.search_among(queries, k, engine, candidates(effort, k))
 
-    def search_among(self, queries: FloatArray, k: int, engine: str, count: int) -> list[tuple[Rows, Scores]]:
-        """As `search`, of `count` candidates of each shard."""
+    def search_among(
+        self, queries: FloatArray, k: int, engine: str, count: int, without: Rows | None = None
+    ) -> list[tuple[Rows, Scores]]:
+        """As `search`, of `count` candidates of each shard; `without` (n,) are rows as for Engine.candidates."""
         facts = self.engines[engine]
         if self.items <= _SMALL or _SCANNED * count * len(self.shards) >= self.items:
             return self.scan(queries, k)
         reduced = queries if not self._maps else self._maps[facts.dimensions](queries)
         proposed = [
-            (shard, shard.engine(engine, facts).candidates(reduced, min(count, len(shard)))) for shard in self.shards
+            (shard, shard.engine(engine, facts).candidates(reduced, min(count, len(shard)), _own(shard, without)))
+            for shard in self.shards
         ]
         return _merged(
             [
@@ -222,6 +225,14 @@ class Searcher:
         return result
 
 
+def _own(shard: Shard, rows: Rows | None) -> Rows | None:
+    """Return rows of the whole index counted from the shard's first, -1 for those of others."""
+    if rows is None:
+        return None
+    own = rows - shard.first
+    return np.where((own >= 0) & (own < len(shard)), own, -1)
+
+
 def _scanned(shard: Shard, queries: FloatArray, k: int, rows: Rows | None) -> list[tuple[Rows, Scores]]:
     """Return the k best of a shard's rows (all, or those given, counted from its first) for each unit query."""
     found = []
@@ -254,7 +265,7 @@ def _scored(shard: Shard, query: FloatArray, rows: Rows, k: int) -> tuple[Rows, 
     kept = min(k, len(rows))
     found, scores = np.empty(kept, np.int64), np.empty(kept)
     try:
-        kernels.best(shard.vectors, rows, query, k, _ROUNDING, found, scores)
+        kernels.rescore(shard.vectors, rows, query, k, _ROUNDING, found, scores)
     except FloatingPointError as err:
         raise CorruptIndexError(NOT_FINITE) from err
     except IndexError as err:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gifdex.encoders.base import FloatArray
-from gifdex.index.engines.base import Rows, spread
+from gifdex.index.engines.base import Rows, evenly_spaced
 from gifdex.index.engines.settings import ANNOY, HNSW, SCAN
 from gifdex.index.search import Scores, Searcher, candidates, recall
 from gifdex.schemas.manifest import QualityFacts
@@ -90,8 +90,9 @@ class HeldOut:
         for part, answers in zip(self._parts, self._answers, strict=True):
             wanted = range(0, len(part.rows), step)
             if new := [place for place in wanted if place not in answers]:
-                given = part.searcher.search_among(part.queries[new], k + 1, engine, candidates(effort, k) + 1)
-                answers.update(zip(new, _without(part.rows[new], given), strict=True))
+                count, own = candidates(effort, k) + 1, part.rows[new]
+                given = part.searcher.search_among(part.queries[new], k + 1, engine, count, own)
+                answers.update(zip(new, _without(own, given), strict=True))
             found += [answers[place] for place in wanted]
             exact += part.exact[::step]
         return {
@@ -100,22 +101,10 @@ class HeldOut:
         }
 
 
-def held_out(searcher: Searcher, rows: Rows, others: Rows | None = None) -> HeldOut:
-    """Return the vectors of `rows` as queries.
-
-    Trees and scans answer them as if they did not have them: neither shapes itself after one item. A graph does, so
-    it is asked before it has the queries, and then `others` are the rows that it has.
-    """
+def held_out(searcher: Searcher, rows: Rows) -> HeldOut:
+    """Return the vectors of `rows` as queries; each is asked as if the index did not have it."""
     rows, queries = _directed(searcher, rows)
-    if others is None:
-        return HeldOut([_Part(searcher, rows, queries, _without(rows, searcher.scan(queries, _MOST)))])
-    # All of the queries are kept from each other, and reading every vector is quicker than picking those of others.
-    exact = [
-        (found[among], scores[among])
-        for found, scores in searcher.scan(queries, _MOST + len(rows))
-        for among in [np.isin(found, others)]
-    ]
-    return HeldOut([_Part(searcher, rows, queries, [(found[:_MOST], scores[:_MOST]) for found, scores in exact])])
+    return HeldOut([_Part(searcher, rows, queries, _without(rows, searcher.scan(queries, _MOST)))])
 
 
 def across(searcher: Searcher, count: int) -> HeldOut:
@@ -126,7 +115,7 @@ def across(searcher: Searcher, count: int) -> HeldOut:
     each = -(-count // len(searcher.shards))
     parts = []
     for number, shard in enumerate(searcher.shards):
-        rows, queries = _directed(searcher, shard.first + spread(len(shard), each))
+        rows, queries = _directed(searcher, shard.first + evenly_spaced(len(shard), each))
         others = searcher.without(number)
         parts.append(_Part(others, rows, queries, others.scan(queries, _MOST)))
     return HeldOut(parts)

@@ -152,7 +152,7 @@ class AnnoyEngine:
                 f"{path} holds {self._index.get_n_items():,} items, but the manifest says {items:,}: {_SEE}"
             )
 
-    def candidates(self, queries: FloatArray, count: int) -> Sequence[Rows]:
+    def candidates(self, queries: FloatArray, count: int, without: Rows | None = None) -> Sequence[Rows]:
         """See Engine; Annoy answers one query at a time, and lets other threads run meanwhile."""
         count = min(count, self._items)
         nodes = min(_NODES_PER_CANDIDATE * count, _MOST_NODES)

@@ -28,7 +28,7 @@ class ScanEngine:
     def __init__(self, vectors: FloatArray) -> None:
         self._vectors = vectors
 
-    def candidates(self, queries: FloatArray, count: int) -> Sequence[Rows]:
+    def candidates(self, queries: FloatArray, count: int, without: Rows | None = None) -> Sequence[Rows]:
         """See Engine; several queries are multiplied at once."""
         items = len(self._vectors)
         if count >= items:
