@@ -49,7 +49,8 @@ class PlainReader:
             if self.rows > 512 and 2 * count * len(self.shards) < self.rows:
                 found = trees.get_nns_by_vector(reduced, asked, min(128 * asked, 2**31 - 1))
             cosines = np.clip(np.einsum("ij,j->i", vectors[found].astype(np.float64), unit.astype(np.float64)), -1, 1)
-            answers += [(-cosine, first + i) for row, cosine in zip(found, cosines.tolist()) for i in items[row]]
+            pairs = zip(found, cosines.tolist(), strict=True)
+            answers += [(-cosine, first + item) for row, cosine in pairs for item in items[row]]
         return [(self.ids[item].as_py(), -negative) for negative, item in sorted(answers)[:k]]
 
 

@@ -16,7 +16,6 @@ from gifdex.encoders.base import FloatArray
 from gifdex.index.engines import graph_file, hnsw
 from gifdex.index.engines.graph_file import NO_LINK, Shape
 from gifdex.index.engines.hnsw import HnswEngine, insertion_order, quantized
-from gifdex.index.engines.settings import HnswSettings
 from gifdex.schemas.errors import CorruptIndexError
 from tests.index.graph_reader import GraphReader
 
@@ -42,7 +41,7 @@ def path(tmp_path: Path, intact: bytes) -> Path:
 
 
 def graph(path: Path, vectors: FloatArray) -> Path:
-    hnsw.build(path, vectors, HnswSettings(CONNECTIVITY, 32))
+    hnsw.build(path, vectors, CONNECTIVITY, 32)
     return path
 
 

@@ -13,7 +13,6 @@ from usearch.index import Index
 from gifdex.encoders.base import FloatArray
 from gifdex.index.engines import hnsw
 from gifdex.index.engines.hnsw import HnswEngine, insertion_order, quantized
-from gifdex.index.engines.settings import HnswSettings
 from gifdex.schemas.errors import CorruptIndexError
 
 ITEMS, DIMENSIONS = 500, 16
@@ -49,7 +48,7 @@ def test_file_of_usearch_and_ours_give_the_same_candidates(
 ) -> None:
     vectors = clustered(items, dimensions)
     old = HnswEngine(usearch_graph(tmp_path / "g.usearch", vectors), items, dimensions)
-    hnsw.build(tmp_path / "g.graph", vectors, HnswSettings(4, 32))
+    hnsw.build(tmp_path / "g.graph", vectors, 4, 32)
     new = HnswEngine(tmp_path / "g.graph", items, dimensions)
     queries = clustered(80, dimensions, seed=5)
     for without in (None, np.arange(80) % (items + 1) - 1):
@@ -62,7 +61,7 @@ def test_file_of_usearch_and_ours_give_the_same_candidates(
 
 def test_usearch_itself_finds_the_same(tmp_path: Path, leading: FloatArray) -> None:
     theirs = Index.restore(str(usearch_graph(tmp_path / "g.usearch", leading)), view=True)
-    hnsw.build(tmp_path / "g.graph", leading, HnswSettings(4, 32))
+    hnsw.build(tmp_path / "g.graph", leading, 4, 32)
     bytes_ = quantized(leading)
     found = HnswEngine(tmp_path / "g.graph", ITEMS, DIMENSIONS).candidates(bytes_.astype(np.float32), 10)
     same = [theirs.search(query, 30).keys[:10].tolist() for query in bytes_]
