@@ -28,10 +28,10 @@ class OpenStore:
         if not is_url(self.where):
             artifact.verify(self.folder / build_id, progress)
             return
-        from gifdex.index import shipping
-        from gifdex.index.remote import Place
+        from gifdex.index.store import push as pushing
+        from gifdex.index.store.place import Place
 
-        shipping.verify(Place.of(str(self.where)), build_id, progress)
+        pushing.verify(Place.of(str(self.where)), build_id, progress)
 
 
 @contextmanager
@@ -41,8 +41,8 @@ def open_store(where: Path | str) -> Iterator[OpenStore]:
         store.check_store(Path(where))
         yield OpenStore(where, Path(where), str(where))
         return
-    from gifdex.index.remote import Place
-    from gifdex.index.shipping import working_copy
+    from gifdex.index.store.place import Place
+    from gifdex.index.store.push import working_copy
 
     place = Place.of(str(where))
     with working_copy(place) as copy:

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from gifdex.index import store
-from gifdex.index.remote import MOST_MANIFEST, Place, default_cache
+from gifdex.index.store.fetch import default_cache
+from gifdex.index.store.place import MAX_MANIFEST_BYTES, Place
 from gifdex.pipeline.workspace import BUILDS, STORE, Workspace
 from gifdex.schemas.errors import CorruptIndexError, GifdexError, RemoteError, WorkspaceBusyError
 from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, committing
@@ -169,7 +170,7 @@ class _Mirror:
         self._there = {
             name: _Remote(size, changed) for name, size, changed in self._place.files() if self._is_of_workspace(name)
         }
-        self._pulled = {name: self._place.read(MOST_MANIFEST, STORE, name) for name in _SHARED}
+        self._pulled = {name: self._place.read(MAX_MANIFEST_BYTES, STORE, name) for name in _SHARED}
         pointer = self._pulled[store.POINTER_NAME]
         current = None
         if pointer is not None:
@@ -247,7 +248,7 @@ class _Mirror:
 
         Those are the ones that were current there since the run began.
         """
-        now = {name: self._place.read(MOST_MANIFEST, STORE, name) or b"" for name in _SHARED}
+        now = {name: self._place.read(MAX_MANIFEST_BYTES, STORE, name) or b"" for name in _SHARED}
         current = now[store.POINTER_NAME].decode("ascii", "replace").strip()
         stay = {current}
         for name in _SHARED:  # the history first

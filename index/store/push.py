@@ -18,8 +18,9 @@ from typing import Any
 
 from pyarrow import fs
 
-from gifdex.index import artifact, store
-from gifdex.index.remote import MOST_MANIFEST, Place
+from gifdex.index import artifact
+from gifdex.index.store import versions as store
+from gifdex.index.store.place import MAX_MANIFEST_BYTES, Place
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, GifdexError, IndexNotFoundError, RemoteError
 from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, is_url
 from gifdex.schemas.manifest import MANIFEST_NAME, FileRecord, Manifest
@@ -70,12 +71,12 @@ def working_copy(place: Place, only: str | None = None) -> Iterator[WorkingCopy]
     with tempfile.TemporaryDirectory(prefix="gifdex-") as temporary:
         folder = Path(temporary)
         for version, moment in manifests.items():
-            if (data := place.read(MOST_MANIFEST, version, MANIFEST_NAME)) is not None:  # it was not just pruned
+            if (data := place.read(MAX_MANIFEST_BYTES, version, MANIFEST_NAME)) is not None:  # it was not just pruned
                 (folder / version).mkdir()
                 (folder / version / MANIFEST_NAME).write_bytes(data)
                 os.utime(folder / version / MANIFEST_NAME, (moment, moment))
         small = (store.HISTORY_NAME, store.POINTER_NAME)  # in the order in which they go back
-        before = {name: place.read(MOST_MANIFEST, name) for name in small}
+        before = {name: place.read(MAX_MANIFEST_BYTES, name) for name in small}
         for name, known in before.items():
             if known is not None:
                 (folder / name).write_bytes(known)
@@ -162,7 +163,7 @@ def push(version: Path, destination: str, progress: Progress = QUIET, *, checksu
 
 def _whole(place: Place, build_id: str) -> Manifest | None:
     """Return the manifest of a version elsewhere whose files all have their sizes; else nothing."""
-    text = place.read(MOST_MANIFEST, build_id, MANIFEST_NAME)
+    text = place.read(MAX_MANIFEST_BYTES, build_id, MANIFEST_NAME)
     try:
         manifest = artifact.parse_manifest((text or b"").decode(), place.shown(build_id, MANIFEST_NAME))
     except (ArtifactError, UnicodeDecodeError):
@@ -179,7 +180,7 @@ def _copy(
     Until it is whole, the version does not exist there, and a note says which bytes are coming.
     """
     build_id = manifest.build_id
-    resumed = place.read(MOST_MANIFEST, build_id, _COMING) == text
+    resumed = place.read(MAX_MANIFEST_BYTES, build_id, _COMING) == text
     # Files of other bytes go before the note says that ours are coming, and files that were not read have none.
     gone = [MANIFEST_NAME, *([_COMING] if checksum or not resumed else [])]
     gone += [] if checksum or resumed else list(manifest.files)
