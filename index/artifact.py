@@ -11,14 +11,12 @@ from gifdex.index.engines import annoy_trees, hnsw
 from gifdex.index.engines.scan import METRIC as SCAN_METRIC
 from gifdex.index.engines.settings import ANNOY, ENGINES, HNSW, SCAN
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError
-from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, sha256_file
+from gifdex.schemas.files import commit_bytes, sha256_file
 from gifdex.schemas.manifest import MANIFEST_NAME, FileFacts, Manifest
 from gifdex.schemas.progress import Progress, silent
 
 ITEMS_NAME = "items.arrow"
 PROJECTION_NAME = "projection.safetensors"
-# What the graph of an only shard found while it was built; it goes when the manifest has come.
-HELD_OUT_NAME = f"{TEMPORARY_PREFIX}held-out.json"
 REDUCTION_NAME = "reduction.safetensors"
 _MIB = 1024**2
 _MOST_ITEMS = 2**48  # more would overflow what is counted in bytes
