@@ -55,7 +55,9 @@ def tuning_sentences(images: ImageEncoder, texts: TextEncoder, projection: Proje
     """
     scenes, classifier = scene_descriptions(), images.classifier()
     labels = [] if classifier is None else [PROMPT.format(label) for label in classifier.labels]
-    chosen = [group[place] for group in (scenes, labels) if group for place in evenly_spaced(len(group), MAX_SENTENCES // 2)]
+    chosen = [
+        group[place] for group in (scenes, labels) if group for place in evenly_spaced(len(group), MAX_SENTENCES // 2)
+    ]
     try:
         _, vectors = encode_known(texts, chosen)
     except UnknownWordsError:
