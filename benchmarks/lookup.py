@@ -73,7 +73,7 @@ def load(name: str, queries: int) -> tuple[Vectors, Vectors]:
 
 
 def tuning_queries(name: str) -> Vectors | None:
-    """Return other queries of the benchmark's kind, for our builds to tune with; for GloVe there are none."""
+    """Return other queries of the same kind, for our builds to tune with; for GloVe they tune with items alone."""
     shape = DATA.get(name, name)
     return None if shape == "glove" else Mixture(*dimensions(shape)).tuning_queries()
 

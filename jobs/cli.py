@@ -75,6 +75,6 @@ def main() -> None:
         code = err.exit_code
     except OSError as err:
         where = f" ({err.filename})" if err.filename else ""
-        click.echo(f"gifdex: the system said: {err.strerror or err}{where}; mend that and run again", err=True)
+        click.echo(f"gifdex: the system said: {err.strerror or err}{where}; fix it and run again", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)

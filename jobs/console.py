@@ -25,7 +25,7 @@ from gifdex.schemas.files import is_url
 from gifdex.schemas.progress import Progress
 
 # Stages whose progress counts GIFs; of others only the time that is left says anything.
-_COUNTS_GIFS = {"scan", "encode", "index"}
+_COUNTS_GIFS = {"scan", "encode", "embed", "index"}
 # Without a terminal, one line of progress this often: a log should say that the job lives, no more.
 _LOG_SECONDS = 15.0
 

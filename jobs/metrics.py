@@ -46,7 +46,7 @@ def write_metrics(path: Path, status: Status, exit_code: int, summary: NightlySu
             gauge("stage_seconds", "Seconds of each stage of the last run.", seconds, stage=stage)
         for rule in RULES:
             gauge("gate_refused", "1 if a rule of the quality gate was not kept.", rule in summary.refused, rule=rule)
-    commit_bytes(path, generate_latest(registry), alone=True)
+    commit_bytes(path, generate_latest(registry), same_temporary_name=True)
 
 
 def _seconds(moment: str) -> float:

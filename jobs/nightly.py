@@ -157,7 +157,7 @@ def _run(
         error = err
     except Exception as err:
         _note(settings, metrics, None, PipelineError(f"{type(err).__name__}: {err}"))
-        raise  # nobody's mistake but ours
+        raise  # a defect of gifdex
     if summary is not None and summary.outcome == REFUSED:
         error = _refusal(summary)
     elif summary is not None and summary.not_pushed is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -19,6 +20,8 @@ from gifdex.index import artifact, store
 from gifdex.index.build import Origin
 from gifdex.index.engines import registry
 from gifdex.index.field_records import IMAGE
+from gifdex.index.opening import open_index
+from gifdex.index.speed import queries_per_second
 from gifdex.pipeline import shards
 from gifdex.pipeline.holding import held_workspace, store_name
 from gifdex.pipeline.index_stage import IndexPlan, tuning_sentences, write_version
@@ -33,7 +36,11 @@ from gifdex.schemas.progress import QUIET, Progress
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a build did: what its run did, and the version of so many `bytes` that `store` has now."""
+    """What a build did: what its run did, and the version of so many `bytes` that `store` has now.
+
+    `engine_recall` is the lower of the default engine's two recalls at ten hits; `queries_per_second` of each field and
+    engine were timed here and now, and are in no version.
+    """
 
     run: RunSummary
     store: str
@@ -41,6 +48,7 @@ class BuildSummary:
     engine: str
     engine_recall: float
     bytes: int
+    queries_per_second: Mapping[str, Mapping[str, float]]
 
     @property
     def build_id(self) -> str:
@@ -105,6 +113,7 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
         engine=engine,
         engine_recall=answering.engines[engine].recall or 0.0,
         bytes=sum(file.bytes for file in manifest.files.values()),
+        queries_per_second=queries_per_second(open_index(workspace.store / build_id)),
     )
 
 

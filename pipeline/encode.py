@@ -20,7 +20,7 @@ from apache_beam.utils.shared import Shared
 
 from gifdex.encoders.base import ImageEncoder, fingerprint
 from gifdex.encoders.feature_cache import FeatureCache
-from gifdex.encoders.features import encode, features_facts, features_fingerprint
+from gifdex.encoders.features import encode, features_fingerprint, features_recipe
 from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.registry import image_encoder
@@ -209,7 +209,7 @@ def encode_missing(
     # Resolved once: a worker of another kind must not choose for itself.
     pinned = replace(settings.encode, precision=encoder.precision)
     run_tasks("encode", tasks, lambda: RunEncodeTask(pinned, cache, shared), settings.beam_options, progress)
-    cache.describe(features_facts(encoder, settings.encode), encoder.classifier)
+    cache.describe(features_recipe(encoder, settings.encode), encoder.classifier)
     results = [todo.standing, *(_check(task) for task in tasks)]
     outcomes = pa.concat_tables(results)
     good = pc.is_null(outcomes["error"])

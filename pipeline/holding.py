@@ -10,7 +10,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from gifdex.encoders.fixed_order import fixed_order
 from gifdex.encoders.frames.decoders import registry
-from gifdex.index.remote import Place
+from gifdex.index.store.place import Place
 from gifdex.pipeline.mirror import mirror_of, mirrored
 from gifdex.pipeline.settings import BuildSettings
 from gifdex.pipeline.tasks import pipeline_options

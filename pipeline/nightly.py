@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gifdex.index import shipping, store
-from gifdex.index.remote import Place
+from gifdex.index import store
+from gifdex.index.store import push as pushing
+from gifdex.index.store.place import Place
 from gifdex.pipeline import gate
 from gifdex.pipeline.build import BuildSummary, make_version
 from gifdex.pipeline.holding import held_workspace, workspace_of
@@ -101,9 +102,9 @@ def _ship(
     pushed: dict[str, Any] = {}
     with times.timed("push"):
         try:
-            pushed = shipping.push(workspace.store / current, settings.push, progress)
-            there = shipping.destination_of(settings.push)
-            pushed["pruned"] = shipping.prune(there, settings.keep, PROTECTED)
+            pushed = pushing.push(workspace.store / current, settings.push, progress)
+            there = pushing.destination_of(settings.push)
+            pushed["pruned"] = pushing.prune(there, settings.keep, PROTECTED)
         except (ArtifactError, RemoteError) as err:  # it was published all the same
             return pushed, str(err)
     return pushed, None
@@ -114,7 +115,7 @@ def check(settings: NightlySettings) -> None:
     if settings.gate.canaries is not None:
         gate.read_canaries(settings.gate.canaries)
     if settings.push is not None:
-        shipping.destination_of(settings.push)
+        pushing.destination_of(settings.push)
 
 
 def make_plan(settings: BuildSettings, progress: Progress = QUIET) -> RunPlan:
@@ -141,7 +142,7 @@ def note_status(where: Path | str, outcome: str, error: str | None) -> Status:
     good = now if error is None else read_status(workspace).get("last_success")
     status = Status(now, outcome, error, good)
     data = (json.dumps(asdict(status), indent=2) + "\n").encode()
-    commit_bytes(workspace.status, data, alone=True)
+    commit_bytes(workspace.status, data, same_temporary_name=True)
     if isinstance(where, str) and is_url(where):
         with suppress(RemoteError):  # which may be what the run failed with
             Place.of(where).put(data, workspace.status.name)

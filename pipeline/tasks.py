@@ -89,7 +89,7 @@ def run_tasks(
                 _ = (
                     pipeline
                     | f"{stage}: tasks" >> beam.Create(list(tasks))
-                    | f"{stage}: spread" >> beam.Reshuffle()
+                    | f"{stage}: distribute" >> beam.Reshuffle()
                     | f"{stage}: run" >> beam.ParDo(worker())
                 )
         except Exception as err:  # runners raise what they like
@@ -97,7 +97,7 @@ def run_tasks(
                 raise raised from None
             raise PipelineError(
                 f"the {stage} pipeline failed with {type(err).__name__}: {_reason(err)[:300]}; what was committed is "
-                "kept: mend the cause and run again, with --verbose to see what Beam logs"
+                "kept: fix the cause and run again, with --verbose to see what Beam logs"
             ) from err
     missing = [task for task in tasks if not task.output.is_file()]
     if missing:

@@ -12,7 +12,7 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from gifdex.index.remote import Place
+from gifdex.index.store.place import Place
 from gifdex.pipeline.build import build
 from gifdex.pipeline.corpus import list_corpus
 from gifdex.pipeline.settings import BuildSettings

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gifdex.encoders.base import ImageEncoder
 from gifdex.encoders.feature_cache import FeatureCache, Outcome
-from gifdex.encoders.features import features_facts, features_fingerprint, load
+from gifdex.encoders.features import features_fingerprint, features_recipe, load
 from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES, Limits, Sampling
@@ -135,7 +135,7 @@ def test_what_shapes_features_names_their_cache_and_nothing_else_does(encoder: I
     limited = cache(EncodeSettings(limits=Limits(frames=5)))
     assert limited.fingerprint == usual.fingerprint
     assert limited.attempt != usual.attempt
-    assert features_facts(encoder, EncodeSettings())["image_encoder"]["fingerprint"] == encoder.fingerprint
+    assert features_recipe(encoder, EncodeSettings())["image_encoder"]["fingerprint"] == encoder.fingerprint
 
 
 def test_a_worker_whose_encoder_differs_from_the_plans_refuses_to_write(tmp_path: Path) -> None:

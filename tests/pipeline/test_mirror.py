@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import gifdex
-from gifdex.index import shipping, store
-from gifdex.index.remote import Place
+from gifdex.index import store
+from gifdex.index.store import push as pushing
+from gifdex.index.store.place import Place
 from gifdex.pipeline import mirror as mirror_module
 from gifdex.pipeline.mirror import LEASE_NAME, mirror_of
 from gifdex.pipeline.nightly import NightlySummary, nightly, note_status
@@ -204,8 +205,8 @@ def test_a_rollback_during_a_run_is_kept_and_its_version_too(
     def operator(stage: str, done: int, total: int) -> None:
         if (stage, done) == ("gate", 0):
             place = Place.of(s3.url("ws/index"))
-            with shipping.outlined(place) as outline:
-                assert store.rollback(outline.folder, lambda name: shipping.verify(place, name)) == (first, second)
+            with pushing.working_copy(place) as copy:
+                assert store.rollback(copy.folder, lambda name: pushing.verify(place, name)) == (first, second)
 
     summary = nightly(NightlySettings(settings, keep=1), Calls(operator))
     assert (summary.outcome, summary.build_id) == ("unchanged", second)
@@ -218,9 +219,9 @@ def test_a_rollback_during_a_run_is_kept_and_its_version_too(
     write_gif(corpus / "newer.gif", seed=81)
     third = nightly(NightlySettings(settings, keep=2), Calls(operator))
     assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == third.build_id
-    with shipping.outlined(Place.of(s3.url("ws/index"))) as outline:
-        assert store.rolled_back(outline.folder, second) is not None
-        assert store.history(outline.folder)[-1].replaced == first
+    with pushing.working_copy(Place.of(s3.url("ws/index"))) as copy:
+        assert store.rolled_back(copy.folder, second) is not None
+        assert store.history(copy.folder)[-1].replaced == first
 
 
 def test_a_run_that_lost_its_lease_copies_nothing_that_others_read(

@@ -23,10 +23,10 @@ FILES = (
     "projection.safetensors",
     "reduction.safetensors",
     "shard-00000.ann",
-    "shard-00000.usearch",
+    "shard-00000.graph",
     "shard-00000.vectors.npy",
     "shard-00001.ann",
-    "shard-00001.usearch",
+    "shard-00001.graph",
     "shard-00001.vectors.npy",
 )
 # One line an index: the error's class, or the answers; anything but a GifdexError is "raw".
@@ -217,7 +217,7 @@ def test_without_hashing_another_versions_engine_files_change_no_score(
 
 
 @pytest.mark.parametrize("fill", [0xFF, 0x7F])
-@pytest.mark.parametrize("name", ["shard-00000.vectors.npy", "shard-00000.ann", "shard-00000.usearch"])
+@pytest.mark.parametrize("name", ["shard-00000.vectors.npy", "shard-00000.ann", "shard-00000.graph"])
 def test_blocks_of_no_numbers_are_an_error_or_no_harm(tmp_path: Path, version: Path, name: str, fill: int) -> None:
     size = (version / name).stat().st_size
 

@@ -40,7 +40,7 @@ def add_file(name: str) -> Callable[[dict[str, Any]], object]:
         lambda manifest: manifest["shards"][0].update(items=4300) or manifest["shards"][1].update(items=-300),
         lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00001.ann"),
         lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00000.vectors.npy"),
-        lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00000.usearch"),
+        lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00000.graph"),
         lambda manifest: manifest["shards"][0]["engines"].pop("annoy"),
         lambda manifest: manifest["shards"][1]["engines"].pop("hnsw"),
         lambda manifest: manifest["shards"][0].update(vectors="shard-00000.ann"),

@@ -66,7 +66,7 @@ def test_an_installed_decoder_that_cannot_be_loaded_costs_nothing_and_is_told(mo
     for cache in (registry._load, registry._is_usable):
         cache.cache_clear()
     assert registry.decoder_for(GIF).name == "pillow"
-    with pytest.raises(PipelineError, match=r"the decoder numba cannot be loaded: .*mend the installation of numba"):
+    with pytest.raises(PipelineError, match=r"the decoder numba cannot be loaded: .*fix the installation of numba"):
         registry.decoder_for(GIF, "numba")
     registry._is_usable.cache_clear()
 
