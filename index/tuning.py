@@ -42,11 +42,13 @@ class Probe:
         own = None if self.without is None else self.without[places]
         return Probe(self.queries[places], own, [self.exact[place] for place in places.tolist()])
 
-    def shares(self, searcher: Searcher, engine: str, num_candidates: int, k: int, *firsts: int) -> list[list[float]]:
-        """Return, for some counts of best rows, the share of them among k hits of an engine, for each query."""
-        count = candidates_for(num_candidates, k)
-        found = searcher.search_among(self.queries, k, engine, count, self.without)
-        return [shares([(rows[:first], scores[:first]) for rows, scores in self.exact], found) for first in firsts]
+    def ask(self, searcher: Searcher, engine: str, num_candidates: int, k: int) -> list[Found]:
+        """Return k hits of an engine for each query."""
+        return searcher.search_among(self.queries, k, engine, candidates_for(num_candidates, k), self.without)
+
+    def shares(self, found: Sequence[Found], first: int) -> list[float]:
+        """Return, for each query, the share of its `first` best rows that were found."""
+        return shares([(rows[:first], scores[:first]) for rows, scores in self.exact], found)
 
 
 def stored_vectors(searcher: Searcher, count: int = MAX_VECTORS) -> Probe:
@@ -64,31 +66,43 @@ def sentences(searcher: Searcher, queries: FloatArray) -> Probe:
 
 
 class _Measure:
-    """One engine's recall with one kind of queries."""
+    """One engine's recall with one kind of queries. Answers are kept until another number of candidates is asked."""
 
     def __init__(self, searcher: Searcher, engine: str, tuning: Tuning, probe: Probe) -> None:
         self._searcher, self._engine, self._target = searcher, engine, tuning.target
         places = np.arange(0, len(probe.queries), tuning.step)
-        self._all = probe.take(places)
         self._few = probe.take(places[::_QUARTER])
         self._rest = probe.take(np.delete(places, np.s_[::_QUARTER]))
+        self._answers: dict[tuple[int, bool], list[Found]] = {}
+
+    def _ask(self, num_candidates: int, *, few: bool) -> list[Found]:
+        key = num_candidates, few
+        if key not in self._answers:
+            self._answers = {known: found for known, found in self._answers.items() if known[0] == num_candidates}
+            probe = self._few if few else self._rest
+            self._answers[key] = probe.ask(self._searcher, self._engine, num_candidates, _K)
+        return self._answers[key]
+
+    def _recall(self, num_candidates: int, first: int) -> float:
+        few, rest = (self._ask(num_candidates, few=few) for few in (True, False))
+        return float(np.mean(self._few.shares(few, first) + self._rest.shares(rest, first)))
 
     def reaches(self, num_candidates: int) -> bool:
         """Tell whether recall@10 reaches the target; if a quarter of the queries are far from it, ask no others."""
-        (few,) = self._few.shares(self._searcher, self._engine, num_candidates, _K, _K)
+        few = self._few.shares(self._ask(num_candidates, few=True), _K)
         if few and np.mean(few) < self._target - _FAR:
             return False
-        (rest,) = self._rest.shares(self._searcher, self._engine, num_candidates, _K, _K)
-        return not few or float(np.mean(few + rest)) >= self._target
+        return not few or self._recall(num_candidates, _K) >= self._target
 
     def record(self, num_candidates: int) -> RecallRecord:
         """Return the recall at 1, 10 and 100 hits; at 100 a quarter of the queries tell as much."""
-        if not len(self._all.queries):
+        count, most = len(self._few.queries) + len(self._rest.queries), max(_REPORTED)
+        if not count:
             return RecallRecord(0, {})
-        asked, (first, some, many) = (self._searcher, self._engine, num_candidates), _REPORTED
-        found = [*self._all.shares(*asked, some, first, some), *self._few.shares(*asked, many, many)]
-        at = {str(k): round(float(np.mean(shares)), 4) for k, shares in zip(_REPORTED, found, strict=True)}
-        return RecallRecord(len(self._all.queries), at)
+        found = {k: self._recall(num_candidates, k) for k in _REPORTED if k <= _K}
+        many = self._few.ask(self._searcher, self._engine, num_candidates, most)
+        found[most] = float(np.mean(self._few.shares(many, most)))
+        return RecallRecord(count, {str(k): round(found[k], 4) for k in _REPORTED})
 
 
 def _rising(rows: int) -> Iterator[int]:
@@ -115,12 +129,11 @@ def _tuned(searcher: Searcher, name: str, record: EngineRecord, stored: Probe, a
     measures = [None if probe is None else _Measure(searcher, name, tuning, probe) for probe in (stored, asked)]
     # Sentences need the most candidates, so the vectors are asked where those find enough.
     harder_first = [measure for measure in reversed(measures) if measure is not None]
-    found = next(
+    num_candidates = next(
         count
         for count in _rising(searcher.rows)
         if count == searcher.rows or all(measure.reaches(count) for measure in harder_first)
     )
-    num_candidates = found * tuning.spare
     vectors, of_sentences = (None if measure is None else measure.record(num_candidates) for measure in measures)
     return replace(
         record,
