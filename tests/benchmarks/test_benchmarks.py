@@ -17,6 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 # They are parts of lookup.py, which a test of it runs.
 PARTS = {"contestants.py", "measure.py", "million.py", "report.py", "vectors.py"}
 OURS = ["gifdex-annoy", "gifdex-scan", "gifdex-hnsw", "gifdex-exact"]
+PEERS = ["faiss-flat", "usearch"]
 
 
 def run(name: str, *arguments: object) -> str:
@@ -47,7 +48,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What lookup.py measured of 400 vectors, and of 500 that were drawn as they were written."""
     path = tmp_path_factory.mktemp("lookup") / "results.json"
     options = ["--queries", 200, "--rounds", 1, "--seconds", 0.001, "--million", "500x16", "--fresh", "--json", path]
-    printed = run("lookup.py", "--data", "400x32", *options, "--only", *OURS, "annoy", "faiss-flat")
+    printed = run("lookup.py", "--data", "400x32", *options, "--only", *OURS, *PEERS)
     assert "400x32: 400 items of 32 dimensions, 200 queries" in printed
     assert "500 items of 16 dimensions, shards of [500]" in printed
     return path
@@ -62,8 +63,8 @@ def test_every_benchmark_has_a_test_here() -> None:
 def test_lookup_measures_every_contestant_and_every_engine(results: Path) -> None:
     measured = json.loads(results.read_text())
     data = measured["data"]["400x32"]
-    assert {point["contestant"] for point in data["points"]} == {*OURS, "annoy", "faiss-flat"}
-    assert {row["contestant"] for row in data["builds"]} == {*OURS, "annoy", "faiss-flat"}
+    assert {point["contestant"] for point in data["points"]} == {*OURS, *PEERS}
+    assert {row["contestant"] for row in data["builds"]} == {*OURS, *PEERS}
     for point in data["points"]:
         assert 0 <= point["recall"] <= 1
         assert 0 < point["p50_ms"] <= point["p99_ms"]
