@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 # They are parts of lookup.py, which a test of it runs.
 PARTS = {"contestants.py", "measure.py", "million.py", "report.py", "vectors.py"}
 OURS = ["gifdex-annoy", "gifdex-scan", "gifdex-hnsw", "gifdex-exact"]
-PEERS = ["faiss-flat", "usearch"]
+PEERS = ["faiss-flat"]
 
 
 def run(name: str, *arguments: object) -> str:
@@ -60,6 +60,7 @@ def test_every_benchmark_has_a_test_here() -> None:
         assert path.name in PARTS or f'run("{path.name}"' in text, path.name
 
 
+@pytest.mark.heavy
 def test_lookup_measures_every_contestant_and_every_engine(results: Path) -> None:
     measured = json.loads(results.read_text())
     data = measured["data"]["400x32"]
@@ -80,6 +81,7 @@ def test_lookup_measures_every_contestant_and_every_engine(results: Path) -> Non
     assert all(math.isfinite(figure) and figure >= 0 for figure in figures(measured))
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed: gifdex[bench]")
 def test_plots_draws_what_lookup_measured(results: Path, tmp_path: Path) -> None:
     run("plots.py", results, tmp_path / "picture.png")

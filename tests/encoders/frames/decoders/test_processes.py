@@ -84,6 +84,7 @@ def _die_soon(seconds: float) -> None:
     threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("calls", [80, pytest.param(400, marks=pytest.mark.slow)])
 def test_processes_that_die_between_two_calls_or_while_receiving_fail_no_other_call(calls: int) -> None:
     payload = bytes(3_000_000)
@@ -191,6 +192,7 @@ def cut_gif(raw_gif: RawGif, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.heavy
 def test_a_script_without_a_main_guard_is_told_so(cut_gif: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
