@@ -88,6 +88,7 @@ def test_plots_draws_what_lookup_measured(results: Path, tmp_path: Path) -> None
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.heavy
 def test_decode_compares_all_decoders_with_imageio(corpus: Path) -> None:
     measured = json.loads(run("decode.py", corpus, "--rounds", 1, "--json"))
     assert (measured["files"], measured["rounds"]) == (3, 1)
