@@ -26,11 +26,11 @@ def test_another_file_between_opening_and_the_first_use_of_an_engine_is_refused(
     manifest["engine"] = "scan"
     (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
     opened = gifdex.open(copy)
-    shutil.copy(version / "shard-00001.usearch", tmp_path / "new")
-    (tmp_path / "new").replace(copy / "shard-00001.usearch")
+    shutil.copy(version / "image-00001.usearch", tmp_path / "new")
+    (tmp_path / "new").replace(copy / "image-00001.usearch")
     for _ in range(2):
         with pytest.raises(
-            CorruptIndexError, match=r"shard-00001\.usearch was replaced while the index was being opened"
+            CorruptIndexError, match=r"image-00001\.usearch was replaced while the index was being opened"
         ):
             opened.search(np.ones(128), engine="hnsw")
     assert len(opened.search(np.ones(128))) == 10

@@ -22,12 +22,12 @@ FILES = (
     "items.arrow",
     "projection.safetensors",
     "reduction.safetensors",
-    "shard-00000.ann",
-    "shard-00000.usearch",
-    "shard-00000.vectors.npy",
-    "shard-00001.ann",
-    "shard-00001.usearch",
-    "shard-00001.vectors.npy",
+    "image-00000.ann",
+    "image-00000.usearch",
+    "image-00000.vectors.npy",
+    "image-00001.ann",
+    "image-00001.usearch",
+    "image-00001.vectors.npy",
 )
 # One line an index: the error's class, or the answers; anything but a GifdexError is "raw".
 OPENER = """
@@ -217,7 +217,7 @@ def test_without_hashing_another_versions_engine_files_change_no_score(
 
 
 @pytest.mark.parametrize("fill", [0xFF, 0x7F])
-@pytest.mark.parametrize("name", ["shard-00000.vectors.npy", "shard-00000.ann", "shard-00000.usearch"])
+@pytest.mark.parametrize("name", ["image-00000.vectors.npy", "image-00000.ann", "image-00000.usearch"])
 def test_blocks_of_no_numbers_are_an_error_or_no_harm(tmp_path: Path, version: Path, name: str, fill: int) -> None:
     size = (version / name).stat().st_size
 
@@ -243,7 +243,7 @@ def test_trees_that_share_branches_are_refused(tmp_path: Path, version: Path) ->
     manifest = artifact.read_manifest(version)
     width = manifest.engines["annoy"].dimensions + 1
     items, words = manifest.shards[0].items, 4 + width
-    path = version / "shard-00000.ann"
+    path = version / "image-00000.ann"
     nodes = np.frombuffer(path.read_bytes(), np.int32).reshape(-1, words).copy()
     splits = nodes[items:]
     splits[:, 0], splits[:, 1], splits[:, 4:] = width + 3, 0, 0
