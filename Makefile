@@ -11,12 +11,16 @@ PACKAGING = setup.py pyproject.toml index/kernels.c $(VENV)/modules
 # The development install holds all that the demo needs.
 DEMO = $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/dev.stamp,$(VENV)/demo.stamp)
 
-.PHONY: demo test test-slow s3-server lint types unit clean FORCE
+.PHONY: demo test quick test-slow s3-server lint types unit clean FORCE
 
 demo: $(DEMO)
 	$(BIN)/gifdex demo --folder demo
 
 test: lint types unit
+
+# For the daily loop, in under 90 seconds: no test imports TensorFlow or Beam.
+quick: lint types
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" --quick -r fE
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check $(CHECKED)
@@ -24,6 +28,7 @@ lint: $(VENV)/dev.stamp
 
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks examples setup.py
 
 unit: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gifdex.index.lookup import Hit, Index
     from gifdex.index.opening import open_index as open
-    from gifdex.index.serving import ServedIndex, ServingStatus, serve_latest
+    from gifdex.index.store.serving import ServedIndex, ServingStatus, serve_latest
     from gifdex.schemas.errors import GifdexError
 
 __all__ = [
@@ -37,10 +37,10 @@ _HOMES = {
     "GifdexError": ("gifdex.schemas.errors", "GifdexError"),
     "Hit": ("gifdex.index.lookup", "Hit"),
     "Index": ("gifdex.index.lookup", "Index"),
-    "ServedIndex": ("gifdex.index.serving", "ServedIndex"),
-    "ServingStatus": ("gifdex.index.serving", "ServingStatus"),
+    "ServedIndex": ("gifdex.index.store.serving", "ServedIndex"),
+    "ServingStatus": ("gifdex.index.store.serving", "ServingStatus"),
     "open": ("gifdex.index.opening", "open_index"),
-    "serve_latest": ("gifdex.index.serving", "serve_latest"),
+    "serve_latest": ("gifdex.index.store.serving", "serve_latest"),
 }
 
 

@@ -17,7 +17,6 @@ import numpy as np
 from vectors import Vectors
 
 K = 10
-SAMPLE = 20_000  # rows that the reduction is fitted on
 EF = (10, 15, 20, 30, 40, 45, 50, 55, 60, 70, 80, 90, 100, 110, 120, 130, 140, 160, 200, 250, 320, 400, 500)
 TREES = (10, 50, 100)
 SEARCH_K = (1000, 2000, 3500, 5000, 10000, 20000, 30000, 40000, 50000, 60000, 70000, 80000, 100000)
@@ -253,8 +252,9 @@ class Gifdex(Contestant):
 
     ours = True
 
-    def __init__(self, engine: str, items: int | None = None) -> None:
+    def __init__(self, engine: str, items: int | None = None, tuning: Vectors | None = None) -> None:
         """Take the items that it will have, a quarter of which is the most effort that is asked for."""
+        self.tuning = tuning
         self.engine = engine
         self.name = f"gifdex-{engine}"
         self.modules = ("gifdex.index.lookup",)
@@ -266,8 +266,7 @@ class Gifdex(Contestant):
         return "gifdex-hnsw" if self.engine == "hnsw" else "gifdex"
 
     def build(self, items: Vectors, folder: Path) -> None:
-        chosen = np.unique(np.linspace(0, len(items) - 1, min(SAMPLE, len(items))).astype(np.int64))
-        build_gifdex(folder, [items], items[chosen], graph=self.engine == "hnsw")
+        build_gifdex(folder, [items], graph=self.engine == "hnsw", tuning=self.tuning)
 
     def open(self, folder: Path, dimensions: int) -> None:
         import gifdex
@@ -277,7 +276,7 @@ class Gifdex(Contestant):
     def at(self, effort: int | None) -> Search:
         if self.engine == "exact":
             return lambda query: self.index.search(query, K, exact=True)
-        return lambda query: self.index.search(query, K, engine=self.engine, effort=effort)
+        return lambda query: self.index.search(query, K, engine=self.engine, num_candidates=effort)
 
     def rows(self, answer: Any) -> list[list[int]]:
         answers = answer if isinstance(answer[0], list) else [answer]
@@ -285,42 +284,62 @@ class Gifdex(Contestant):
 
     def bytes_on_disk(self, folder: Path) -> int:
         """Bytes of what the engine needs: the scan reads its vectors from Annoy's file."""
-        needed = {"scan": "annoy"}.get(self.engine, self.engine)
-        others = [file for s in self.index.manifest.shards for name, file in s.engines.items() if name != needed]
+        shards = self.index.manifest.fields["image"].shards
+        needed = {name for shard in shards for name in (shard.vectors, shard.engines.get(self.engine))}
+        others = {file for shard in shards for file in shard.engines.values()} - needed
         return size(folder) - sum((folder / file).stat().st_size for file in others)
 
 
 def build_gifdex(
-    folder: Path, shards: Iterable[Vectors], sample: Vectors, graph: bool, alone: bool = True
+    folder: Path, shards: Iterable[Vectors], graph: bool, tuning: Vectors | None = None
 ) -> tuple[float, Any]:
-    """Build a version as the pipeline does; return its seconds, without those of `shards`, and the manifest."""
-    from gifdex.index.build import VersionFacts, finish_version, write_items, write_shard
-    from gifdex.index.engines.settings import EngineSettings, HnswSettings
-    from gifdex.index.reduction import fit
-    from gifdex.schemas.manifest import EncoderFacts
+    """Build a version as the pipeline does; return its seconds, without those of `shards`, and the manifest.
 
-    settings = EngineSettings(hnsw=HnswSettings() if graph else None)
-    facts = VersionFacts("0" * 16, EncoderFacts("none", "0" * 16, 4), "1" * 16, EncoderFacts("none", "0" * 16, 512))
-    projection = any_projection(sample.shape[1])
-    started = time.perf_counter()
-    reduction = fit(sample)
-    elapsed = fitting = time.perf_counter() - started
-    counts: list[int] = []
+    `tuning` are queries as people ask them, with which engines are tuned besides the items.
+    """
+    from gifdex.index.build import (
+        USUAL_ENGINES,
+        FieldPlan,
+        Origin,
+        build_engines,
+        finish_version,
+        fit_reduction,
+        write_items,
+        write_rows,
+    )
+    from gifdex.index.engines.names import HNSW
+    from gifdex.index.fields import JOINT_SPACE
+    from gifdex.schemas.manifest import EncoderRecord, SpaceRecord
+
+    engines = {**USUAL_ENGINES, **({HNSW: {}} if graph else {})}
+    encoder = EncoderRecord("none", "0" * 16, 4)
+    plan = FieldPlan(SpaceRecord(JOINT_SPACE, "2" * 16), engines)
+    elapsed, counts, dimensions = 0.0, [], 0
     for number, shard in enumerate(shards):
+        each = list(np.arange(len(shard)).reshape(-1, 1))  # a row an item
         started = time.perf_counter()
-        write_shard(folder, number, shard, reduction, settings, alone=alone)
+        write_rows(folder, "image", number, shard, each, len(shard))
         elapsed += time.perf_counter() - started
         counts.append(len(shard))
-    items = any_items(sum(counts))
+        dimensions = shard.shape[1]
+    items, projection = any_items(sum(counts)), any_projection(dimensions)
     started = time.perf_counter()
+    fit_reduction(folder, "image", range(len(counts)))
+    fitted = time.perf_counter()
+    for number in range(len(counts)):
+        build_engines(folder, "image", number, engines)
+    built = time.perf_counter()
     write_items(folder, items)
-    manifest = finish_version(folder, facts, counts, projection, reduction, settings)
-    rest = time.perf_counter() - started
+    manifest = finish_version(
+        folder, Origin("0" * 16, encoder, "1" * 16, encoder), counts, {"image": plan}, projection, tuning
+    )
+    ended = time.perf_counter()
     print(
-        f"  reduction {fitting:.1f} s, shards {elapsed - fitting:.1f} s, items, tuning and checksums {rest:.1f} s",
+        f"  vectors {elapsed:.1f} s, reduction {fitted - started:.1f} s, engines {built - fitted:.1f} s, items, tuning "
+        f"and checksums {ended - built:.1f} s",
         file=sys.stderr,
     )
-    return elapsed + rest, manifest
+    return elapsed + ended - started, manifest
 
 
 def any_projection(dimensions: int) -> Any:
@@ -347,9 +366,11 @@ def any_items(count: int) -> Any:
     return pa.table([columns.get(field.name, pa.nulls(count, field.type)) for field in tables.ITEMS], tables.ITEMS)
 
 
-def contestants(links: Sequence[int] = (16, 32), items: int | None = None) -> list[Contestant]:
+def contestants(
+    links: Sequence[int] = (16, 32), items: int | None = None, tuning: Vectors | None = None
+) -> list[Contestant]:
     graphs = [kind(m) for kind in (Hnswlib, FaissHnsw, Usearch, Voyager) for m in links]
-    ours = [Gifdex(engine, items) for engine in ("annoy", "scan", "hnsw", "exact")]
+    ours = [Gifdex(engine, items, tuning) for engine in ("annoy", "scan", "hnsw", "exact")]
     return [*ours, *(Annoy(trees) for trees in TREES), *graphs, FaissFlat()]
 
 

@@ -92,7 +92,17 @@ def unwatched(name: str) -> Method:
 
 def ffmpeg(path: Path) -> Frames:
     chosen = "+".join(f"eq(n,{index})" for index in wanted(path))
-    command = ["ffmpeg", "-v", "error", "-threads", "1", "-i", path, "-vf", f"select='{chosen}',scale={SIZE}:{SIZE}"]
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-threads",
+        "1",
+        "-i",
+        str(path),
+        "-vf",
+        f"select='{chosen}',scale={SIZE}:{SIZE}",
+    ]
     command += ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     done = subprocess.run(command, check=True, capture_output=True)
     return list(np.frombuffer(done.stdout, np.uint8).reshape(-1, SIZE, SIZE, 3))
@@ -101,10 +111,10 @@ def ffmpeg(path: Path) -> Frames:
 def gifsicle(path: Path) -> Frames:
     chosen = [f"#{index}" for index in wanted(path)]
     with tempfile.NamedTemporaryFile(suffix=".gif") as target:
-        command = ["gifsicle", "--no-warnings", "--unoptimize", path, *chosen, "--resize", f"{SIZE}x{SIZE}"]
+        command = ["gifsicle", "--no-warnings", "--unoptimize", str(path), *chosen, "--resize", f"{SIZE}x{SIZE}"]
         subprocess.run([*command, "-o", target.name], check=True, capture_output=True)
         with Image.open(target.name) as image:
-            return [None] * image.n_frames
+            return [None] * getattr(image, "n_frames", 1)
 
 
 def methods() -> dict[str, Method]:

@@ -38,9 +38,9 @@ def run_build(corpus: str, folder: Path) -> Callable[[], Features]:
     from gifdex.pipeline.encode import acquire_encoder, encode_missing, open_cache
     from gifdex.pipeline.scan import look_at
     from gifdex.pipeline.settings import BuildSettings
-    from gifdex.pipeline.tasks import silent
     from gifdex.pipeline.workspace import Workspace
     from gifdex.schemas import tables
+    from gifdex.schemas.progress import QUIET
 
     settings = BuildSettings(corpus, folder)
     # Scanned without a pipeline, so that the runner starts within the measurement.
@@ -51,7 +51,7 @@ def run_build(corpus: str, folder: Path) -> Callable[[], Features]:
         shared = Shared()
         encoder = acquire_encoder(settings.encode, shared)
         cache = open_cache(Workspace(folder), encoder, settings.encode)
-        encoded = encode_missing(catalog, settings, cache, encoder, shared, silent)
+        encoded = encode_missing(catalog, settings, cache, encoder, shared, QUIET)
         keys = sorted(set(catalog["sha256"].to_pylist()) - set(encoded.rejects))
         return dict(zip(keys, cache.features(keys).astype(np.float32), strict=True))
 

@@ -90,9 +90,9 @@ def encode_step(corpus: str, gifs: int, settings: Any, folder: Path) -> Measurem
     from gifdex.pipeline.encode import acquire_encoder, encode_missing, open_cache
     from gifdex.pipeline.scan import look_at
     from gifdex.pipeline.settings import BuildSettings
-    from gifdex.pipeline.tasks import silent
     from gifdex.pipeline.workspace import Workspace
     from gifdex.schemas import tables
+    from gifdex.schemas.progress import QUIET
 
     entries = list_corpus(corpus).entries[:gifs]
     rows = [{"uri": e.uri, **look_at(e, None, settings.limits)} for e in entries]
@@ -105,7 +105,7 @@ def encode_step(corpus: str, gifs: int, settings: Any, folder: Path) -> Measurem
             build = BuildSettings(corpus, Path(name), encode=settings)
             cache = open_cache(Workspace(Path(name)), encoder, settings)
             started = time.perf_counter()
-            encode_missing(catalog, build, cache, encoder, shared, silent)
+            encode_missing(catalog, build, cache, encoder, shared, QUIET)
             elapsed = time.perf_counter() - started
             parts = cache.folder.glob("*/*.parquet")
             frames = sum(sum(pq.ParquetFile(part).read(["frames"])["frames"].to_pylist()) for part in parts)

@@ -72,6 +72,12 @@ def load(name: str, queries: int) -> tuple[Vectors, Vectors]:
     return make(*dimensions(shape), queries)
 
 
+def tuning_queries(name: str) -> Vectors | None:
+    """Return other queries of the same kind, for our builds to tune with; for GloVe they tune with items alone."""
+    shape = DATA.get(name, name)
+    return None if shape == "glove" else Mixture(*dimensions(shape)).tuning_queries()
+
+
 def dimensions(shape: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)x(\d+)", shape)
     if found is None:
@@ -94,7 +100,7 @@ def data_set(name: str, arguments: argparse.Namespace, folder: Path) -> Row:
     items, queries = load(name, arguments.queries)
     say(f"{name}: {len(items):,} items of {items.shape[1]} dimensions, {len(queries)} queries")
     links = (16, 32) if arguments.thorough and name != "glove" else (16,)
-    every = contestants(links, len(items))
+    every = contestants(links, len(items), tuning_queries(name))
     chosen = installed([one for one in every if not arguments.only or one.name in arguments.only])
     asked = folder / "queries.npy"
     np.save(asked, queries)

@@ -80,7 +80,7 @@ def vectors_in(call: Vectors) -> int:
     return 1 if call.ndim == 1 else len(call)
 
 
-def ask(search: Search, asked: Sequence[Vectors], seconds: float) -> tuple[list[float], list[Any]]:
+def ask(search: Search, asked: Sequence[Vectors] | Vectors, seconds: float) -> tuple[list[float], list[Any]]:
     """Make all calls, again until LEAST_SECONDS; but after `seconds` stop where LEAST_QUERIES are asked.
 
     Return each call's seconds, and the first answers.
@@ -89,7 +89,8 @@ def ask(search: Search, asked: Sequence[Vectors], seconds: float) -> tuple[list[
     for call in asked[: max(1, WARM_UP // vectors)]:
         search(call)
     times: list[float] = []
-    answers, total = [], 0.0
+    answers: list[Any] = []
+    total = 0.0
     for call in cycle(asked):
         started = time.perf_counter()
         answer = search(call)
@@ -127,12 +128,16 @@ def sweep(
 
 
 def facts(one: Contestant, effort: int | None) -> Row:
-    default = isinstance(one, Gifdex) and one.engine != "exact" and effort is None
+    default = False
+    if isinstance(one, Gifdex) and one.engine != "exact" and effort is None:
+        default, said = True, promise(one.index, one.engine)
+        assert said is not None  # it chose its effort
+        effort = said["effort"]
     return {
         "contestant": one.name,
         "configuration": one.configuration,
         "ours": one.ours,
-        "effort": promise(one.index, one.engine)["effort"] if default else effort,
+        "effort": effort,
         "default": default,
     }
 
@@ -151,10 +156,11 @@ def speed(rounds: list[list[float]], vectors: int) -> Row:
 
 def promise(index: Any, engine: str) -> Row | None:
     """Return the effort that an engine's build chose, and what it measured at that effort."""
-    known = index.manifest.engines.get(engine)
+    known = index.manifest.fields["image"].engines.get(engine)
     if known is None:
         return None
-    return {"effort": known.effort, "recall": known.quality.recall, "per_second": known.quality.queries_per_second}
+    sentences = known.sentence_recall.at if known.sentence_recall else {}
+    return {"effort": known.num_candidates, "recall": known.vector_recall.at, "recall_of_sentences": sentences}
 
 
 def build_all(chosen: list[Contestant], items: Vectors, queries: Path, rounds: int, folder: Path) -> list[Row]:
@@ -178,7 +184,7 @@ def build_all(chosen: list[Contestant], items: Vectors, queries: Path, rounds: i
         row = {"contestant": one.name, "configuration": one.configuration, "ours": one.ours}
         row |= {"build_s": seconds[one.store], "bytes": one.bytes_on_disk(place), **medians}
         if isinstance(one, Gifdex):
-            row |= {"default_engine": one.index.manifest.engine}
+            row |= {"default_engine": one.index.engine}
             row |= {"promised": promise(one.index, one.engine)}
         built.append(row)
     return built

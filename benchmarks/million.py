@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contestants import SAMPLE, Gifdex, build_gifdex, size
+from contestants import Gifdex, build_gifdex, size
 from measure import Row, ask, promise, recall, resident, say, speed, truth
 from report import print_table
 from vectors import BLOCK, Mixture, Vectors
@@ -40,10 +40,7 @@ def million(mixture: Mixture, folder: Path, asked: int, seconds: float) -> Row:
     """In a fresh process: build an index whose vectors are drawn shard by shard, and ask it."""
     import gifdex
 
-    step = max(1, mixture.n // SAMPLE)
-    sample = np.concatenate([block[::step] for block in mixture.blocks()])[:SAMPLE]
-    alone = mixture.n <= shard_rows(mixture)
-    spent, manifest = build_gifdex(folder, shards(mixture), sample, graph=True, alone=alone)
+    spent, manifest = build_gifdex(folder, shards(mixture), graph=True, tuning=mixture.tuning_queries())
     most = resident()["most"]
     say(f"built in {spent:.0f} s")
     queries = mixture.queries(asked)
@@ -55,7 +52,7 @@ def million(mixture: Mixture, folder: Path, asked: int, seconds: float) -> Row:
     return {
         "items": mixture.n,
         "dimensions": mixture.d,
-        "shards": [shard.items for shard in manifest.shards],
+        "shards": [shard.items for shard in manifest.fields["image"].shards],
         "build_s": spent,
         "peak_mib": most,
         "bytes": size(folder),
@@ -72,7 +69,7 @@ def measured(index: Any, engine: str, queries: Vectors, right: list[set[int]], s
     ask(one.at(None), queries, seconds)  # the warm-up
     times, answers = ask(one.at(None), queries, seconds)
     return {
-        "default": engine == index.manifest.engine,
+        "default": engine == index.engine,
         "promised": promise(index, engine),
         "recall": recall(one, answers, right),
         **speed([times], 1),

@@ -16,13 +16,13 @@ import json
 import resource
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from gifdex.pipeline.nightly import NightlySummary, nightly
 from gifdex.pipeline.settings import BuildSettings, NightlySettings
+from gifdex.schemas.progress import QuietProgress
 
 EACH = 10
 SIZE, FRAMES = (128, 96), 12
@@ -43,38 +43,33 @@ def processor_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-class EncodeMeter:
+class EncodeMeter(QuietProgress):
     """A Progress that takes down the processor seconds between a stage's beginning and its end."""
 
     def __init__(self) -> None:
         self.began: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def stage(self, name: str, done: int, total: int) -> None:
         now = processor_seconds()
-        self.began.setdefault(stage, now)
-        self.seconds[stage] = now - self.began[stage]
+        self.began.setdefault(name, now)
+        self.seconds[name] = now - self.began[name]
 
 
 def night(name: str, catalog: Path, workspace: Path) -> tuple[NightlySummary, float]:
     meter = EncodeMeter()
     summary = nightly(NightlySettings(BuildSettings(str(catalog), workspace)), meter)
-    used = meter.seconds.get("encode", 0.0)
+    used, run = meter.seconds.get("encode", 0.0), summary.build.run
     print(
-        f"{name:<14} {summary.outcome:<10} {summary.items:>6,} items  {summary.encoded:>6,} encoded  "
-        f"{summary.seconds['encode']:>8.1f} s  {used:>8.1f} processor s  index {summary.seconds['index']:>5.1f} s",
+        f"{name:<14} {summary.outcome:<10} {run.items:>6,} items  {run.encoded:>6,} encoded  "
+        f"{run.seconds['encode']:>8.1f} s  {used:>8.1f} processor s  index {run.seconds['index']:>5.1f} s",
         flush=True,
     )
     return summary, used
 
 
 def contents(version: Path) -> dict[str, bytes]:
-    found = {path.name: path.read_bytes() for path in version.iterdir()}
-    manifest: dict[str, Any] = json.loads(found["manifest.json"])
-    del manifest["engine"]
-    for engine in manifest["engines"].values():
-        del engine["quality"]["queries_per_second"]
-    return found | {"manifest.json": json.dumps(manifest).encode()}
+    return {path.name: path.read_bytes() for path in version.iterdir()}
 
 
 def write_catalog(path: Path, rows: dict[str, dict[str, str]]) -> None:

@@ -120,7 +120,10 @@ def show_builds(builds: list[Row]) -> None:
             default = row["default_engine"] == row["contestant"].removeprefix("gifdex-")
             print(f"{row['contestant']}{', the default engine' if default else ''}:", end=" ")
             print(f"its build chose {said['effort']} and measured", end=" ")
-            print(f"recall@10 {said['recall'].get('10', 0):.4f} at {said['per_second']:,.0f} queries/s")
+            print(
+                f"recall@10 {said['recall'].get('10', 0):.4f} of items, "
+                f"{said['recall_of_sentences'].get('10', 0):.4f} of queries of their own kind"
+            )
     print()
 
 

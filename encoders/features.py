@@ -28,9 +28,9 @@ Reader = Callable[[], bytes]
 KeyedSource = tuple[str, Reader | bytes]
 
 
-def features_facts(encoder: ImageEncoder, settings: EncodeSettings) -> dict[str, Any]:
+def features_recipe(encoder: ImageEncoder, settings: EncodeSettings) -> dict[str, Any]:
     """Return everything that shapes features; its fingerprint names their cache."""
-    facts = {
+    recipe = {
         "image_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "dimensions": encoder.dimensions},
         "sampling": {"strategy": settings.sampling.strategy, "frames": settings.sampling.count},
         "resize": RESIZE,
@@ -38,17 +38,17 @@ def features_facts(encoder: ImageEncoder, settings: EncodeSettings) -> dict[str,
         "revision": _REVISION,
     }
     if encoder.precision != "float32":
-        facts["precision"] = encoder.precision
+        recipe["precision"] = encoder.precision
     if (different := registry.pixels_of(settings.decoder)) is not None:
-        facts["decoder"] = different
-    return facts
+        recipe["decoder"] = different
+    return recipe
 
 
 def features_fingerprint(encoder: ImageEncoder, settings: EncodeSettings) -> str:
-    """Return what names the cache of features: a hash of the facts, but for the path in the encoder's name."""
-    facts = features_facts(encoder, settings)
+    """Return what names the cache of features: a hash of the recipe, but for the path in the encoder's name."""
+    recipe = features_recipe(encoder, settings)
     kind = encoder.name.partition(":")[0]
-    return fingerprint({**facts, "image_encoder": {**facts["image_encoder"], "name": kind}})
+    return fingerprint({**recipe, "image_encoder": {**recipe["image_encoder"], "name": kind}})
 
 
 def encode(

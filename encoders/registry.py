@@ -44,7 +44,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Offer:
+class EncoderInfo:
     """An encoder as a user meets it: its kind (image or text), how its name is written, and what is missing here.
 
     `dimensions` is None where the module or the file decides; `note` says what the first use will do.
@@ -135,16 +135,16 @@ def text_encoder(name: str = DEFAULT_TEXT_ENCODER) -> TextEncoder:
     return cast(TextEncoder, _construct("text", TEXT_ENCODERS, name))
 
 
-def offers() -> list[Offer]:
+def list_encoders() -> list[EncoderInfo]:
     """Return every encoder with what is missing here; nothing is loaded or downloaded."""
     found = []
     for kind, table in (("image", IMAGE_ENCODERS), ("text", TEXT_ENCODERS)):
         for name, entry in table.items():
             plain = name if entry.optional else entry.pattern(name)
             note = _note(entry)
-            found.append(Offer(kind, plain, entry.dimensions, entry.weights, _missing(entry), note))
+            found.append(EncoderInfo(kind, plain, entry.dimensions, entry.weights, _missing(entry), note))
             if entry.optional:
-                found.append(Offer(kind, f"{name}:{entry.argument}", None, "the file", None))
+                found.append(EncoderInfo(kind, f"{name}:{entry.argument}", None, "the file", None))
     return found
 
 

@@ -15,7 +15,7 @@ from gifdex.index.vectors import NPY_SUFFIX
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError
 from gifdex.schemas.files import commit_bytes, sha256_file
 from gifdex.schemas.manifest import MANIFEST_NAME, FileRecord, Manifest
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 ITEMS_NAME = "items.arrow"
 PROJECTION_NAME = "projection.safetensors"
@@ -116,10 +116,10 @@ def check_sizes(version: Path, manifest: Manifest) -> list[str]:
     return needed
 
 
-def check_hashes(version: Path, manifest: Manifest, progress: Progress = silent) -> None:
+def check_hashes(version: Path, manifest: Manifest, progress: Progress = QUIET) -> None:
     """Raise CorruptIndexError unless every file has the SHA-256 that the manifest says; `progress` counts MiB."""
     done, total = 0, sum(file.bytes for file in manifest.files.values())
-    progress("verify", 0, total // _MIB)
+    progress.stage("verify", 0, total // _MIB)
     for name, file in manifest.files.items():
         try:
             found = sha256_file(version / name)
@@ -133,11 +133,11 @@ def check_hashes(version: Path, manifest: Manifest, progress: Progress = silent)
                 "bytes were altered; restore the file or rebuild"
             )
         done += file.bytes
-        progress("verify", max(0, min(done, total - _MIB)) // _MIB, total // _MIB)
-    progress("verify", total // _MIB, total // _MIB)
+        progress.stage("verify", max(0, min(done, total - _MIB)) // _MIB, total // _MIB)
+    progress.stage("verify", total // _MIB, total // _MIB)
 
 
-def verify(version: Path, progress: Progress = silent) -> Manifest:
+def verify(version: Path, progress: Progress = QUIET) -> Manifest:
     """Check every byte of a version against its manifest and return the manifest.
 
     Raises an ArtifactError for the first thing that is wrong.

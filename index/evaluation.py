@@ -83,8 +83,7 @@ def evaluate(
 def engine_recall(fused: Fusion, queries: FloatArray, k: int = _ENGINE_K, asked: Asked | None = None) -> float:
     """Return the mean share of the exact k best items for unit queries (n, d) that engines find.
 
-    Each query is asked by itself, as people ask; by default of the fields' default engines and numbers of candidates.
+    By default, those engines with as many candidates as answer a single query.
     """
     exact = fused.search(queries, k, Asked(exact=True))
-    found = [fused.search(query[None], k, asked or Asked())[0] for query in queries]
-    return recall(exact, found)
+    return recall(exact, fused.search(queries, k, asked or Asked(batch=False)))

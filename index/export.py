@@ -33,7 +33,7 @@ from gifdex.schemas import tables
 from gifdex.schemas.errors import CorruptIndexError, ExportError, MissingExtraError
 from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, commit_bytes, committing, read_table, sync
 from gifdex.schemas.manifest import FileRecord, Manifest
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 FACTS_NAME = "facts.json"
 ITEMS_NAME = "items.jsonl"
@@ -74,12 +74,12 @@ class _Source:
         """Yield the items' vectors, in their order, in blocks float32 (m, d), each with its first item."""
         size = max(1, _BLOCK_BYTES // (4 * self.dimensions))
         count, rows = self.manifest.items, self.field.items.row_of
-        self.progress("vectors", 0, count)
+        self.progress.stage("vectors", 0, count)
         for start in range(0, count, size):
             distinct, places = np.unique(rows[start : start + size], return_inverse=True)
             block = np.ascontiguousarray(self.field.searcher.vectors_at(distinct)[places])
             yield start, block
-            self.progress("vectors", start + len(block), count)
+            self.progress.stage("vectors", start + len(block), count)
 
 
 def export(
@@ -89,7 +89,7 @@ def export(
     *,
     trees: int = TREES,
     force: bool = False,
-    progress: Progress = silent,
+    progress: Progress = QUIET,
 ) -> Exported:
     """Verify every byte of a version, and write it to the folder `destination` in one of FORMATS.
 
@@ -122,9 +122,9 @@ def export(
             _write_items(folder / ITEMS_NAME, source)
             with committing(folder / writer.name) as temporary:
                 parameters = writer.write(temporary, source, library)
-            progress("hash", 0, 1)
+            progress.stage("hash", 0, 1)
             files = file_records(folder, sorted([ITEMS_NAME, writer.name]))
-            progress("hash", 1, 1)
+            progress.stage("hash", 1, 1)
             facts = _facts(format, writer.package, manifest, parameters, files)
             commit_bytes(folder / FACTS_NAME, (json.dumps(facts, indent=2) + "\n").encode())
     except OSError as err:
@@ -240,7 +240,7 @@ def _write_items(path: Path, source: _Source) -> None:
         for start in range(0, len(source.items), _ITEMS_BLOCK):
             block = source.items.slice(start, _ITEMS_BLOCK).to_pylist()
             stream.writelines(_line(row, item) for row, item in enumerate(block, start=start))
-            source.progress("items", start + len(block), len(source.items))
+            source.progress.stage("items", start + len(block), len(source.items))
 
 
 def _line(row: int, item: dict[str, Any]) -> str:
@@ -282,9 +282,9 @@ def _write_annoy(path: Path, source: _Source, library: Any) -> dict[str, Any]:
     for first, block in source.blocks():
         for row, vector in enumerate(block, start=first):
             index.add_item(row, vector.tolist())
-    source.progress("trees", 0, source.trees)
+    source.progress.stage("trees", 0, source.trees)
     index.build(source.trees, n_jobs=1)
-    source.progress("trees", source.trees, source.trees)
+    source.progress.stage("trees", source.trees, source.trees)
     index.save(str(path))
     return {"metric": "angular", "trees": source.trees, "seed": seed, "threads": 1}
 

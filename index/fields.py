@@ -27,11 +27,15 @@ JOINT_SPACE = "joint"
 
 @dataclass(frozen=True)
 class Asked:
-    """How fields are asked: by which engine (None: each one's default), with how many candidates, or exactly."""
+    """How fields are asked: by which engine (None: each one's default), with how many candidates, or exactly.
+
+    Not in a `batch`, several queries are answered by the engine that answers one.
+    """
 
     engine: str | None = None
     num_candidates: int | None = None
     exact: bool = False
+    batch: bool = True
 
 
 class Field:
@@ -68,7 +72,7 @@ class Field:
         if asked.exact:
             return None
         if asked.engine is None:
-            return self.record.engine if queries == 1 else self._batch_engine
+            return self._batch_engine if asked.batch and queries > 1 else self.record.engine
         if not isinstance(asked.engine, str) or asked.engine not in self.record.engines:
             built = ", ".join(self.record.engines) or "none"
             hint = f": build it with --{asked.engine}" if registry.is_optional(asked.engine) else ""

@@ -1,7 +1,7 @@
-"""What a query's time is spent in, compiled (kernels.c).
+"""The steps that take most of a query's time, compiled (kernels.c).
 
-Arrays must be contiguous and of these types; ValueError is raised where sizes do not fit together, nothing else is
-checked. What is written into is as long as what is written, or longer.
+Arrays must be contiguous and of these types. ValueError is raised where their sizes do not fit together; nothing else
+is checked. Output arrays must be at least as long as what is written to them.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from typing_extensions import Buffer
 from gifdex.encoders.base import FloatArray
 from gifdex.index.engines.base import Rows
 
-def best(
+def rescore(
     vectors: FloatArray,
     rows: Rows,
     query: FloatArray,
@@ -24,43 +24,55 @@ def best(
 
     `found` and `scores` are at least min(k, m) long; as many are written, best first, equal scores in row order, and
     that count is returned. A product is first summed in float32; those within `rounding` of the k-th are summed again,
-    in float64, in an order that depends on d alone. Raises IndexError for a row that is none, or is twice
-    among the best, FloatingPointError for a vector whose product is not finite.
+    in float64, in an order that depends on d alone. Raises IndexError for a row that is out of range or twice among
+    the best, FloatingPointError for a vector whose product is not finite.
     """
 
-def walk(
-    file: NDArray[np.uint8],
-    starts: NDArray[np.int64],
+def search_graph(
+    sections: tuple[NDArray[np.int8], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]],
     layout: tuple[int, int, int, int, int],
-    rows: int,
     queries: FloatArray,
+    without: Rows | None,
     expansion: int,
     count: int,
     found: Rows,
     counts: NDArray[np.int64],
 ) -> None:
-    """Write, for queries float32 (n, d), the keys of the `count` nearest nodes of `expansion` that are kept.
+    """Write, for queries float32 (n, d), the rows of the `count` nearest of the `expansion` nodes that a search keeps.
 
-    `file` is a graph's (docs/index-format.md, shard-NNNNN.usearch), `starts` int64 (items,) has the offset of each
-    node, and `layout` is d, the links of a node on the lowest level and on others, the highest level, and the slot
-    where to begin. `found` (n, count) gets keys, best first, all of them under `rows`, and `counts` (n,) how many.
-    Nearest are those of highest product. Raises IndexError where a link or a key leads out of the graph.
+    `sections` are those of a graph's file (docs/index-format.md, shard-NNNNN.graph): vectors, keys, upper offsets,
+    lowest and upper links. `layout` is d, the links of a node on the lowest level and on others, the highest level, and
+    the slot where a search begins. `without` int64 (n,) has, for each query, a row that the search treats as if it
+    were not in the graph, or -1. `found` (n, count) gets rows, best first, and `counts` (n,) how many. Nearest are the
+    nodes of highest product. Raises IndexError where a link or a key leads out of the graph.
     """
 
-def units(wide: NDArray[np.float64], d: int, least: float, most: float, narrow: FloatArray) -> int:
-    """Write vectors float64 (n, d) as unit vectors float32 (n, d), up to the first with an odd squared length.
+def search_usearch_graph(
+    file: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    layout: tuple[int, int, int, int, int],
+    queries: FloatArray,
+    without: Rows | None,
+    expansion: int,
+    count: int,
+    found: Rows,
+    counts: NDArray[np.int64],
+) -> None:
+    """As `search_graph`, in a file of usearch's: its bytes, and int64 (nodes,) the offset of each node."""
 
-    Return how many there are before one whose squared length is not between `least` and `most`.
+def normalize(wide: NDArray[np.float64], d: int, min_square: float, max_square: float, narrow: FloatArray) -> int:
+    """Write vectors float64 (n, d) as unit vectors float32 (n, d).
+
+    Stop before a vector whose squared length is not between `min_square` and `max_square`; return how many are written.
     """
 
 def reduce(queries: FloatArray, directions: NDArray[np.int16], d: int, reduced: FloatArray) -> None:
     """Write the products float32 (n, r) of queries float32 (n, d) with directions int16 (r, d) of length 32767.
 
-    A direction is taken for one of length one. Queries are rounded to whole numbers in the same way.
+    Directions count as vectors of length one. Queries are rounded to whole numbers in the same way.
     """
 
 def texts(offsets: Buffer, wide: bool, data: Buffer, valid: Buffer | None, first: int, rows: Rows) -> list[str | None]:
     """Return the strings of `rows` of an Arrow column of (large, if `wide`) strings that begins at row `first`.
 
-    Raises ValueError for what cannot be one: UnicodeDecodeError is one, too.
+    Raises ValueError for offsets or bytes that are not a column's, also as UnicodeDecodeError.
     """

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from gifdex.encoders.base import FloatArray
 from gifdex.index.engines.base import Rows
 from gifdex.index.field_records import IMAGE
-from gifdex.index.fields import JOINT_SPACE, Asked, Field
+from gifdex.index.fields import Asked, Field
 from gifdex.index.file_watch import FileWatch
 from gifdex.index.items import Items, Where
 from gifdex.index.queries.fuse import Fusion, fusion
-from gifdex.index.queries.options import SearchOptions, at_least_one
+from gifdex.index.queries.options import SearchOptions, at_least_one, how_asked
 from gifdex.index.queries.sentences import SentenceEmbedder
 from gifdex.index.queries.vectors import unit_queries
+from gifdex.index.vectors import Scores
 from gifdex.index.warming import warm_up
-from gifdex.schemas.errors import QueryError
 from gifdex.schemas.manifest import Manifest
 
 
@@ -141,23 +141,19 @@ class Index:
         EncoderError where a sentence needs an encoder that is not the one the index was built with; CorruptIndexError
         where a file was changed in place.
         """
-        count = at_least_one("k", k)
-        if num_candidates is not None:
-            num_candidates = at_least_one("num_candidates", num_candidates)
-        fused, asked = self._fusion(fields), Asked(engine, num_candidates, exact)
+        count, asked = at_least_one("k", k), how_asked(engine, num_candidates, exact)
+        fused = self._fusion(fields)
         one = isinstance(query, str) or (isinstance(query, np.ndarray) and query.ndim == 1)
         if isinstance(query, np.ndarray):
             vectors: NDArray[Any] = query[None] if one else query
         else:
-            vectors = self._embed_for(fused, [query] if isinstance(query, str) else query)
+            fused.check_takes_sentences()
+            vectors = self.embed([query] if isinstance(query, str) else query)
         units = unit_queries(vectors, fused.dimensions)
         self._open(fused, asked, len(units))
         self._watch.check()
         among = None if where is None else self._items.matching(where)
-        limit = sum(weight for _, weight in fused.parts)
-        found = [
-            self._hits(items, scores.tolist(), limit) for items, scores in fused.search(units, count, asked, among)
-        ]
+        found = [self._hits(*answer) for answer in fused.search(units, count, asked, among)]
         return found[0] if one else found
 
     def embed(self, sentences: Sequence[str]) -> FloatArray:
@@ -169,39 +165,21 @@ class Index:
         return self._embedder.embed_known(sentences)
 
     def prepare(self, engine: str | None = None) -> None:
-        """Open an engine's files and check them, which its first search does otherwise; the default one's are open.
-
-        Raises QueryError or CorruptIndexError as that search would.
-        """
+        """Open and check an engine's files now, not at its first search; raises what that search would."""
         self._open(self._usual, Asked(engine), 1)
 
     def warm_up(self, sentences: Sequence[str] = ()) -> None:
-        """Ask sentences and some of the index's own vectors, so that the next queries find all in memory.
-
-        Raises CorruptIndexError where a stored vector does not find itself, and as `search` does.
-        """
+        """Ask sentences and some of the index's own vectors, so that the next queries find all in memory."""
         warm_up(self, sentences)
 
     def fusion(self, queries: NDArray[Any], fields: Mapping[str, float] | None = None) -> tuple[Fusion, FloatArray]:
-        """Return the fields that answer, and checked queries (n, d) as unit vectors: for measuring.
-
-        Raises QueryError as `search` does.
-        """
+        """Return the fields that answer, and checked queries (n, d) as unit vectors: for measuring."""
         fused = self._fusion(fields)
         self._watch.check()
         return fused, unit_queries(queries, fused.dimensions)
 
     def _fusion(self, fields: Mapping[str, float] | None) -> Fusion:
         return self._usual if fields is None else fusion(self.path, self._fields, fields)
-
-    def _embed_for(self, fused: Fusion, sentences: Sequence[str]) -> FloatArray:
-        field = fused.parts[0][0]
-        if field.space.name != JOINT_SPACE:
-            raise QueryError(
-                f"a sentence lies in the space {JOINT_SPACE}, but the field {field.name} in that of "
-                f"{field.space.name}: ask it with a vector of {field.dimensions} dimensions"
-            )
-        return self.embed(sentences)
 
     def _open(self, fused: Fusion, asked: Asked, queries: int) -> None:
         """Open the engines that will be asked; their files must still be those of this version."""
@@ -212,8 +190,6 @@ class Index:
                 self._watch.check(replaced=True)
                 self._opened.add((field.name, engine))
 
-    def _hits(self, items: Rows, scores: Sequence[float], limit: float) -> list[Hit]:
-        if scores and (scores[0] > limit or scores[-1] < -limit):  # by rounding
-            scores = [min(max(score, -limit), limit) for score in scores]
+    def _hits(self, items: Rows, scores: Scores) -> list[Hit]:
         keys, uris, metadata = self._items.rows(items)
-        return list(map(Hit, keys, scores, uris, metadata))
+        return list(map(Hit, keys, scores.tolist(), uris, metadata))

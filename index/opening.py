@@ -67,9 +67,9 @@ def local_version(
     """
     if not is_url(path):
         return resolve(Path(path))
-    from gifdex.index import remote  # which takes a tenth of a second to import
+    from gifdex.index.store import fetch  # which takes a tenth of a second to import
 
-    return remote.fetch(str(path), None if cache is None else Path(cache), distrust=distrust)
+    return fetch.fetch(str(path), None if cache is None else Path(cache), distrust=distrust)
 
 
 def _open_version(version: Path, verify: bool, text_encoder: str | None) -> Index:

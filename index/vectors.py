@@ -138,7 +138,7 @@ def _rescore(vectors: FloatArray, query: FloatArray, rows: Rows, k: int) -> tupl
     kept = min(k, len(rows))
     found, scores = np.empty(kept, np.int64), np.empty(kept)
     try:
-        kernels.best(vectors, rows, query, k, ROUNDING, found, scores)
+        kernels.rescore(vectors, rows, query, k, ROUNDING, found, scores)
     except FloatingPointError as err:
         raise CorruptIndexError(NOT_FINITE) from err
     except IndexError as err:

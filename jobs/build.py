@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from gifdex.jobs.console import print_json, print_table
-from gifdex.jobs.runs import build_options, build_settings, build_table, run_build
+from gifdex.jobs.options import build_options
+from gifdex.jobs.running import build_settings, build_table, run_build
 
 _EPILOG = """\b
 Examples:
@@ -43,6 +43,6 @@ def command(
     """
     summary = run_build(build_settings(corpus, workspace, beam_options, options), verbose)
     if as_json:
-        print_json(asdict(summary))
+        print_json(summary.to_json())
     else:
         print_table(build_table(summary))

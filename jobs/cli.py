@@ -12,7 +12,7 @@ from gifdex.schemas.errors import GifdexError
 # command -> (module, one line of help), so that `gifdex --help` imports none of them
 _JOBS = {
     "build": ("gifdex.jobs.build", "Bring a workspace's index up to date with a corpus and publish it."),
-    "embed": ("gifdex.jobs.embed", "Bring a workspace's features up to date with a corpus, without an index."),
+    "encode": ("gifdex.jobs.encode", "Bring a workspace's features up to date with a corpus, without an index."),
     "encoders": ("gifdex.jobs.encoders", "List the encoders, and what is missing here to use them."),
     "search": ("gifdex.jobs.search", "Ask an index with a sentence."),
     "evaluate": ("gifdex.jobs.evaluate", "Measure how well an index finds GIFs by their captions."),
@@ -75,6 +75,6 @@ def main() -> None:
         code = err.exit_code
     except OSError as err:
         where = f" ({err.filename})" if err.filename else ""
-        click.echo(f"gifdex: the system said: {err.strerror or err}{where}; mend that and run again", err=True)
+        click.echo(f"gifdex: the system said: {err.strerror or err}{where}; fix it and run again", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,100 +1,20 @@
-"""The nightly job's TOML file: read, checked against the command's options, and written as an example."""
+"""The nightly job's TOML file: read, and checked against the settings that there are."""
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gifdex.jobs.console import PathOption
+from gifdex.jobs.options import ONLY_OPTIONS
+from gifdex.jobs.settings import BY_NAME, SETTINGS, TABLES, TOP
 from gifdex.schemas.errors import ConfigError
 from gifdex.schemas.files import absolute, is_url
-
-TOP = ""
-# Which keys there are in which table; each is an option of `gifdex nightly`, under the same name unless it says.
-TABLES: Mapping[str, tuple[str, ...]] = {
-    TOP: ("corpus", "workspace", "strict", "checksum"),
-    "encode": (
-        "image_encoder",
-        "weights",
-        "precision",
-        "batch_frames",
-        "sampling",
-        "frames",
-        "decoder",
-        "threads",
-        "max_bytes",
-        "max_pixels",
-        "max_frames",
-        "max_total_pixels",
-        "max_seconds",
-    ),
-    "index": ("text_encoder", "projection", "trees", "hnsw", "keep_features", "shards"),
-    "gate": ("min_recall", "max_shrink", "max_rejects", "canaries"),
-    "retention": ("keep",),
-    "ship": ("push",),
-    "runner": ("beam_options",),
-    "report": ("metrics", "log_json"),
-}
-# Options that a file cannot have: they are of one run.
-ONLY_FLAGS = ("config", "init", "dry_run", "force", "as_json", "verbose")
-
-EXAMPLE = """\
-# gifdex nightly gifdex.toml
-# Every key but corpus and workspace may be left out; shown are the defaults. Every key but beam_options is an option
-# too, such as --min-recall, which overrides it. Paths are relative to this file.
-
-corpus = "gifs/"        # a folder, a glob, or a catalog file (.parquet, .csv, .jsonl); also s3:// and gs://
-workspace = "ws"        # features, builds, and the index store ws/index
-# strict = false        # reject GIFs that are broken after some good frames
-# checksum = false      # hash every file again instead of trusting size and time
-
-[encode]
-# image_encoder = "efficientnet-lite0"     # see gifdex encoders
-# weights = "vgg16.h5"                     # for image_encoder = "vgg16"
-# precision = "auto"                       # float32, bfloat16, float16
-# batch_frames = 32
-# sampling = "uniform"                     # scene, all, first
-# frames = 8
-# decoder = "auto"                         # numba, pillow, imageio, pyav
-# threads = 2                              # default: one a processor, up to 8
-# max_bytes = 67108864                     # of one GIF, as all limits
-# max_pixels = 16777216
-# max_frames = 10000
-# max_total_pixels = 800000000
-# max_seconds = 8.0
-
-[index]
-# text_encoder = "use-multilingual"        # see gifdex encoders
-# projection = "projection.safetensors"    # default: the zero-shot one
-# trees = 5                                # default: 50 where nothing is reduced
-# hnsw = false                             # a graph, the fastest engine (pip install 'gifdex[hnsw]')
-# keep_features = false                    # the image encoder's own vectors too, as the field features
-# shards = "auto"
-
-[gate]                  # what a version must be before it is published
-# min_recall = 0.95                        # recall@10 of the engine that answers
-# max_shrink = 0.2                         # share of the published version's items that may be missing
-# max_rejects = 0.2                        # share of the files if under 1, else a count
-# canaries = "canaries.jsonl"              # {"sentence": "a cat playing", "id": "cat_01", "k": 10} a line
-
-[retention]
-# keep = 3                                 # published versions, and as many that were refused
-
-[ship]
-# push = "s3://bucket/index"               # copy what is published there, see gifdex push --help
-
-[runner]
-# beam_options = ["--direct_num_workers=1"]
-
-[report]
-# metrics = "/var/lib/node_exporter/textfile/gifdex.prom"
-# log_json = false
-"""
 
 
 def load(path: Path, command: click.Command, ctx: click.Context) -> dict[str, Any]:
@@ -108,9 +28,14 @@ def load(path: Path, command: click.Command, ctx: click.Context) -> dict[str, An
     except FileNotFoundError as err:
         raise ConfigError(f"there is no file {path}: gifdex nightly --init {path} writes an example") from err
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise ConfigError(f"cannot read {path}: {err}; expected TOML: mend it") from err
+        raise ConfigError(f"cannot read {path}: {err}; expected TOML: fix it") from err
     options = {param.name: param for param in command.params if param.name is not None}
     return {key: _converted(path, table, key, value, options[key], ctx) for table, key, value in _keys(path, found)}
+
+
+def _known(table: str) -> list[str]:
+    """Return the keys of a table."""
+    return [setting.name for setting in SETTINGS if setting.table == table]
 
 
 def _keys(path: Path, found: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -122,30 +47,33 @@ def _keys(path: Path, found: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]
             if name not in TABLES or not name:
                 raise _unknown(path, TOP, f"[{name}]", name, [table for table in TABLES if table])
             for key, inner in value.items():
-                if key not in TABLES[name]:
-                    raise _unknown(path, name, key, key, TABLES[name])
+                if key not in _known(name):
+                    raise _unknown(path, name, key, key, _known(name))
                 yield name, key, inner
-        elif name not in TABLES[TOP]:
-            raise _unknown(path, TOP, name, name, TABLES[TOP])
+        elif name not in _known(TOP):
+            raise _unknown(path, TOP, name, name, _known(TOP))
         else:
             yield TOP, name, value
 
 
-def _unknown(path: Path, table: str, shown: str, name: str, known: Any) -> ConfigError:
+def _unknown(path: Path, table: str, shown: str, name: str, known: Collection[str]) -> ConfigError:
     """Return an error that suggests the nearest name in the same table, or the same name in another."""
     where = f"the table [{table}] of {path}" if table else str(path)
-    elsewhere = [other for other, keys in TABLES.items() if name in keys]
-    if name in {*ONLY_FLAGS, "json"}:
+    elsewhere = BY_NAME.get(name)
+    if name in {*ONLY_OPTIONS, "json"}:
         hint = f"it is of one run, so it is an option alone, --{name.replace('_', '-')}"
-    elif elsewhere:
-        hint = f"it belongs in [{elsewhere[0]}]" if elsewhere[0] else "it belongs above all tables"
+    elif elsewhere is not None:
+        hint = f"it belongs{_place(elsewhere.table)}"
     elif near := difflib.get_close_matches(name, known, 1, 0.5):
         hint = f"did you mean {near[0]}?"
     else:
-        tables = {key: other for other, keys in TABLES.items() for key in keys}
-        near = difflib.get_close_matches(name, tables, 1)
-        hint = f"did you mean {near[0]} in [{tables[near[0]]}]?" if near else f"there are {', '.join(known)}"
+        near = difflib.get_close_matches(name, BY_NAME, 1)
+        hint = f"did you mean {near[0]}{_place(BY_NAME[near[0]].table)}?" if near else f"there are {', '.join(known)}"
     return ConfigError(f"{where} has {shown}, which gifdex nightly does not know: {hint}")
+
+
+def _place(table: str) -> str:
+    return f" in [{table}]" if table else " above all tables"
 
 
 def _converted(path: Path, table: str, key: str, value: Any, option: click.Parameter, ctx: click.Context) -> Any:

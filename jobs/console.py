@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import click
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from gifdex.jobs.native_logs import filtered_stderr
 from gifdex.schemas.files import is_url
+from gifdex.schemas.progress import Progress
 
 # Stages whose progress counts GIFs; of others only the time that is left says anything.
-_COUNTS_GIFS = {"scan", "encode", "index"}
+_COUNTS_GIFS = {"scan", "encode", "embed", "index"}
 # Without a terminal, one line of progress this often: a log should say that the job lives, no more.
 _LOG_SECONDS = 15.0
 
@@ -74,12 +75,12 @@ def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
     return made
 
 
-def facts_table(facts: Mapping[str, Any]) -> Table:
+def pairs_table(rows: Mapping[str, Any]) -> Table:
     """Return a table of names and values."""
     made = Table(box=None, pad_edge=False, show_header=False)
     made.add_column(style="bold")
     made.add_column(overflow="fold")
-    for name, value in facts.items():
+    for name, value in rows.items():
         made.add_row(name, str(value))
     return made
 
@@ -89,12 +90,12 @@ class StageProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bars = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+        self._bars = bars.Progress(
+            bars.TextColumn("{task.description:<10}"),
+            bars.BarColumn(bar_width=30),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[rate]}"),
+            bars.TimeRemainingColumn(),
             console=console,
             transient=False,
         )
@@ -102,22 +103,22 @@ class StageProgress:
         self._started: dict[str, float] = {}
         self._logged: dict[str, float] = {}
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def stage(self, name: str, done: int, total: int) -> None:
         """Take note; called from the pipeline, some times a second. A stage with nothing to do is not shown."""
         if not total:
             return
         now = time.monotonic()
-        elapsed = now - self._started.setdefault(stage, now)
+        elapsed = now - self._started.setdefault(name, now)
         rate = done / elapsed if done and elapsed > 0 else 0.0
         if self._console.is_terminal:
-            shown = f"{rate:,.1f} GIFs/s" if rate and stage in _COUNTS_GIFS else ""
-            if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total, rate=shown)
-            self._bars.update(self._tasks[stage], completed=done, total=total, rate=shown)
-        elif self._is_due(stage, now, done >= total):
+            shown = f"{rate:,.1f} GIFs/s" if rate and name in _COUNTS_GIFS else ""
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=total, rate=shown)
+            self._bars.update(self._tasks[name], completed=done, total=total, rate=shown)
+        elif self._is_due(name, now, done >= total):
             left = f", {(total - done) / rate:,.0f} s left" if rate and done < total else ""
-            speed = f", {rate:,.1f} GIFs/s" if rate and stage in _COUNTS_GIFS else ""
-            click.echo(f"{stage}: {done:,} of {total:,}{speed}{left}", err=True)
+            speed = f", {rate:,.1f} GIFs/s" if rate and name in _COUNTS_GIFS else ""
+            click.echo(f"{name}: {done:,} of {total:,}{speed}{left}", err=True)
 
     def _is_due(self, stage: str, now: float, ended: bool) -> bool:
         """Tell whether to write a line: the stage ended, for the first time, or the last line is long ago."""
@@ -131,7 +132,7 @@ class StageProgress:
         """Say something between the bars."""
         self._console.print(f"gifdex: {sentence}", markup=False, highlight=False, soft_wrap=True)
 
-    def event(self, event: str, level: str = "info", **facts: Any) -> None:
+    def event(self, event: str, level: str = "info", **details: Any) -> None:
         """Nothing: what people want to know of it is in the closing table, or in the error."""
 
     @contextmanager
@@ -144,16 +145,10 @@ class StageProgress:
             yield self
 
 
-class Reporter(Protocol):
-    """What a long job tells while it runs: progress, notices, and events with facts."""
+class Reporter(Progress, Protocol):
+    """What a long job tells while it runs: progress, notices, and events with their details."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """See gifdex.schemas.progress.Progress."""
-
-    def notice(self, sentence: str) -> None:
-        """See gifdex.schemas.progress.Notice."""
-
-    def event(self, event: str, level: str = "info", **facts: Any) -> None:
+    def event(self, event: str, level: str = "info", **details: Any) -> None:
         """Take note of something that happened."""
 
 
@@ -165,24 +160,24 @@ class JsonLog:
         self._stages: dict[str, tuple[float, float]] = {}  # when it began, and when it was last told of
         self._lock = threading.Lock()
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def stage(self, name: str, done: int, total: int) -> None:
         """Write a line when a stage begins and ends, and now and then in between."""
         now = time.monotonic()
-        began, last = self._stages.get(stage, (now, -math.inf))
+        began, last = self._stages.get(name, (now, -math.inf))
         ended = done >= total
         if last == math.inf or not total or not (ended or now - last >= _LOG_SECONDS):
             return
-        self._stages[stage] = began, math.inf if ended else now
-        self.event("progress", stage=stage, done=done, total=total, seconds=round(now - began, 3))
+        self._stages[name] = began, math.inf if ended else now
+        self.event("progress", stage=name, done=done, total=total, seconds=round(now - began, 3))
 
     def notice(self, sentence: str) -> None:
         """Write a warning."""
         self.event("notice", level="warning", message=sentence)
 
-    def event(self, event: str, level: str = "info", **facts: Any) -> None:
+    def event(self, event: str, level: str = "info", **details: Any) -> None:
         """Write a line."""
         time_ = datetime.now(UTC).isoformat("T", "milliseconds")
-        line = json.dumps({"time": time_, "level": level, "event": event, **facts}, ensure_ascii=False)
+        line = json.dumps({"time": time_, "level": level, "event": event, **details}, ensure_ascii=False)
         with self._lock:  # progress comes from another thread
             self._stream.write(line + "\n")
             self._stream.flush()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gifdex.jobs.console import PathOption, print_json, print_table, table
-from gifdex.jobs.runs import build_table, require_pipeline, run_build
+from gifdex.jobs.running import build_table, require_pipeline, run_build
 
 SENTENCES = (
     "a cat looking at the camera",

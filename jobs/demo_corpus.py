@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,15 +43,18 @@ _MOTIONS: dict[str, _Motion] = {
 }
 
 
-def make_corpus(folder: Path) -> list[Path]:
+def make_corpus(folder: Path, only: Container[str] | None = None) -> list[Path]:
     """Write one panning and one zooming GIF a photograph into `folder`; those already there are kept.
 
-    Raises MissingExtraError where a package with photographs is absent.
+    With `only`, write the GIFs of these ids, such as "cat-pan". Raises MissingExtraError where a package with
+    photographs is absent.
     """
     written = []
     for name, (package, file) in _PHOTOGRAPHS.items():
         for motion, path_of in _MOTIONS.items():
             target = folder / f"{name}-{motion}.gif"
+            if only is not None and target.stem not in only:
+                continue
             if not target.exists():
                 _write(target, _photograph(package, file), path_of)
             written.append(target)

@@ -23,20 +23,20 @@ def command(as_json: bool) -> None:
     The names are what --image-encoder and --text-encoder take; what stands in <...> is yours to fill in. Nothing is
     loaded or downloaded.
     """
-    from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER, DEFAULT_TEXT_ENCODER, offers
+    from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER, DEFAULT_TEXT_ENCODER, list_encoders
 
     defaults = ("image", DEFAULT_IMAGE_ENCODER), ("text", DEFAULT_TEXT_ENCODER)
     shown = table("kind", "name", "dimensions", "weights", "here", numbers=("dimensions",))
-    for offer in offers():
-        default = (offer.kind, offer.name) in defaults
+    for encoder in list_encoders():
+        default = (encoder.kind, encoder.name) in defaults
         if as_json:
-            print_json({**asdict(offer), "default": default, "available": offer.missing is None})
+            print_json({**asdict(encoder), "default": default, "available": encoder.missing is None})
             continue
-        here = "yes" if offer.missing is None else f"no; {offer.missing}"
-        if offer.note and offer.missing is None:
-            here = f"{here}; {offer.note}"
-        dimensions = "its own" if offer.dimensions is None else str(offer.dimensions)
-        name = f"{offer.name} (default)" if default else offer.name
-        shown.add_row(offer.kind, name, dimensions, offer.weights, here)
+        here = "yes" if encoder.missing is None else f"no; {encoder.missing}"
+        if encoder.note and encoder.missing is None:
+            here = f"{here}; {encoder.note}"
+        dimensions = "its own" if encoder.dimensions is None else str(encoder.dimensions)
+        name = f"{encoder.name} (default)" if default else encoder.name
+        shown.add_row(encoder.kind, name, dimensions, encoder.weights, here)
     if not as_json:
         print_table(shown)

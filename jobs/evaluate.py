@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gifdex.jobs.console import PlaceOption, facts_table, print_json, print_table
+from gifdex.jobs.console import PlaceOption, pairs_table, print_json, print_table
 from gifdex.jobs.field_weights import FieldWeights
 from gifdex.jobs.native_logs import filtered_stderr
 from gifdex.schemas.errors import CaptionsError
@@ -56,7 +56,7 @@ def command(
         print_json({**measures, "absent": len(absent), "absent_ids": absent})
         return
     named = ", ".join(absent[:_NAMED]) + (f" and {len(absent) - _NAMED:,} more" if len(absent) > _NAMED else "")
-    print_table(facts_table({**measures, "absent": f"{len(absent):,}" + (f" ({named})" if absent else "")}))
+    print_table(pairs_table({**measures, "absent": f"{len(absent):,}" + (f" ({named})" if absent else "")}))
 
 
 def read_captions(path: Path) -> list[tuple[str, str]]:

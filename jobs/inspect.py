@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gifdex.jobs.console import PlaceOption, facts_table, print_json, print_table
+from gifdex.jobs.console import PlaceOption, pairs_table, print_json, print_table
 
 if TYPE_CHECKING:
     from gifdex.schemas.manifest import EngineRecord, FieldRecord, RecallRecord
@@ -83,4 +83,4 @@ def command(store: Path | str, measure: bool, as_json: bool) -> None:
     for name, field in manifest.fields.items():
         lines |= _field_lines(name, field, speeds.get(name, {}))
     lines |= {name: f"{file.bytes:,} bytes, sha256 {file.sha256[:16]}..." for name, file in manifest.files.items()}
-    print_table(facts_table(lines))
+    print_table(pairs_table(lines))

@@ -32,20 +32,21 @@ def write_metrics(path: Path, status: Status, exit_code: int, summary: NightlySu
         help_ = "When a run last ended with its version published, then or before."
         gauge("last_success_timestamp_seconds", help_, _seconds(status.last_success))
     if summary is not None:
-        gauge("items", "Items of the version that the last run built.", summary.items)
-        gauge("partial_items", "Items of which only the beginning of the file is good.", summary.partial)
-        gauge("encoded_gifs", "GIFs that the last run encoded.", summary.encoded)
-        gauge("index_bytes", "Bytes of the version that the last run built.", summary.bytes)
-        gauge("recall", "Recall@10 of the engine that answers, as the build measured it.", summary.engine_recall)
+        run = summary.build.run
+        gauge("items", "Items of the version that the last run built.", run.items)
+        gauge("partial_items", "Items of which only the beginning of the file is good.", run.partial)
+        gauge("encoded_gifs", "GIFs that the last run encoded.", run.encoded)
+        gauge("index_bytes", "Bytes of the version that the last run built.", summary.build.bytes)
+        gauge("recall", "Recall@10 of the engine that answers, as the build measured it.", summary.build.engine_recall)
         is_published = summary.outcome != "refused" or summary.previous == summary.build_id
         gauge("published", "1 if the version of the last run is the published one.", is_published)
-        for error, count in summary.rejects_by_error.items() or [("none", 0)]:
+        for error, count in run.rejects_by_error.items() or [("none", 0)]:
             gauge("rejects", "Files that could not be indexed, by class of error.", count, error=error)
-        for stage, seconds in summary.seconds.items():
+        for stage, seconds in {**run.seconds, **summary.seconds}.items():
             gauge("stage_seconds", "Seconds of each stage of the last run.", seconds, stage=stage)
         for rule in RULES:
             gauge("gate_refused", "1 if a rule of the quality gate was not kept.", rule in summary.refused, rule=rule)
-    commit_bytes(path, generate_latest(registry), alone=True)
+    commit_bytes(path, generate_latest(registry), same_temporary_name=True)
 
 
 def _seconds(moment: str) -> float:

@@ -15,13 +15,14 @@ from gifdex.jobs import config
 from gifdex.jobs.console import (
     JsonLog,
     PathOption,
-    PlaceOption,
-    facts_table,
+    pairs_table,
     print_json,
     print_table,
     stage_progress,
 )
-from gifdex.jobs.runs import beam_and_output_options, build_settings, build_table, encode_and_index_options
+from gifdex.jobs.options import example, nightly_options, records
+from gifdex.jobs.running import build_settings, build_table
+from gifdex.jobs.settings import SETTINGS
 from gifdex.schemas.errors import (
     ConfigError,
     GateError,
@@ -36,7 +37,7 @@ from gifdex.schemas.files import absolute
 if TYPE_CHECKING:
     from gifdex.jobs.console import Reporter
     from gifdex.pipeline.nightly import NightlySummary
-    from gifdex.pipeline.plan import Plan
+    from gifdex.pipeline.plan import RunPlan
     from gifdex.pipeline.settings import NightlySettings
 
 _EPILOG = """\b
@@ -47,7 +48,6 @@ Examples:
   gifdex nightly gifdex.toml --force          # publish what the gate refused
   gifdex nightly --corpus gifs/ --workspace ws --min-recall 0.98 --keep 7
 """
-_SHARE = click.FloatRange(0, 1)
 
 
 @click.command("nightly", epilog=_EPILOG)
@@ -55,18 +55,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--init", is_flag=True, help="Write an example to CONFIG (gifdex.toml) and do nothing else.")
 @click.option("--dry-run", is_flag=True, help="Say what a run would do, after hashing what is new; encode nothing.")
 @click.option("--force", is_flag=True, help="Publish what the gate refuses, and record it.")
-@click.option("--corpus", help="Folder, glob or catalog file.")
-@click.option("--workspace", type=PlaceOption(), help="Where everything is written: a folder or a URL.")
-@click.option("--min-recall", type=_SHARE, help="Gate: least recall@10 of the engine.  [default: 0.95]")
-@click.option("--max-shrink", type=_SHARE, help="Gate: largest share of the items that may be missing.  [default: 0.2]")
-@click.option("--max-rejects", type=click.FloatRange(0), help="Gate: share (under 1) or count.  [default: 0.2]")
-@click.option("--canaries", type=PathOption(), help="Gate: JSON Lines of sentence, id and k.")
-@click.option("--keep", type=click.IntRange(1), help="Published versions that stay.  [default: 3]")
-@click.option("--push", type=PlaceOption(), help="Copy what is published to a URL or a folder, as `gifdex push` does.")
-@click.option("--metrics", type=PathOption(), help="Write a file for Prometheus' textfile collector.")
-@click.option("--log-json/--no-log-json", default=None, help="Log on stderr as JSON, one object a line.")
-@encode_and_index_options
-@beam_and_output_options
+@nightly_options
 @click.pass_context
 def command(ctx: click.Context, /, init: bool, as_json: bool, verbose: bool, dry_run: bool, **options: Any) -> None:
     """Bring an index up to date, check it, publish it, and delete what is old: the job to schedule.
@@ -127,7 +116,7 @@ def _command(
         print_json(asdict(found)) if as_json else print_table(_plan_table(found))
         return
     if summary is not None:
-        print_json(asdict(summary)) if as_json else print_table(_table(summary))
+        print_json(summary.to_json()) if as_json else print_table(_table(summary))
     if error is not None:
         raise error
 
@@ -135,7 +124,7 @@ def _command(
 def _init(path: Path) -> None:
     try:
         with path.open("x", encoding="utf-8") as stream:
-            stream.write(config.EXAMPLE)
+            stream.write(example())
     except FileExistsError as err:
         raise ConfigError(f"{path} is there already: delete it, or name another file") from err
     click.echo(f"wrote {path}: set corpus and workspace in it, then gifdex nightly {path} --dry-run", err=True)
@@ -143,14 +132,13 @@ def _init(path: Path) -> None:
 
 def _settings(options: dict[str, Any]) -> NightlySettings:
     corpus, workspace, beam = options.pop("corpus"), options.pop("workspace"), options.pop("beam_options")
-    rules = {name: options.pop(name) for name in config.TABLES["gate"]}
-    keep, push, force = options.pop("keep"), options.pop("push"), options.pop("force")
+    force = options.pop("force")
+    own = {s.name: options.pop(s.name) for s in SETTINGS if s.record in ("gate", "nightly")}
     build = build_settings(corpus, workspace, beam, options)
     from gifdex.pipeline.settings import GateSettings, NightlySettings
 
-    gate = GateSettings(**{name: value for name, value in rules.items() if value is not None})
-    elsewhere = None if push is None else str(push)
-    return NightlySettings(build, gate, **({} if keep is None else {"keep": keep}), push=elsewhere, force=force)
+    found = records({**own, "push": None if own["push"] is None else str(own["push"])})
+    return NightlySettings(build, GateSettings(**found["gate"]), force=force, **found["nightly"])
 
 
 def _run(
@@ -162,23 +150,24 @@ def _run(
     summary: NightlySummary | None = None
     error: GifdexError | None = None
     try:
-        summary = nightly(settings, reporter, reporter.notice)
+        summary = nightly(settings, reporter)
     except WorkspaceBusyError as err:  # status and metrics are the other run's
         return None, err
     except GifdexError as err:
         error = err
     except Exception as err:
         _note(settings, metrics, None, PipelineError(f"{type(err).__name__}: {err}"))
-        raise  # nobody's mistake but ours
+        raise  # a defect of gifdex
     if summary is not None and summary.outcome == REFUSED:
         error = _refusal(summary)
     elif summary is not None and summary.not_pushed is not None:
         error = RemoteError(
-            f"the version {summary.build_id} is published in {summary.store}, but was not shipped: {summary.not_pushed}"
+            f"the version {summary.build_id} is published in {summary.build.store}, but was not shipped: "
+            f"{summary.not_pushed}"
         )
     error = _note(settings, metrics, summary, error)
     if summary is not None:  # of a refusal, the error follows
-        reporter.event(summary.outcome if error is None else "ended", **asdict(summary))
+        reporter.event(summary.outcome if error is None else "ended", **summary.to_json())
     return summary, error
 
 
@@ -187,7 +176,7 @@ def _note(
 ) -> GifdexError | None:
     """Write status and metrics; return the error, or why they could not be written if there was none."""
     from gifdex.jobs.metrics import write_metrics
-    from gifdex.pipeline.embed import workspace_of
+    from gifdex.pipeline.holding import workspace_of
     from gifdex.pipeline.nightly import note_status
 
     workspace = workspace_of(settings.build.workspace)
@@ -201,36 +190,36 @@ def _note(
     except OSError as err:  # what went wrong before it is what should be known
         return error or WorkspaceError(
             f"the run ended well ({outcome}), but {err.filename or workspace.status} cannot be written: "
-            f"{err.strerror or err}; free space or mend the permissions"
+            f"{err.strerror or err}; free some space or fix the permissions"
         )
     return error
 
 
 def _refusal(summary: NightlySummary) -> GateError:
+    version, store = summary.build_id, summary.build.store
     reasons = "; ".join(f"{reason} ({rule})" for rule, reason in summary.refused.items())
-    if summary.previous == summary.build_id:
+    if summary.previous == version:
         return GateError(
-            f"the version {summary.build_id}, which is published, would not be now: {reasons}; mend the cause, or go "
-            f"back with gifdex rollback {summary.store}"
+            f"the version {version}, which is published, would not be now: {reasons}; fix the cause, or go back with "
+            f"gifdex rollback {store}"
         )
     stays = f", and {summary.previous} stays published" if summary.previous else ""
     return GateError(
-        f"the version {summary.build_id} was not published{stays}: {reasons}; look at it with gifdex inspect "
-        f"{summary.store}/{summary.build_id}, then mend the cause, or publish it with gifdex publish {summary.store} "
-        f"{summary.build_id}"
+        f"the version {version} was not published{stays}: {reasons}; look at it with gifdex inspect {store}/{version}, "
+        f"then fix the cause, or publish it with gifdex publish {store} {version}"
     )
 
 
 def _table(summary: NightlySummary) -> Any:
-    table = build_table(summary)
+    table = build_table(summary.build, {**summary.build.run.seconds, **summary.seconds})
     table.add_row("outcome", _said(summary))
     for rule, reason in summary.refused.items():
         table.add_row(f"gate: {rule}", reason)
     gone = summary.pruned
     if summary.pushed:
         table.add_row("pushed", f"{summary.pushed['version']} to {summary.pushed['destination']}")
-    if gone.get("versions") or gone.get("parts"):
-        table.add_row("pruned", f"{len(gone['versions'])} versions, {gone['parts']} parts of features")
+    if gone.versions or gone.parts:
+        table.add_row("pruned", f"{len(gone.versions)} versions, {gone.parts} parts of features")
     return table
 
 
@@ -242,8 +231,8 @@ def _said(summary: NightlySummary) -> str:
     return f"{summary.outcome}{before}{overruled}"
 
 
-def _plan_table(found: Plan) -> Any:
-    facts: dict[str, Any] = {
+def _plan_table(found: RunPlan) -> Any:
+    rows: dict[str, Any] = {
         "items": f"{found.items:,}",
         "files": f"{found.new:,} new, {found.changed:,} changed, {found.moved:,} moved, {found.duplicated:,} "
         f"duplicated, {found.deleted:,} deleted, {found.edited:,} with other captions or metadata, "
@@ -252,5 +241,5 @@ def _plan_table(found: Plan) -> Any:
         + ("" if found.seconds is None else f", about {found.seconds:,.0f} s at the speed of earlier runs"),
     }
     if found.notice:
-        facts["notice"] = found.notice
-    return facts_table(facts)
+        rows["notice"] = found.notice
+    return pairs_table(rows)

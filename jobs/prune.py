@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gifdex.jobs.console import PlaceOption, facts_table, print_json, print_table, stage_progress
+from gifdex.jobs.console import PlaceOption, pairs_table, print_json, print_table, stage_progress
 
 _EPILOG = """\b
 Examples:
@@ -43,4 +43,4 @@ def command(store: Path | str, keep: int, as_json: bool) -> None:
         "unfinished files": f"{summary.unfinished:,}",
         "freed": f"{summary.bytes / 1e6:,.1f} MB",
     }
-    print_table(facts_table(facts))
+    print_table(pairs_table(facts))

@@ -30,7 +30,7 @@ def command(store: Path | str, destination: Path | str, checksum: bool, as_json:
     """
     with stage_progress(False) as progress:
         from gifdex.index.opening import local_version
-        from gifdex.index.shipping import push
+        from gifdex.index.store.push import push
 
         done = push(local_version(store), str(destination), progress, checksum=checksum)
     if as_json:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from gifdex.index import artifact, store
 from gifdex.schemas.files import is_url
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 
 @dataclass(frozen=True)
 class OpenStore:
-    """A store's `folder` or, of one at a URL, its outline: what is published in it is published there.
+    """A store's `folder` or, of one at a URL, a working copy: what is published in it is published there.
 
     `shown` is what output calls it, without a key or options.
     """
@@ -23,15 +23,15 @@ class OpenStore:
     folder: Path
     shown: str
 
-    def verify(self, build_id: str, progress: Progress = silent) -> None:
+    def verify(self, build_id: str, progress: Progress = QUIET) -> None:
         """Look at every byte of a version; raises an ArtifactError."""
         if not is_url(self.where):
             artifact.verify(self.folder / build_id, progress)
             return
-        from gifdex.index import shipping
-        from gifdex.index.remote import Place
+        from gifdex.index.store import push as pushing
+        from gifdex.index.store.place import Place
 
-        shipping.verify(Place.of(str(self.where)), build_id, progress)
+        pushing.verify(Place.of(str(self.where)), build_id, progress)
 
 
 @contextmanager
@@ -41,9 +41,9 @@ def open_store(where: Path | str) -> Iterator[OpenStore]:
         store.check_store(Path(where))
         yield OpenStore(where, Path(where), str(where))
         return
-    from gifdex.index.remote import Place
-    from gifdex.index.shipping import outlined
+    from gifdex.index.store.place import Place
+    from gifdex.index.store.push import working_copy
 
     place = Place.of(str(where))
-    with outlined(place) as outline:
-        yield OpenStore(where, outline.folder, place.shown())
+    with working_copy(place) as copy:
+        yield OpenStore(where, copy.folder, place.shown())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from importlib.metadata import version as package_version
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from apache_beam.utils.shared import Shared
 
 from gifdex.encoders import projections
 from gifdex.encoders.base import ImageEncoder, TextEncoder
@@ -19,86 +20,80 @@ from gifdex.index import artifact, store
 from gifdex.index.build import Origin
 from gifdex.index.engines import registry
 from gifdex.index.field_records import IMAGE
+from gifdex.index.opening import open_index
+from gifdex.index.speed import queries_per_second
 from gifdex.pipeline import shards
-from gifdex.pipeline.embed import (
-    RunSummary,
-    announced,
-    commit_lists,
-    commit_statistics,
-    held_workspace,
-    prepare,
-    recipe_id,
-    split,
-    store_name,
-)
-from gifdex.pipeline.encode import encode_missing
+from gifdex.pipeline.holding import held_workspace, store_name
 from gifdex.pipeline.index_stage import IndexPlan, tuning_sentences, write_version
-from gifdex.pipeline.scan import scan
+from gifdex.pipeline.lists import commit_lists, recipe_id, split
+from gifdex.pipeline.run import RunSummary, commit_statistics, start
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.errors import ArtifactError, PipelineError, ProjectionError
 from gifdex.schemas.manifest import FORMAT_VERSION, EncoderRecord
-from gifdex.schemas.progress import Notice, Progress, silence, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 
-@dataclass
-class BuildSummary(RunSummary):
-    """What a build did, beyond scanning and encoding; `store` has the version `build_id` of so many `bytes`."""
+@dataclass(frozen=True)
+class BuildSummary:
+    """What a build did: what its run did, and the version of so many `bytes` that `store` has now.
 
-    store: str = ""
-    index_reused: bool = False
-    engine: str = ""
-    engine_recall: float = 0.0
-    bytes: int = 0
+    `engine_recall` is the lower of the default engine's two recalls at ten hits; `queries_per_second` of each field and
+    engine were timed here and now, and are in no version.
+    """
+
+    run: RunSummary
+    store: str
+    index_reused: bool
+    engine: str
+    engine_recall: float
+    bytes: int
+    queries_per_second: Mapping[str, Mapping[str, float]]
+
+    @property
+    def build_id(self) -> str:
+        """The version's id."""
+        return self.run.build_id
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as one JSON object."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "run"}
+        return {**self.run.to_json(), **own}
 
 
-def build(settings: BuildSettings, progress: Progress = silent, notice: Notice = silence) -> BuildSummary:
+def build(settings: BuildSettings, progress: Progress = QUIET) -> BuildSummary:
     """Bring the workspace's index up to date with the corpus and publish it.
 
     Only GIFs whose bytes are not in the cache are encoded. The same items, encoders, projection and settings
     give the same build id and the same bytes. Raises a GifdexError; then the published version is untouched.
     """
     with held_workspace(settings, progress) as workspace:
-        summary = make_version(settings, workspace, progress, notice)
+        summary = make_version(settings, workspace, progress)
         artifact.verify(workspace.store / summary.build_id)
         store.publish(workspace.store, summary.build_id)
-        commit_statistics(workspace, settings, summary)
+        commit_statistics(workspace, settings, summary.build_id, summary.to_json())
         return summary
 
 
-def make_version(
-    settings: BuildSettings,
-    workspace: Workspace,
-    progress: Progress,
-    notice: Notice,
-    summary: BuildSummary | None = None,
-) -> BuildSummary:
-    """Build a version in a workspace that is held, and publish nothing; `summary` is filled if given.
-
-    Whoever publishes it verifies it before.
-    """
-    shared = Shared()
+def make_version(settings: BuildSettings, workspace: Workspace, progress: Progress) -> BuildSummary:
+    """Build a version in a workspace that is held, and publish nothing; whoever publishes it verifies it before."""
     for name in settings.index.engines:
         registry.kind(name).require()
     texts = text_encoder(settings.index.text_encoder)  # first: its mistakes are found without loading anything
-    images, cache = prepare(settings, workspace, shared, progress)
-    summary = summary or BuildSummary()
-    summary.store, summary.precision = store_name(settings.workspace), images.precision
-    with summary.timed("scan"):
-        scanned = scan(settings, workspace, progress)
-    with summary.timed("projection"):  # before the long stage, which a projection that does not fit would waste
-        progress("projection", 0, 1)
+    run = start(settings, workspace, progress)
+    images, cache = run.encoder, run.cache
+    scanned = run.scan()
+    with run.times.timed("projection"):  # before the long stage, which a projection that does not fit would waste
+        progress.stage("projection", 0, 1)
         projection_path, projection = _projection(settings.index, workspace, images, texts)
-        progress("projection", 1, 1)
-    todo = announced(scanned, workspace, cache, images, notice)
-    with summary.timed("encode"):
-        encoded = encode_missing(todo, settings, cache, images, shared, progress)
-    with summary.timed("index"):
+        progress.stage("projection", 1, 1)
+    encoded = run.encode(scanned)
+    with run.times.timed("index"):
         lists = split(scanned, encoded, settings.strict)
         build_id = _build_id(lists.items, settings, cache, projection, images, texts)
         commit_lists(workspace, build_id, lists, cache.fingerprint)
-        summary.index_reused = _is_whole(workspace, build_id)
-        if not summary.index_reused:
+        is_there = _is_whole(workspace, build_id)
+        if not is_there:
             origin = Origin(build_id, _record(images), cache.fingerprint, _record(texts))
             sentences = tuning_sentences(images, texts, projection)
             planned = IndexPlan(origin, lists.items, projection, projection_path, sentences)
@@ -109,12 +104,17 @@ def make_version(
             f"the version {manifest.build_id} holds {manifest.items:,} items, but {len(lists.items):,} were planned: "
             "run again"
         )
-    summary.fill(manifest.build_id, scanned, encoded, lists)
     answering = manifest.fields[IMAGE]
-    summary.engine = answering.engine or ""
-    summary.engine_recall = answering.engines[summary.engine].recall or 0.0
-    summary.bytes = sum(file.bytes for file in manifest.files.values())
-    return summary
+    engine = answering.engine or ""
+    return BuildSummary(
+        run.summary(build_id, scanned, encoded, lists),
+        store_name(settings.workspace),
+        index_reused=is_there,
+        engine=engine,
+        engine_recall=answering.engines[engine].recall or 0.0,
+        bytes=sum(file.bytes for file in manifest.files.values()),
+        queries_per_second=queries_per_second(open_index(workspace.store / build_id)),
+    )
 
 
 def _record(encoder: ImageEncoder | TextEncoder) -> EncoderRecord:

@@ -69,8 +69,8 @@ def read_bytes(uri: str, limit: int = -1) -> bytes:
 def file_metadata(uri: str) -> tuple[int, float]:
     """Return a file's size in bytes and its modification time; raises as `read_bytes` does."""
     if "://" not in uri:
-        facts = Path(uri).stat()
-        return facts.st_size, facts.st_mtime
+        found = Path(uri).stat()
+        return found.st_size, found.st_mtime
     found = FileSystems.get_filesystem(uri).metadata(uri)
     return int(found.size_in_bytes), float(found.last_updated_in_seconds or 0.0)
 
@@ -144,7 +144,7 @@ def _walk_folder(folder: str) -> Listing:
 
     def fail(err: OSError) -> None:
         if not isinstance(err, FileNotFoundError):  # else it was removed while we looked
-            raise CorpusError(f"cannot list the folder {err.filename}: {err.strerror}; mend its permissions") from err
+            raise CorpusError(f"cannot list the folder {err.filename}: {err.strerror}; fix its permissions") from err
 
     entries, ignored = [], 0
     for parent, _, names in os.walk(folder, onerror=fail):
@@ -158,10 +158,10 @@ def _walk_folder(folder: str) -> Listing:
 
 def _local_entry(root: str, path: str) -> Entry:
     try:
-        facts = os.stat(path)  # noqa: PTH116  # a tenth of what a Path costs, for each of a million files
+        found = os.stat(path)  # noqa: PTH116  # a tenth of what a Path costs, for each of a million files
     except OSError:  # a dangling link; the scan says so
         return Entry(_text(_default_id(path, root)), _text(path))
-    return Entry(_text(_default_id(path, root)), _text(path), facts.st_size, facts.st_mtime)
+    return Entry(_text(_default_id(path, root)), _text(path), found.st_size, found.st_mtime)
 
 
 def _list_folder(folder: str) -> Listing:
@@ -202,16 +202,14 @@ def _read_catalog(path: str) -> Iterator[Entry]:
         uri = row["uri"]
         if not isinstance(uri, str) or not uri:
             raise CorpusError(
-                f"row {number} of the catalog {path} has the uri {uri!r}; expected a path or a URI: mend it"
+                f"row {number} of the catalog {path} has the uri {uri!r}; expected a path or a URI: fix it"
             )
         uri = _path(uri)
         absolute = uri if "://" in uri or uri.startswith("/") else posixpath.normpath(posixpath.join(folder, uri))
         if "://" in folder and absolute is not uri:
             absolute = f"{folder}/{uri}"
         if None in row:  # where csv puts what is beyond the last column
-            raise CorpusError(
-                f"row {number} of the catalog {path} has more values than there are columns: mend the row"
-            )
+            raise CorpusError(f"row {number} of the catalog {path} has more values than there are columns: fix the row")
         given, caption = row.get("id"), row.get("caption")
         rest = {name: value for name, value in row.items() if name not in ("uri", "id", "caption")}
         yield Entry(

@@ -20,7 +20,7 @@ from apache_beam.utils.shared import Shared
 
 from gifdex.encoders.base import ImageEncoder, fingerprint
 from gifdex.encoders.feature_cache import FeatureCache
-from gifdex.encoders.features import encode, features_facts, features_fingerprint
+from gifdex.encoders.features import encode, features_fingerprint, features_recipe
 from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.registry import image_encoder
@@ -90,7 +90,7 @@ def open_cache(workspace: Workspace, encoder: ImageEncoder, settings: EncodeSett
     return FeatureCache(workspace.features, name, encoder.dimensions, attempt)
 
 
-def plan(missing: Sequence[Source], task_items: int, cache: FeatureCache) -> list[EncodeTask]:
+def plan_encode(missing: Sequence[Source], task_items: int, cache: FeatureCache) -> list[EncodeTask]:
     """Cut sources into tasks: each of one partition and at max_bytes `task_items` GIFs, the same ones each time.
 
     Partitions get as many hexadecimal digits as leave them about one task's worth of GIFs.
@@ -99,8 +99,8 @@ def plan(missing: Sequence[Source], task_items: int, cache: FeatureCache) -> lis
     digits = 0
     while len(ordered) >= task_items * 16 ** (digits + 1):
         digits += 1
-    spread = -(-len(ordered) // _TASKS)
-    size = min(task_items, -(-spread // _STEP) * _STEP)
+    evenly_cut = -(-len(ordered) // _TASKS)
+    size = min(task_items, -(-evenly_cut // _STEP) * _STEP)
     tasks = []
     for partition, group in groupby(ordered, key=lambda source: source.sha256[:digits]):
         sources = list(group)
@@ -205,11 +205,11 @@ def encode_missing(
     do not hold what was planned.
     """
     missing = todo.missing
-    tasks = plan(missing, settings.encode.task_items, cache)
+    tasks = plan_encode(missing, settings.encode.task_items, cache)
     # Resolved once: a worker of another kind must not choose for itself.
     pinned = replace(settings.encode, precision=encoder.precision)
     run_tasks("encode", tasks, lambda: RunEncodeTask(pinned, cache, shared), settings.beam_options, progress)
-    cache.describe(features_facts(encoder, settings.encode), encoder.classifier)
+    cache.describe(features_recipe(encoder, settings.encode), encoder.classifier)
     results = [todo.standing, *(_check(task) for task in tasks)]
     outcomes = pa.concat_tables(results)
     good = pc.is_null(outcomes["error"])

@@ -16,7 +16,7 @@ from gifdex.schemas.errors import ArtifactError, ConfigError, GifdexError
 from gifdex.schemas.files import json_lines
 
 if TYPE_CHECKING:
-    from gifdex.pipeline.embed import RunSummary
+    from gifdex.pipeline.run import RunSummary
 
 # No file that is damaged is published, whoever forces it.
 NEVER_OVERRULED = "files"

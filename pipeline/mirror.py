@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from gifdex.index import store
-from gifdex.index.remote import MOST_MANIFEST, Place, default_cache
+from gifdex.index.store.fetch import default_cache
+from gifdex.index.store.place import MAX_MANIFEST_BYTES, Place
 from gifdex.pipeline.workspace import BUILDS, STORE, Workspace
 from gifdex.schemas.errors import CorruptIndexError, GifdexError, RemoteError, WorkspaceBusyError
 from gifdex.schemas.files import TEMPORARY_PREFIX, commit_bytes, committing
@@ -31,14 +32,14 @@ from gifdex.schemas.manifest import MANIFEST_NAME
 from gifdex.schemas.progress import Progress
 
 LEASE_NAME = ".lease"
-# A lease that was not renewed for so long is nobody's; it is renewed, and features are copied, this often.
+# A lease expires after so long without a renewal; it is renewed, and features are copied, this often.
 _LEASE_SECONDS, _RENEWED_SECONDS, _COPIED_SECONDS = 180.0, 30.0, 30.0
 # What others than the holder of the lease may write: who publishes by hand.
 _SHARED = (store.HISTORY_NAME, store.POINTER_NAME)
 _MANIFESTS = 4  # their rank
 # Two runs that take a lease at once both write it; so much later both see whose it is.
 _SETTLED_SECONDS = 1.0
-_MOST_LEASE = 4096
+_MAX_LEASE_BYTES = 4096
 _SAME_SECONDS = 1.5  # stores round times
 _MIB = 1024**2
 
@@ -120,13 +121,13 @@ class _Lease:
             yield
 
     def _write(self) -> None:
-        facts = {
+        holder = {
             "token": self._token,
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": self._since,
         }
-        self._place.put(json.dumps(facts).encode(), LEASE_NAME)
+        self._place.put(json.dumps(holder).encode(), LEASE_NAME)
 
     def check(self) -> None:
         """Raise WorkspaceBusyError where another run took the lease meanwhile."""
@@ -137,7 +138,7 @@ class _Lease:
             raise self._busy(found or {})
 
     def _read(self) -> dict[str, Any] | None:
-        data = self._place.read(_MOST_LEASE, LEASE_NAME)
+        data = self._place.read(_MAX_LEASE_BYTES, LEASE_NAME)
         try:
             found = json.loads(data or b"null")
             return {**found, "token": str(found["token"])}
@@ -169,7 +170,7 @@ class _Mirror:
         self._there = {
             name: _Remote(size, changed) for name, size, changed in self._place.files() if self._is_of_workspace(name)
         }
-        self._pulled = {name: self._place.read(MOST_MANIFEST, STORE, name) for name in _SHARED}
+        self._pulled = {name: self._place.read(MAX_MANIFEST_BYTES, STORE, name) for name in _SHARED}
         pointer = self._pulled[store.POINTER_NAME]
         current = None
         if pointer is not None:
@@ -183,7 +184,7 @@ class _Mirror:
         for name in wanted:
             self._fetch(name)
             done += self._there[name].size
-            self._progress("pull", done // _MIB, total // _MIB)
+            self._progress.stage("pull", done // _MIB, total // _MIB)
         for name, data in self._pulled.items():  # whatever size and time say of them
             if data is None:  # what a killed run published here never came there
                 (self._workspace.store / name).unlink(missing_ok=True)
@@ -247,7 +248,7 @@ class _Mirror:
 
         Those are the ones that were current there since the run began.
         """
-        now = {name: self._place.read(MOST_MANIFEST, STORE, name) or b"" for name in _SHARED}
+        now = {name: self._place.read(MAX_MANIFEST_BYTES, STORE, name) or b"" for name in _SHARED}
         current = now[store.POINTER_NAME].decode("ascii", "replace").strip()
         stay = {current}
         for name in _SHARED:  # the history first
@@ -295,7 +296,7 @@ class _Mirror:
                 changed = self._place.changed(*name.split("/"))
                 os.utime(path, (changed, changed))
                 self._there[name] = _Remote(found.st_size, changed)
-                self._progress("push", number + 1, len(names))
+                self._progress.stage("push", number + 1, len(names))
 
     def _delete_pruned(self, stay: set[str]) -> None:
         """Delete elsewhere the versions, builds and parts of features that the mirror, which had them, has no more."""

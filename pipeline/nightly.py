@@ -3,50 +3,63 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from apache_beam.utils.shared import Shared
-
-from gifdex.index import shipping, store
-from gifdex.index.remote import Place
+from gifdex.index import store
+from gifdex.index.store import push as pushing
+from gifdex.index.store.place import Place
 from gifdex.pipeline import gate
 from gifdex.pipeline.build import BuildSummary, make_version
-from gifdex.pipeline.embed import commit_statistics, held_workspace, prepare, workspace_of
-from gifdex.pipeline.encode import look_up
-from gifdex.pipeline.plan import Plan, plan
-from gifdex.pipeline.prune import PROTECTED, prune
-from gifdex.pipeline.scan import scan
+from gifdex.pipeline.holding import held_workspace, workspace_of
+from gifdex.pipeline.plan import RunPlan
+from gifdex.pipeline.prune import PROTECTED, PruneSummary, prune
+from gifdex.pipeline.run import StageTimes, commit_statistics, start
 from gifdex.pipeline.settings import BuildSettings, NightlySettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.errors import ArtifactError, RemoteError
 from gifdex.schemas.files import commit_bytes, is_url
-from gifdex.schemas.progress import Notice, Progress, silence, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 PUBLISHED, UNCHANGED, REFUSED = "published", "unchanged", "refused"
 
 
-@dataclass
-class NightlySummary(BuildSummary):
-    """What a nightly run did, beyond its build.
+@dataclass(frozen=True)
+class NightlySummary:
+    """What a nightly run did: what its build did, and what became of the version.
 
     `outcome` is published, unchanged (the version was published before) or refused; `previous` is what was
     published before; `refused` has the rules that the version did not keep, each with its reason: overruled, if it
     is published. `pruned` says what was deleted, `pushed` what was copied elsewhere, `not_pushed` why it was not.
+    `seconds` are of the stages after the build.
     """
 
-    outcome: str = ""
-    previous: str | None = None
-    refused: dict[str, str] = field(default_factory=dict)
-    pushed: dict[str, Any] = field(default_factory=dict)
-    not_pushed: str | None = None
-    pruned: dict[str, Any] = field(default_factory=dict)
+    build: BuildSummary
+    outcome: str
+    previous: str | None
+    refused: dict[str, str]
+    pushed: dict[str, Any]
+    not_pushed: str | None
+    pruned: PruneSummary
+    seconds: dict[str, float]
+
+    @property
+    def build_id(self) -> str:
+        """The version's id."""
+        return self.build.build_id
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as one JSON object."""
+        own = asdict(self)
+        own.pop("build")
+        return {**self.build.to_json(), **own, "seconds": {**self.build.run.seconds, **self.seconds}}
 
 
-def nightly(settings: NightlySettings, progress: Progress = silent, notice: Notice = silence) -> NightlySummary:
+def nightly(settings: NightlySettings, progress: Progress = QUIET) -> NightlySummary:
     """Bring the index up to date, publish it if the gate lets it through, delete what is not needed, and ship.
 
     What is shipped is what is published here at the end, so a rollback here reaches there with the next run. Raises a
@@ -55,31 +68,46 @@ def nightly(settings: NightlySettings, progress: Progress = silent, notice: Noti
     """
     check(settings)
     with held_workspace(settings.build, progress) as workspace:
-        summary = NightlySummary()
-        make_version(settings.build, workspace, progress, notice, summary)
-        with summary.timed("gate"):
-            progress("gate", 0, 1)
-            found = gate.check(workspace.store, summary.build_id, summary, settings.gate)
-            progress("gate", 1, 1)
-        summary.refused = {refusal.rule: refusal.reason for refusal in found}
-        summary.previous = store.known_current(workspace.store)
-        if found and not (settings.force and gate.NEVER_OVERRULED not in summary.refused):
-            summary.outcome = REFUSED
-        else:
-            store.publish(workspace.store, summary.build_id, refused=tuple(summary.refused))
-            summary.outcome = UNCHANGED if summary.previous == summary.build_id else PUBLISHED
-        with summary.timed("prune"):
-            summary.pruned = asdict(prune(workspace, settings.keep, also={summary.build_id}))
-        if settings.push is not None and (current := store.known_current(workspace.store)) is not None:
-            with summary.timed("push"):
-                try:
-                    summary.pushed = shipping.push(workspace.store / current, settings.push, progress)
-                    there = shipping.destination_of(settings.push)
-                    summary.pushed["pruned"] = shipping.prune(there, settings.keep, PROTECTED)
-                except (ArtifactError, RemoteError) as err:  # it was published all the same
-                    summary.not_pushed = str(err)
-        commit_statistics(workspace, settings.build, summary)
+        built, times = make_version(settings.build, workspace, progress), StageTimes()
+        with times.timed("gate"):
+            progress.stage("gate", 0, 1)
+            found = gate.check(workspace.store, built.build_id, built.run, settings.gate)
+            progress.stage("gate", 1, 1)
+        refused = {refusal.rule: refusal.reason for refusal in found}
+        previous = store.known_current(workspace.store)
+        outcome = _publish(workspace.store, built.build_id, refused, previous, settings.force)
+        with times.timed("prune"):
+            pruned = prune(workspace, settings.keep, also={built.build_id})
+        pushed, not_pushed = _ship(settings, workspace, progress, times)
+        summary = NightlySummary(built, outcome, previous, refused, pushed, not_pushed, pruned, times.seconds)
+        commit_statistics(workspace, settings.build, built.build_id, summary.to_json())
         return summary
+
+
+def _publish(folder: Path, build_id: str, refused: Mapping[str, str], previous: str | None, force: bool) -> str:
+    """Publish a version of a store unless it is refused; return the outcome."""
+    if refused and not (force and gate.NEVER_OVERRULED not in refused):
+        return REFUSED
+    store.publish(folder, build_id, refused=tuple(refused))
+    return UNCHANGED if previous == build_id else PUBLISHED
+
+
+def _ship(
+    settings: NightlySettings, workspace: Workspace, progress: Progress, times: StageTimes
+) -> tuple[dict[str, Any], str | None]:
+    """Copy what is published to where it is shipped, if anywhere; return what was copied, and why it was not."""
+    current = store.known_current(workspace.store)
+    if settings.push is None or current is None:
+        return {}, None
+    pushed: dict[str, Any] = {}
+    with times.timed("push"):
+        try:
+            pushed = pushing.push(workspace.store / current, settings.push, progress)
+            there = pushing.destination_of(settings.push)
+            pushed["pruned"] = pushing.prune(there, settings.keep, PROTECTED)
+        except (ArtifactError, RemoteError) as err:  # it was published all the same
+            return pushed, str(err)
+    return pushed, None
 
 
 def check(settings: NightlySettings) -> None:
@@ -87,16 +115,14 @@ def check(settings: NightlySettings) -> None:
     if settings.gate.canaries is not None:
         gate.read_canaries(settings.gate.canaries)
     if settings.push is not None:
-        shipping.destination_of(settings.push)
+        pushing.destination_of(settings.push)
 
 
-def make_plan(settings: BuildSettings, progress: Progress = silent) -> Plan:
+def make_plan(settings: BuildSettings, progress: Progress = QUIET) -> RunPlan:
     """Return what a run would do, after listing the corpus and hashing what is new in it; nothing is encoded."""
     with held_workspace(settings, progress) as workspace:
-        shared = Shared()
-        encoder, cache = prepare(settings, workspace, shared, progress)
-        scanned = scan(settings, workspace, progress)
-        return plan(scanned, look_up(scanned.catalog, cache), workspace, cache, encoder.name)
+        run = start(settings, workspace, progress)
+        return run.plan(run.scan())
 
 
 @dataclass(frozen=True)
@@ -116,7 +142,7 @@ def note_status(where: Path | str, outcome: str, error: str | None) -> Status:
     good = now if error is None else read_status(workspace).get("last_success")
     status = Status(now, outcome, error, good)
     data = (json.dumps(asdict(status), indent=2) + "\n").encode()
-    commit_bytes(workspace.status, data, alone=True)
+    commit_bytes(workspace.status, data, same_temporary_name=True)
     if isinstance(where, str) and is_url(where):
         with suppress(RemoteError):  # which may be what the run failed with
             Place.of(where).put(data, workspace.status.name)

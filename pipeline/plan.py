@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 
 from gifdex.encoders.feature_cache import FeatureCache
-from gifdex.pipeline.encode import Todo
 from gifdex.pipeline.scan import Scan
 from gifdex.pipeline.workspace import Workspace, catalog_fingerprint
 from gifdex.schemas.files import read_table
@@ -18,7 +17,7 @@ _COMPARED = ["uri", "sha256", "caption", "metadata"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Files of the corpus by what became of them since the last catalog, and distinct GIFs that are to be encoded.
 
     A file is `moved` if its bytes were known by a URI that is gone, `duplicated` if by one that is still there,
@@ -59,18 +58,18 @@ def _about(seconds: float | None) -> str:
     return f", in about {seconds / 60:,.0f} minutes at the speed of earlier runs"
 
 
-def plan(scanned: Scan, todo: Todo, workspace: Workspace, cache: FeatureCache, encoder: str) -> Plan:
-    """Compare a scan with the newest catalog; `todo` is what the cache does not have of it."""
+def plan_run(scanned: Scan, missing: int, workspace: Workspace, cache: FeatureCache, encoder: str) -> RunPlan:
+    """Compare a scan with the newest catalog; the cache has no features of `missing` of its distinct GIFs."""
     before, known = _last(workspace)
     speed = _last_speed(workspace)
-    return Plan(
+    return RunPlan(
         items=len(scanned.catalog),
         **_differences(before, scanned.catalog.select(_COMPARED).to_pylist()),
         unreadable=len(scanned.rejects),
-        to_encode=len(todo.missing),
+        to_encode=missing,
         encoder=encoder,
         encoder_changed=known is not None and known != cache.fingerprint,
-        seconds=None if speed is None else round(len(todo.missing) / speed, 1),
+        seconds=None if speed is None else round(missing / speed, 1),
     )
 
 

@@ -11,18 +11,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gifdex.index import shipping, store
-from gifdex.index.remote import Place
+from gifdex.index import store
+from gifdex.index.store import push as pushing
+from gifdex.index.store.place import Place
 from gifdex.pipeline.mirror import mirrored
 from gifdex.pipeline.workspace import BUILDS, STORE, Workspace, catalog_fingerprint
 from gifdex.schemas.files import absolute, is_url, read_table
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 # A version that was current within this span may be about to be opened.
 PROTECTED = timedelta(hours=1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class PruneSummary:
     """What was deleted: names of versions and builds, counts of part files and of unfinished files, and bytes.
 
@@ -37,7 +38,7 @@ class PruneSummary:
     bytes: int = 0
 
 
-def prune_at(where: Path | str, keep: int, progress: Progress = silent) -> PruneSummary:
+def prune_at(where: Path | str, keep: int, progress: Progress = QUIET) -> PruneSummary:
     """Prune a store on this machine or at a URL, and of a workspace's own store the whole workspace.
 
     Raises IndexNotFoundError where there is no store, WorkspaceBusyError while a run has the workspace.
@@ -48,9 +49,9 @@ def prune_at(where: Path | str, keep: int, progress: Progress = silent) -> Prune
         if place.root.endswith(f"/{STORE}") and above.is_folder(BUILDS):
             with mirrored(above.url, progress) as workspace:
                 return prune(workspace, keep)
-        gone = shipping.prune(place, keep, PROTECTED)
-        with shipping.outlined(place) as outline:
-            return PruneSummary(store.finished(outline.folder), gone)
+        gone = pushing.prune(place, keep, PROTECTED)
+        with pushing.working_copy(place) as copy:
+            return PruneSummary(store.finished(copy.folder), gone)
     folder = absolute(where)
     store.check_store(folder)
     workspace = Workspace(folder.parent)
@@ -64,8 +65,8 @@ def prune_store(folder: Path, keep: int, protected: timedelta = PROTECTED) -> Pr
     """Delete versions of a store that no workspace holds, but the current one, the `keep` newest and those lately
     current, and folders and files that are not finished, and to which nothing came for a day: it may be pushed to."""
     before = _size(folder)
-    gone = store.prune(folder, keep, protected, abandoned=shipping.ABANDONED)
-    unfinished = store.clear_unfinished(folder, (datetime.now(UTC) - shipping.ABANDONED).timestamp())
+    gone = store.prune(folder, keep, protected, abandoned=pushing.ABANDONED)
+    unfinished = store.clear_unfinished(folder, (datetime.now(UTC) - pushing.ABANDONED).timestamp())
     return PruneSummary(store.finished(folder), gone, [], 0, unfinished, before - _size(folder))
 
 

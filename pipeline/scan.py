@@ -67,7 +67,7 @@ class Scan:
     ignored: int
 
 
-def plan(entries: Sequence[Entry], known: dict[str, Known], folder: Path, limits: Limits) -> list[ScanTask]:
+def plan_scan(entries: Sequence[Entry], known: dict[str, Known], folder: Path, limits: Limits) -> list[ScanTask]:
     """Cut entries, in their order, into tasks; a task's name is a hash of all that it is given."""
     tasks = []
     for start in range(0, len(entries), _TASK_ITEMS):
@@ -127,7 +127,7 @@ def scan(settings: BuildSettings, workspace: Workspace, progress: Progress) -> S
     rest = [entry for entry in listing.entries if entry.id not in unchanged]
     if settings.checksum and workspace.scan.exists():
         shutil.rmtree(workspace.scan)
-    tasks = plan(rest, known, workspace.scan, limits)
+    tasks = plan_scan(rest, known, workspace.scan, limits)
     todo = [task for task in tasks if not _stands(task)]
     for task in todo:
         task.output.unlink(missing_ok=True)

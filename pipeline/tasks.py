@@ -20,7 +20,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from gifdex.schemas.errors import BeamOptionsError, GifdexError, PipelineError
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 # Named explicitly: Beam's default runner first looks for a program to download.
 _LOCAL_RUNNER = "--runner=FnApiRunner"
@@ -71,7 +71,7 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
 
 
 def run_tasks(
-    stage: str, tasks: Sequence[Task], worker: Callable[[], Any], options: Sequence[str], progress: Progress = silent
+    stage: str, tasks: Sequence[Task], worker: Callable[[], Any], options: Sequence[str], progress: Progress = QUIET
 ) -> None:
     """Run `worker()`, a DoFn, over every task on Beam and wait; raises PipelineError where the runner fails.
 
@@ -80,7 +80,7 @@ def run_tasks(
     `progress` counts the items of tasks whose output is there.
     """
     total = sum(task.items for task in tasks)
-    progress(stage, 0, total)
+    progress.stage(stage, 0, total)
     if not tasks:
         return
     with _watching(stage, tasks, progress):
@@ -89,7 +89,7 @@ def run_tasks(
                 _ = (
                     pipeline
                     | f"{stage}: tasks" >> beam.Create(list(tasks))
-                    | f"{stage}: spread" >> beam.Reshuffle()
+                    | f"{stage}: distribute" >> beam.Reshuffle()
                     | f"{stage}: run" >> beam.ParDo(worker())
                 )
         except Exception as err:  # runners raise what they like
@@ -97,7 +97,7 @@ def run_tasks(
                 raise raised from None
             raise PipelineError(
                 f"the {stage} pipeline failed with {type(err).__name__}: {_reason(err)[:300]}; what was committed is "
-                "kept: mend the cause and run again, with --verbose to see what Beam logs"
+                "kept: fix the cause and run again, with --verbose to see what Beam logs"
             ) from err
     missing = [task for task in tasks if not task.output.is_file()]
     if missing:
@@ -105,7 +105,7 @@ def run_tasks(
             f"the {stage} pipeline ended, but {len(missing)} of {len(tasks)} tasks left no result (the first: "
             f"{missing[0].output}): run again, what was committed is kept"
         )
-    progress(stage, total, total)
+    progress.stage(stage, total, total)
 
 
 def _reason(err: Exception) -> str:
@@ -138,7 +138,7 @@ def _watching(stage: str, tasks: Sequence[Task], progress: Progress) -> Iterator
         while not ended.wait(pause):
             started = time.monotonic()
             waiting = [task for task in waiting if not task.output.is_file()]
-            progress(stage, total - sum(task.items for task in waiting), total)
+            progress.stage(stage, total - sum(task.items for task in waiting), total)
             # Of very many tasks, or on a slow filesystem: at most a twentieth of a processor goes into looking.
             pause = max(_POLL_SECONDS, 20 * (time.monotonic() - started))
 

@@ -132,13 +132,13 @@ class Workspace:
                     f"cannot lock the workspace {self.root}: {err.strerror}; expected a filesystem with file locks: "
                     "choose another with --workspace"
                 ) from err
-            facts = {
+            holder = {
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
                 "since": datetime.now(UTC).isoformat("T", "seconds"),
             }
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(facts).encode(), 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
             yield
         finally:
             os.close(descriptor)
@@ -152,7 +152,7 @@ def catalog_fingerprint(path: Path) -> str | None:
 
 def _holder(descriptor: int) -> str:
     try:
-        facts = json.loads(os.pread(descriptor, 4096, 0))
-        return f"process {facts['pid']} on {facts['host']} since {facts['since']}"
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (ValueError, KeyError, TypeError):
         return "it has not said who it is yet"

@@ -23,7 +23,7 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def absolute(path: str | Path) -> Path:
-    """Return a path in full, links unfollowed; the ~ of a user whom nobody knows stays as it is."""
+    """Return a path in full, links unfollowed; the ~ of an unknown user stays as it is."""
     given = Path(path)
     with suppress(RuntimeError):
         given = given.expanduser()
@@ -45,16 +45,16 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def committing(path: Path, *, alone: bool = False) -> Iterator[Path]:
+def committing(path: Path, *, same_temporary_name: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on leaving without an error it becomes `path`, durably.
 
     A reader sees either the old file or the whole new one, whatever moment the process dies at. An OSError names the
     file. A caller that is
-    `alone` with the file gets the same temporary name each time, with another suffix: what it leaves behind when it is
-    killed is overwritten by the next, and taken for the file by nobody, in folders that nobody clears.
+    `same_temporary_name` is for folders that gifdex does not clear: the name is the same each time, with another
+    suffix, so that the next write overwrites what a killed one left behind, and no reader takes it for the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unique = f"{path.name}.part" if alone else f"{uuid.uuid4().hex[:12]}-{path.name}"
+    unique = f"{path.name}.part" if same_temporary_name else f"{uuid.uuid4().hex[:12]}-{path.name}"
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{unique}")
     try:
         yield temporary
@@ -70,9 +70,9 @@ def committing(path: Path, *, alone: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def commit_bytes(path: Path, data: bytes, *, alone: bool = False) -> None:
+def commit_bytes(path: Path, data: bytes, *, same_temporary_name: bool = False) -> None:
     """Write `data` to `path`, whole or not at all; see `committing`."""
-    with committing(path, alone=alone) as temporary:
+    with committing(path, same_temporary_name=same_temporary_name) as temporary:
         temporary.write_bytes(data)
 
 
@@ -93,11 +93,9 @@ def json_lines(text: str, where: str, error: type[GifdexError]) -> Iterator[dict
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as err:
-            raise error(f"line {number} of {where} is not JSON: {err}; mend the line") from err
+            raise error(f"line {number} of {where} is not JSON: {err}; fix the line") from err
         if not isinstance(row, dict):
-            raise error(
-                f'line {number} of {where} is no JSON object; expected one such as {{"id": ...}}: mend the line'
-            )
+            raise error(f'line {number} of {where} is no JSON object; expected one such as {{"id": ...}}: fix the line')
         yield row
 
 

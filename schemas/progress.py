@@ -1,4 +1,4 @@
-"""How long work tells how far it is."""
+"""How long work tells how far it is, and what someone should know before it goes on."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told how far a stage is; may be called from another thread than the one that runs the stage."""
+    """Told what a long run does; may be called from other threads than the one that runs it."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take note that `done` of `total` of the stage are finished."""
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Take note that `done` of `total` of a stage are finished."""
+
+    def notice(self, sentence: str) -> None:
+        """Take note of what someone should know before it happens."""
 
 
-def silent(stage: str, done: int, total: int) -> None:
+class QuietProgress:
     """A Progress that says nothing."""
 
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Say nothing."""
 
-class Notice(Protocol):
-    """Told what someone should know before it happens, in one sentence."""
-
-    def __call__(self, sentence: str) -> None:
-        """Take note."""
+    def notice(self, sentence: str) -> None:
+        """Say nothing."""
 
 
-def silence(sentence: str) -> None:
-    """A Notice that says nothing."""
+QUIET = QuietProgress()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from gifdex.encoders.tensorflow.runtime import import_tensorflow
 from tests import s3_server
+from tests.quick import pytest_addoption, pytest_configure  # noqa: F401  # hooks
 from tests.s3_server import S3Server
 
 # Corpora for development: GIFDEX_TEST_DATA, or a folder beside the clone.

@@ -48,7 +48,7 @@ def running(versitygw: Path, folder: Path, port: int | None = None) -> Iterator[
     (folder / BUCKET).mkdir(parents=True, exist_ok=True)
     sidecar = folder.with_name(f"metadata-of-{folder.name}")
     sidecar.mkdir(exist_ok=True)
-    command = [versitygw, "--port", f"127.0.0.1:{port}", "--region", "us-east-1", "--quiet"]
+    command = [str(versitygw), "--port", f"127.0.0.1:{port}", "--region", "us-east-1", "--quiet"]
     command += ["posix", "--sidecar", str(sidecar), str(folder)]
     environment = {**os.environ, "ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -209,8 +209,8 @@ class EfficientNetLite(KerasFrameModel):
         preprocessing = {"mean": _PIXEL_MEAN, "scale": _PIXEL_SCALE, "size": self.frame_size, "channels": "RGB"}
         stages = [astuple(stage) for stage in self._variant.stages]
         architecture = {"stages": stages, "bn_epsilon": _BN_EPSILON, "revision": 1}
-        facts = {"encoder": self.name, "architecture": architecture, "weights": digest, "preprocessing": preprocessing}
-        return fingerprint(facts)
+        recipe = {"encoder": self.name, "architecture": architecture, "weights": digest, "preprocessing": preprocessing}
+        return fingerprint(recipe)
 
     def _build(self, keras: Any) -> Any:
         return _build_model(keras, self._state, self._variant)

@@ -200,7 +200,7 @@ class KerasFrameModel(FrameModel):
         except import_tensorflow(f"the image encoder {self.name}").errors.ResourceExhaustedError as err:
             raise self._does_not_fit() from err
         _log.warning("%s: %s would change the features; using float32", self.name, fastest)
-        self._lower = None  # nobody will use it
+        self._lower = None  # it is not used
         return "float32"
 
     def _load(self, tf: Any) -> Callable[[Any], Any]:

@@ -73,14 +73,14 @@ class HubImages(FrameModel):
     def fingerprint(self) -> str:
         """Hash of the module's files, the function used and the preprocessing; loads the module."""
         endpoint = self._module.endpoint
-        facts = {
+        recipe = {
             "encoder": "tfhub images",
             "files": self._module.files,
             "signature": [endpoint.signature, endpoint.output],
             "preprocessing": {"size": self.frame_size, "pixels": "0..1" if endpoint.dtype == "float32" else "0..255"},
             "revision": 1,
         }
-        return fingerprint(facts)
+        return fingerprint(recipe)
 
     def __call__(self, frames: Frames) -> FloatArray:
         """Encode uint8 RGB (n, height, width, 3) into float32 (n, d).

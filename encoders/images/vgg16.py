@@ -114,8 +114,8 @@ def check_weights(path: Path) -> None:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    facts = path.stat()
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class VGG16(KerasFrameModel):
@@ -150,14 +150,14 @@ class VGG16(KerasFrameModel):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the architecture, the weights' bytes and the preprocessing."""
-        facts = {
+        recipe = {
             "encoder": self.name,
             "layer": "fc2, after ReLU",
             "weights": self._hashed[0],
             "preprocessing": {"mode": "caffe", "size": self.frame_size},
             "revision": 1,
         }
-        return fingerprint(facts)
+        return fingerprint(recipe)
 
     def _build(self, keras: Any) -> Any:
         model = keras.applications.VGG16(weights=None)

@@ -196,7 +196,7 @@ def _run_once(tf: Any, traced: Callable[[Any], Any], candidate: _Candidate, name
     except tf.errors.OpError as err:
         raise EncoderError(
             f"{name} failed at its first run, {candidate.signature} of {_tensor(example)} ({brief(err)}); expected "
-            "vectors: choose another module, or mend this one"
+            "vectors: choose another module, or fix this one"
         ) from err
 
 

@@ -31,7 +31,7 @@ def import_tensorflow(needed_for: str) -> Any:
         import tensorflow
     except ImportError as err:
         raise MissingExtraError(needed_for, "tensorflow", "pipeline") from err
-    except ValueError as err:  # it imports Keras, which was told to use a backend that nobody has
+    except ValueError as err:  # it imports Keras, which was told to use an unknown backend
         raise EncoderError(f"{needed_for} needs Keras, which cannot start ({err}): {_KERAS_SETTINGS}") from err
     # Else GPUs from Ampere on multiply in 19 bits what is called float32.
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)

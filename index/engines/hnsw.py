@@ -1,4 +1,7 @@
-"""An HNSW graph (Malkov and Yashunin, 2018, arXiv:1603.09320) over reduced vectors in bytes, by usearch."""
+"""An HNSW graph (Malkov and Yashunin, 2018, arXiv:1603.09320) over reduced vectors in bytes.
+
+usearch builds it; searching needs no usearch.
+"""
 
 from __future__ import annotations
 
@@ -11,41 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
-from gifdex.index import kernels
+from gifdex.index.engines import graph_file, usearch_file
 from gifdex.index.engines.base import Rows, Shape, Tuning, evenly_spaced
+from gifdex.index.engines.graph_file import SUFFIX, GraphFile
 from gifdex.index.engines.names import HNSW
-from gifdex.schemas.errors import CorruptIndexError, MissingExtraError
-from gifdex.schemas.files import committing
+from gifdex.index.engines.usearch_file import UsearchGraph
+from gifdex.schemas.errors import MissingExtraError
 from gifdex.schemas.manifest import EngineRecord, RecallRecord
 
-# What a build is told unless it says otherwise: links that a node has on each level but the lowest, which has twice as
-# many, and how many nodes it looks at to choose them.
+# What a build is told unless it says otherwise, see `build`.
 USUAL = {"connectivity": 24, "expansion_add": 96}
-METRIC = "ip"  # inner product: what is searched for, and what the file says
-# Links are chosen by distance: by inner product, which a long vector has much of with all others, a graph over the
-# same vectors finds recall@10 .958 where this one finds .976.
+# So few rows a scan multiplies with a hundred queries as fast as a graph answers them.
+_MIN_BATCH_ROWS = 5_000
+METRIC = "ip"  # a search finds the highest inner products
+# Links are chosen by squared distance: a graph linked by inner product, which long vectors have much of with all
+# others, has recall@10 .958 where this one has .976.
 _LINKED_BY = "l2sq"
-# Nodes that a search keeps for each candidate that it returns: of 100,000 vectors of 1024 dimensions, recall@10 .97
-# comes soonest with twice as many, .99 with four times as many.
+# Nodes that a search keeps for each candidate that it returns: of 100,000 vectors of 1024 dimensions, recall@10 .97 is
+# reached soonest with twice as many, .99 with four times as many.
 _EXPANSION = 3
-_HIGHEST = np.float32(127)
-_LEAST = np.float32(1e-30)  # so that zeros stay zeros
+_MAX_BYTE = np.float32(127)
+_MIN_SCALE = np.float32(1e-30)  # so that zeros stay zeros
 # The insertion order: cells around so many rows, coordinates whose signs order the cells, one row in so many comes
 # early.
 _CENTRES, _SIGNS, _EARLY = 512, 14, 10
-# So many rows a scan multiplies with a hundred queries as fast as the graph answers them.
-_MIN_BATCH_ROWS = 5_000
-SUFFIX = ".usearch"
 _BLOCK = 4096  # rows that are rounded and placed at a time
-# The layout of usearch's file, format 2: counts of vectors and of bytes each as uint32, the vectors, a header of 64
-# bytes, five uint64 (items, links a node on upper levels and on the lowest, highest level, entry), each node's
-# level as int16, then each node: its key as uint64, its level as int16, and for every level a count and the slots
-# for links, as uint32.
-_DENSE_HEADER, _GRAPH_HEADER, _NODE_HEAD, _LINK = 64, 40, 10, 4
-_METRIC_AT = 13  # in the header
-_MOST_LINKS = 4096  # more would be no graph; kernels.c takes no more
-_KINDS = (105, 23, 14, 15)  # inner product, int8, uint64 keys, uint32 links
-_SEE = "restore the file or rebuild the index"
 
 
 def usearch() -> Any:
@@ -57,26 +50,12 @@ def usearch() -> Any:
     return index
 
 
-def is_installed() -> bool:
-    """Tell whether the engine can be used here."""
-    try:
-        usearch()
-    except MissingExtraError:
-        return False
-    return True
-
-
-def library_version() -> str:
-    """Return the version of usearch that is installed."""
-    return version("usearch")
-
-
 def quantized(vectors: FloatArray) -> NDArray[np.int8]:
     """Return float32 (n, r) vectors as int8, all scaled by one number, which keeps the order of products."""
-    largest = max(vectors.max(initial=_LEAST), -vectors.min(initial=-_LEAST))
+    largest = max(vectors.max(initial=_MIN_SCALE), -vectors.min(initial=-_MIN_SCALE))
     rounded: NDArray[np.int8] = np.empty(vectors.shape, np.int8)
     for start in range(0, len(vectors), _BLOCK):
-        scaled = vectors[start : start + _BLOCK] * (_HIGHEST / largest)
+        scaled = vectors[start : start + _BLOCK] * (_MAX_BYTE / largest)
         rounded[start : start + _BLOCK] = np.rint(scaled, out=scaled)
     return rounded
 
@@ -103,110 +82,64 @@ def insertion_order(bytes_: NDArray[np.int8]) -> Rows:
     return np.concatenate([order[early], order[~early]])
 
 
-class HnswBuilder:
-    """A graph under construction: rows are added in parts, and it can be saved in between."""
+def build(path: Path, seen: FloatArray, connectivity: int, expansion_add: int) -> None:
+    """Write a graph of float32 (n, r) vectors, or leading parts of unit vectors; keys are rows. Needs usearch.
 
-    def __init__(self, dimensions: int, connectivity: int, expansion_add: int) -> None:
-        self._index = usearch().Index(
-            ndim=dimensions,
-            metric=_LINKED_BY,
-            dtype="i8",
-            connectivity=connectivity,
-            expansion_add=expansion_add,
-            expansion_search=1,
-        )
+    A node gets up to `connectivity` links on each level but the lowest, which has twice as many, chosen among
+    `expansion_add` nodes. One thread adds the rows in a fixed order, so the same vectors give the same bytes.
+    """
+    bytes_ = quantized(seen)
+    order = insertion_order(bytes_)
+    index = usearch().Index(
+        ndim=bytes_.shape[1],
+        metric=_LINKED_BY,
+        dtype="i8",
+        connectivity=connectivity,
+        expansion_add=expansion_add,
+        expansion_search=1,
+    )
+    index.add(order.astype(np.uint64), bytes_[order], threads=1, copy=True)
+    data = index.save()
+    del index  # as large as what it saved
+    usearch_file.convert(path, data, *bytes_.shape)
 
-    def add(self, rows: Rows, bytes_: NDArray[np.int8]) -> None:
-        """Add rows and their int8 (n, r) vectors, in their order, by one thread: the same gives the same bytes."""
-        self._index.add(rows.astype(np.uint64), bytes_, threads=1, copy=True)
 
-    def save(self, path: Path) -> None:
-        """Write the graph; raises OSError where the disk does not take it."""
-        with committing(path) as temporary:
-            try:
-                self._index.save(str(temporary))
-            except RuntimeError as err:
-                raise OSError(f"usearch cannot write {path}: {err}") from err
-            with temporary.open("r+b") as stream:
-                stream.seek(_graph_at(len(self._index), self._index.ndim) - _DENSE_HEADER + _METRIC_AT)
-                stream.write(bytes(_KINDS[:1]))
+def check_file(path: Path, rows: int, dimensions: int) -> None:
+    """Raise CorruptIndexError where a file's header is none of a graph over `rows` vectors of `dimensions` bytes."""
+    if path.suffix == usearch_file.SUFFIX:
+        usearch_file.check_file(path, rows, dimensions)
+    else:
+        graph_file.open_graph(path, rows, dimensions)
 
 
 class HnswEngine:
     """A memory-mapped graph that proposes candidates; several threads may ask it at once.
 
-    Walking it needs no usearch: this reads usearch's file, and checks each link before it follows it.
+    Files of index format 2, with the suffix .usearch, are read too.
     """
 
-    def __init__(self, path: Path, items: int, dimensions: int, rows: int | None = None) -> None:
-        """Map the file; raises CorruptIndexError where it is no graph over `items` items of `dimensions`.
-
-        A graph that is not complete has fewer items than there are `rows`.
-        """
-        self._path, self._items, self._rows = path, items, rows or items
-        self._mapped = map_graph(path, items, dimensions)
-        self._starts, self._layout = _nodes(path, self._mapped, items, dimensions)
+    def __init__(self, path: Path, rows: int, dimensions: int) -> None:
+        """Map the file; raises CorruptIndexError where it is no graph over `rows` vectors of `dimensions`."""
+        self._path, self._rows = path, rows
+        of_usearch = path.suffix == usearch_file.SUFFIX
+        open_graph = usearch_file.open_graph if of_usearch else graph_file.open_graph
+        self._graph: GraphFile | UsearchGraph = open_graph(path, rows, dimensions)
 
     def candidates(self, queries: FloatArray, count: int, without: Rows | None = None) -> Sequence[Rows]:
-        """See Engine; of the nodes that are kept on the way, these are the best."""
-        count, queries = min(count, self._items), np.ascontiguousarray(queries, np.float32)
+        """See Engine; these are the best of the nodes that a search keeps.
+
+        A row of `without` is neither returned nor followed, as if the graph had never had it; only its effect on the
+        links between others remains.
+        """
+        count, queries = min(count, self._rows), np.ascontiguousarray(queries, np.float32)
         found, counts = np.empty((len(queries), count), np.int64), np.empty(len(queries), np.int64)
-        expansion = _EXPANSION * count
+        if without is not None:
+            without = np.ascontiguousarray(without, np.int64)
         try:
-            kernels.walk(self._mapped, self._starts, self._layout, self._rows, queries, expansion, count, found, counts)
+            self._graph.search(queries, without, _EXPANSION * count, count, found, counts)
         except IndexError as err:
-            raise _refused(self._path, "has nodes that lead out of the graph") from err
-        return [rows[:having] for rows, having in zip(found, counts.tolist(), strict=True)]
-
-
-def map_graph(path: Path, items: int, dimensions: int) -> NDArray[np.uint8]:
-    """Map a graph's file; raises CorruptIndexError where it is none over `items` vectors of `dimensions` bytes."""
-    try:
-        mapped: NDArray[np.uint8] = np.asarray(np.memmap(path, np.uint8, "r")).view(np.ndarray)
-    except (OSError, ValueError) as err:  # ValueError: an empty file
-        raise CorruptIndexError(f"cannot read {path}: {err}; {_SEE}") from err
-    graph_at = _graph_at(items, dimensions)
-    if len(mapped) < graph_at + _GRAPH_HEADER or np.frombuffer(mapped, "<u4", 2).tolist() != [items, dimensions]:
-        raise _refused(path, f"does not hold {items:,} vectors of {dimensions} bytes")
-    head = mapped[graph_at - _DENSE_HEADER : graph_at]
-    if bytes(head[:9]) != b"usearch\x02\x00" or tuple(head[_METRIC_AT : _METRIC_AT + 4].tolist()) != _KINDS:
-        raise _refused(path, "is no graph of usearch's format 2 over bytes")
-    present, deleted, width = np.frombuffer(head, "<u8", 3, 17).tolist()
-    if (present, deleted, width) != (items, 0, dimensions) or head[41]:
-        raise _refused(path, f"does not say that it has {items:,} nodes")
-    return mapped
-
-
-def _graph_at(items: int, dimensions: int) -> int:
-    return 8 + items * dimensions + _DENSE_HEADER
-
-
-def _refused(path: Path, what: str) -> CorruptIndexError:
-    return CorruptIndexError(f"{path} {what}, so its bytes were altered or another version wrote it: {_SEE}")
-
-
-def _nodes(
-    path: Path, mapped: NDArray[np.uint8], items: int, dimensions: int
-) -> tuple[NDArray[np.int64], tuple[int, int, int, int, int]]:
-    """Return where a mapped graph's nodes begin, and its layout, as `kernels.walk` takes them.
-
-    Raises CorruptIndexError where the nodes do not fill the file to its end.
-    """
-    graph_at = _graph_at(items, dimensions)
-    levels_at = graph_at + _GRAPH_HEADER
-    nodes_at = levels_at + 2 * items
-    size, upper, lowest, highest, entry = np.frombuffer(mapped, "<u8", 5, graph_at).tolist()
-    if size != items or len(mapped) < nodes_at:
-        raise _refused(path, f"does not say that it has {items:,} nodes")
-    levels = np.frombuffer(mapped, "<i2", items, levels_at).astype(np.int64)
-    fits = entry < items and levels.min() >= 0 and levels.max() == highest == levels[entry]
-    if not fits or min(upper, lowest) < 1 or max(upper, lowest) > _MOST_LINKS:
-        raise _refused(path, "does not say where to begin")
-    sizes = _NODE_HEAD + _LINK * (1 + lowest) + levels * _LINK * (1 + upper)
-    starts = nodes_at + np.cumsum(sizes) - sizes
-    if nodes_at + int(sizes.sum()) != len(mapped):
-        raise _refused(path, f"has {len(mapped):,} bytes, not those of its nodes")
-    return starts, (dimensions, lowest, upper, highest, entry)
+            raise graph_file.refused(self._path, "has nodes that lead out of the graph") from err
+        return [rows[:length] for rows, length in zip(found, counts.tolist(), strict=True)]
 
 
 class HnswKind:
@@ -236,12 +169,8 @@ class HnswKind:
 
     def build(self, folder: Path, stem: str, seen: FloatArray, record: EngineRecord) -> None:
         """See EngineKind."""
-        rows = quantized(seen)
-        order = insertion_order(rows)
         told = record.parameters
-        builder = HnswBuilder(rows.shape[1], told["connectivity"], told["expansion_add"])
-        builder.add(order, rows[order])
-        builder.save(folder / f"{stem}{SUFFIX}")
+        build(folder / f"{stem}{SUFFIX}", seen, told["connectivity"], told["expansion_add"])
 
     def problem(self, record: EngineRecord, shape: Shape) -> str | None:
         """See EngineKind."""
@@ -249,7 +178,7 @@ class HnswKind:
 
     def check(self, path: Path, rows: int, record: EngineRecord) -> None:
         """See EngineKind."""
-        map_graph(path, rows, record.dimensions)
+        check_file(path, rows, record.dimensions)
 
     def open(self, path: Path, rows: int, record: EngineRecord) -> HnswEngine:
         """See EngineKind."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from gifdex.encoders.base import FloatArray
 from gifdex.index.engines.base import Rows
 from gifdex.index.field_records import IMAGE
-from gifdex.index.fields import Asked, Field
+from gifdex.index.fields import JOINT_SPACE, Asked, Field
 from gifdex.index.search import Found, best, contenders
-from gifdex.index.vectors import ROUNDING
+from gifdex.index.vectors import ROUNDING, Scores
 from gifdex.schemas.errors import QueryError
 
 USUAL_WEIGHTS: Mapping[str, float] = {IMAGE: 1.0}
@@ -36,11 +36,26 @@ class Fusion:
         """Size of a query."""
         return self.parts[0][0].dimensions
 
+    def check_takes_sentences(self) -> None:
+        """Raise QueryError unless a sentence can be compared with the fields' vectors."""
+        field = self.parts[0][0]
+        if field.space.name != JOINT_SPACE:
+            raise QueryError(
+                f"a sentence lies in the space {JOINT_SPACE}, but the field {field.name} in that of "
+                f"{field.space.name}: ask it with a vector of {field.dimensions} dimensions"
+            )
+
     def search(self, queries: FloatArray, k: int, asked: Asked, among: Rows | None = None) -> list[Found]:
         """Return, for unit queries (n, d), each one's k best items and their scores; equal scores in item order.
 
-        `among` are the ascending items that may be answered, of which the best are found exactly.
+        `among` are the ascending items that may be answered, of which the best are found exactly. Rounding leads no
+        score beyond the weights' sum.
         """
+        limit = sum(weight for _, weight in self.parts)
+        found = self._search(queries, k, asked, among)
+        return [(items, clipped(scores, limit)) for items, scores in found]
+
+    def _search(self, queries: FloatArray, k: int, asked: Asked, among: Rows | None) -> list[Found]:
         if len(self.parts) == 1 and self.parts[0][1] == 1:
             return _search_one(self.parts[0][0], queries, k, asked, among)
         for field, _ in self.parts:  # whose engine may be unknown
@@ -105,6 +120,13 @@ def _search_one(field: Field, queries: FloatArray, k: int, asked: Asked, among: 
     mask[among] = True
     found = field.searcher.scan_rows(queries, field.rows_of(among), k)
     return [field.items.expand(rows, scores, k, mask) for rows, scores in found]
+
+
+def clipped(scores: Scores, limit: float) -> Scores:
+    """Return falling scores, none beyond a limit."""
+    if len(scores) and (scores[0] > limit or scores[-1] < -limit):
+        return np.clip(scores, -limit, limit)
+    return scores
 
 
 def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float] | None) -> Fusion:

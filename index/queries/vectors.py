@@ -35,7 +35,7 @@ def unit_queries(queries: NDArray[Any], dimensions: int) -> FloatArray:
         with np.errstate(over="ignore"):  # what overflows is infinite, which is looked at next
             wide = np.ascontiguousarray(queries, np.float64)
     units: FloatArray = np.empty(wide.shape, np.float32)
-    if kernels.units(wide, dimensions, _MIN_SQUARE, _MAX_SQUARE, units) == len(wide):
+    if kernels.normalize(wide, dimensions, _MIN_SQUARE, _MAX_SQUARE, units) == len(wide):
         return units
     if not np.isfinite(wide).all():
         raise QueryError("the query has values that are NaN or infinite; expected finite numbers")

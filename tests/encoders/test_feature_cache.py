@@ -24,7 +24,7 @@ def key(number: int) -> str:
 
 
 def vector(number: int) -> FloatArray:
-    return np.float32([number, 1 / (number + 1), -number])
+    return np.array([number, 1 / (number + 1), -number], np.float32)
 
 
 def good(sha256: str, number: int = 1) -> Outcome:
@@ -163,5 +163,5 @@ def test_a_part_that_turns_out_to_be_damaged_later_is_named_with_what_to_do(tmp_
     with pytest.raises(WorkspaceError, match=r"one\.parquet were damaged \(.*\) and are deleted: run again"):
         cache.features([key(1)])
     path.symlink_to(path)  # which the system does not open
-    with pytest.raises(WorkspaceError, match=r"cannot read the cached features .*one\.parquet: .*; mend that"):
+    with pytest.raises(WorkspaceError, match=r"cannot read the cached features .*one\.parquet: .*; fix it"):
         cache.features([key(1)])

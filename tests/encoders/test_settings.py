@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gifdex.encoders.base import available_cpus
@@ -9,8 +11,9 @@ from gifdex.encoders.settings import EncodeSettings
 
 def test_a_setting_that_would_never_end_or_give_nothing_is_refused() -> None:
     for name in ("batch_frames", "threads", "task_items"):
+        zero: dict[str, Any] = {name: 0}
         with pytest.raises(ValueError, match=f"{name} is 0; expected at least 1"):
-            EncodeSettings(**{name: 0})
+            EncodeSettings(**zero)
     with pytest.raises(ValueError, match="frames is 0"):
         Sampling(frames=0)
     with pytest.raises(ValueError, match="the sampling is 'last'; expected one of uniform, scene, all, first"):

@@ -28,6 +28,7 @@ from gifdex.index.export import FORMATS, export
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorruptIndexError, ExportError, IndexNotFoundError, MissingExtraError
 from gifdex.schemas.files import TEMPORARY_PREFIX
+from tests.told import Told
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1" / "0000000000000001"
 FILES = {
@@ -358,13 +359,13 @@ def test_a_killed_export_is_not_there_and_the_next_one_is(version: Path, tmp_pat
 
 
 def test_progress_reaches_its_end(version: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    export(version, tmp_path / "out", "annoy", trees=3, progress=lambda *stage: told.append(stage))
-    assert list(dict.fromkeys(stage for stage, _, _ in told)) == [
+    told = Told()
+    export(version, tmp_path / "out", "annoy", trees=3, progress=told)
+    assert list(dict.fromkeys(stage for stage, _, _ in told.stages)) == [
         "verify",
         "items",
         "vectors",
         "trees",
         "hash",
     ]
-    assert {("items", 700, 700), ("vectors", 700, 700), ("trees", 3, 3), ("hash", 1, 1)} <= set(told)
+    assert {("items", 700, 700), ("vectors", 700, 700), ("trees", 3, 3), ("hash", 1, 1)} <= set(told.stages)

@@ -12,7 +12,7 @@ import gifdex
 from gifdex.index import artifact
 
 GOLDEN = Path(__file__).parent / "golden"
-FORMATS = pytest.mark.parametrize("number", [1, 2])
+FORMATS = pytest.mark.parametrize("number", [1, 2, 3])
 
 
 def version(number: int) -> Path:
@@ -32,15 +32,16 @@ def test_golden_version_answers_as_it_did(number: int, verify: bool) -> None:
     opened = gifdex.open(version(number), verify=verify)
     answers = json.loads((GOLDEN / f"format-{number}" / "answers.json").read_text())
     for answer in answers:
-        query = np.array(answer["query"])
-        for how in ({"exact": True}, *({"engine": engine, "num_candidates": 140} for engine in opened.engines)):
-            hits = opened.search(query, 10, **how)
+        query, fields = np.array(answer["query"]), answer.get("fields")
+        engines = opened.engines if fields is None or "image" in fields else ()
+        for how in ({"exact": True}, *({"engine": engine, "num_candidates": 140} for engine in engines)):
+            hits = opened.search(query, 10, fields=fields, **how)
             assert [hit.id for hit in hits] == [hit["id"] for hit in answer["hits"]]
             np.testing.assert_allclose([h.score for h in hits], [h["score"] for h in answer["hits"]], atol=2e-7)
             assert [(hit.uri, hit.metadata) for hit in hits] == [(h["uri"], h["metadata"]) for h in answer["hits"]]
-        cats = [hit.id for hit in opened.search(query, 600, where={"tag": "cat"})]
-        expected = [h.id for h in opened.search(query, 600, exact=True) if h.metadata.get("tag") == "cat"]
-        assert cats == expected
+        cats = [hit.id for hit in opened.search(query, 600, fields=fields, where={"tag": "cat"})]
+        all_hits = opened.search(query, 600, fields=fields, exact=True)
+        assert cats == [hit.id for hit in all_hits if hit.metadata.get("tag") == "cat"]
 
 
 def test_format_1_reads_as_trees_over_whole_vectors() -> None:
@@ -49,3 +50,14 @@ def test_format_1_reads_as_trees_over_whole_vectors() -> None:
     annoy = image.engines["annoy"]
     assert (annoy.metric, annoy.dimensions, annoy.parameters["trees"], annoy.num_candidates) == ("angular", 8, 5, 200)
     assert annoy.vector_recall.at == {"10": 1.0}
+
+
+def test_format_3_has_fields_rows_that_several_items_share_and_items_without_a_row() -> None:
+    manifest = gifdex.open(version(3)).manifest
+    rows = {name: (field.rows, field.dtype, field.engine) for name, field in manifest.fields.items()}
+    assert rows == {
+        "image": (548, "float32", "hnsw"),
+        "caption": (282, "float32", "hnsw"),
+        "features": (541, "float16", None),
+    }
+    assert (manifest.items, manifest.fields["image"].reduction is not None) == (600, True)

@@ -15,9 +15,9 @@ from gifdex.index.reduction import Reduction
 ROUNDING = 1e-5
 
 
-def best(vectors: Any, rows: Any, query: Any, k: int) -> tuple[list[int], list[float]]:
+def rescored(vectors: Any, rows: Any, query: Any, k: int) -> tuple[list[int], list[float]]:
     found, scores = np.empty(min(k, len(rows)), np.int64), np.empty(min(k, len(rows)))
-    count = kernels.best(vectors, rows, query, k, ROUNDING, found, scores)
+    count = kernels.rescore(vectors, rows, query, k, ROUNDING, found, scores)
     return found[:count].tolist(), scores[:count].tolist()
 
 
@@ -29,7 +29,7 @@ def best(vectors: Any, rows: Any, query: Any, k: int) -> tuple[list[int], list[f
     k=st.integers(1, 250),
     distinct=st.sampled_from([1, 3, 1000]),
 )
-def test_best_are_those_of_float64_products_and_equal_ones_come_in_row_order(
+def test_rescored_are_those_of_float64_products_and_equal_ones_come_in_row_order(
     seed: int, n: int, d: int, k: int, distinct: int
 ) -> None:
     random = np.random.default_rng(seed)
@@ -37,7 +37,7 @@ def test_best_are_those_of_float64_products_and_equal_ones_come_in_row_order(
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     query = (vectors[0] + random.normal(0, 1e-4, d)).astype(np.float32)  # so that many are close
     rows = random.permutation(n)[: random.integers(0, n + 1)]
-    found, scores = best(vectors, rows, query, k)
+    found, scores = rescored(vectors, rows, query, k)
     exact = vectors.astype(np.float64) @ query.astype(np.float64)
     assert len(found) == min(k, len(rows))
     assert scores == pytest.approx(exact[found].tolist(), abs=1e-12)
@@ -55,17 +55,19 @@ def test_score_depends_on_the_vector_alone() -> None:
     random = np.random.default_rng(0)
     vectors = np.repeat(random.standard_normal((3, 77)).astype(np.float32), 20, axis=0)
     query = random.standard_normal(77).astype(np.float32)
-    found, scores = best(vectors, np.arange(60), query, 60)
+    found, scores = rescored(vectors, np.arange(60), query, 60)
     assert len(set(scores)) == 3
     for row, score in zip(found, scores, strict=True):
-        assert best(vectors, np.array([row]), query, 1) == ([row], [score])
+        assert rescored(vectors, np.array([row]), query, 1) == ([row], [score])
 
 
 def test_products_that_float32_cannot_tell_apart_are_put_in_order() -> None:
     # Each vector's product exceeds the next one's by 1e-9.
     vectors = np.zeros((50, 4), np.float32)
     vectors[:, 0], vectors[:, 1] = 1, np.arange(50, dtype=np.float32)[::-1]
-    found, scores = best(vectors, np.random.default_rng(1).permutation(50), np.array([1, 1e-9, 0, 0], np.float32), 5)
+    found, scores = rescored(
+        vectors, np.random.default_rng(1).permutation(50), np.array([1, 1e-9, 0, 0], np.float32), 5
+    )
     assert found == [0, 1, 2, 3, 4]
     assert scores == sorted(set(scores), reverse=True)
 
@@ -73,7 +75,7 @@ def test_products_that_float32_cannot_tell_apart_are_put_in_order() -> None:
 @pytest.mark.parametrize("rows", [[-1], [5], [2**62], [0, 1, -(2**63)], [3, 3]])
 def test_rows_that_are_none_or_come_twice_are_refused(rows: list[int]) -> None:
     with pytest.raises(IndexError):
-        best(np.eye(5, dtype=np.float32), np.array(rows), np.ones(5, np.float32), 2)
+        rescored(np.eye(5, dtype=np.float32), np.array(rows), np.ones(5, np.float32), 2)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
@@ -81,7 +83,7 @@ def test_vectors_whose_products_are_not_finite_are_refused(value: float) -> None
     vectors = np.ones((6, 200), np.float32)
     vectors[4] = value
     with pytest.raises(FloatingPointError):
-        best(vectors, np.arange(6), np.full(200, 2, np.float32), 2)
+        rescored(vectors, np.arange(6), np.full(200, 2, np.float32), 2)
 
 
 def test_arrays_that_do_not_fit_together_are_refused() -> None:
@@ -94,21 +96,59 @@ def test_arrays_that_do_not_fit_together_are_refused() -> None:
         (vectors, rows, query[:0], 1, ROUNDING, short, scores),
     ):
         with pytest.raises(ValueError, match=r"do not fit together|expected 24"):
-            kernels.best(*arguments)
+            kernels.rescore(*arguments)
     with pytest.raises(ValueError, match="not of so many dimensions"):
-        kernels.units(np.ones(7), 8, 0.0, 1.0, np.empty(8, np.float32))
+        kernels.normalize(np.ones(7), 8, 0.0, 1.0, np.empty(8, np.float32))
+
+
+def sections(n: int, d: int) -> Any:
+    """Return the sections of a graph whose nodes have two places for links, and none is linked."""
+    ends, upper = np.full((n, 2), 2**32 - 1, np.uint32), np.zeros((0, 1), np.uint32)
+    return np.ones((n, d), np.int8), np.arange(n, dtype=np.uint32), np.zeros(n + 1, np.uint32), ends, upper
+
+
+def test_graph_that_does_not_fit_together_is_refused() -> None:
+    queries, found, counts = np.ones((2, 3), np.float32), np.empty((2, 1), np.int64), np.empty(2, np.int64)
+    good = sections(4, 3)
+    layout = (3, 2, 1, 0, 0)
+    kernels.search_graph(good, layout, queries, None, 1, 1, found, counts)
+    assert (found.tolist(), counts.tolist()) == ([[0], [0]], [1, 1])
+    bad: list[Any] = [
+        (tuple(one[:-1] if i == place else one for i, one in enumerate(good)), layout) for place in range(4)
+    ]
+    bad += [(good, other) for other in [(2, 2, 1, 0, 0), (3, 1, 1, 0, 0), (3, 2, 5000, 0, 0), (3, 2, 1, -1, 0)]]
+    bad += [(good, (3, 2, 1, 0, 4)), (good, (3, 2, 1, 0, -1)), (sections(0, 3), layout)]
+    for parts, numbers in bad:
+        with pytest.raises(ValueError, match="do not fit together"):
+            kernels.search_graph(parts, numbers, queries, None, 1, 1, found, counts)
+    for expansion, count in ((0, 0), (1, 2), (1, 0)):
+        with pytest.raises(ValueError, match="do not fit together"):
+            kernels.search_graph(good, layout, queries, None, expansion, count, found, counts)
+    file = np.zeros(9, np.uint8), np.zeros(1, np.int64)
     with pytest.raises(ValueError, match="do not fit together"):
-        kernels.walk(np.zeros(9, np.uint8), np.zeros(1, np.int64), (2, 1, 1, 0, 0), 1, query[:2], 1, 1, rows, rows)
+        kernels.search_usearch_graph(file, (2, 1, 1, 0, 0), queries, None, 1, 1, found, counts)
 
 
-def test_units_stop_at_the_first_odd_vector() -> None:
+def test_rows_to_leave_out_and_outputs_have_the_queries_length() -> None:
+    queries, found, counts = np.ones((2, 3), np.float32), np.empty((2, 1), np.int64), np.empty(2, np.int64)
+    arguments = sections(4, 3), (3, 2, 1, 0, 0), queries
+    with pytest.raises(ValueError, match="not one for each query"):
+        kernels.search_graph(*arguments, np.zeros(1, np.int64), 1, 1, found, counts)
+    for short in ((found[:1], counts), (found, counts[:1])):
+        with pytest.raises(ValueError, match="expected 16"):
+            kernels.search_graph(*arguments, None, 1, 1, *short)
+    kernels.search_graph(*arguments, np.array([0, 1]), 1, 1, found, counts)
+    assert counts.tolist() == [0, 1]
+
+
+def test_normalize_stops_at_the_first_odd_vector() -> None:
     wide = np.random.default_rng(2).standard_normal((5, 33)) * 1e30
     narrow = np.zeros((5, 33), np.float32)
-    assert kernels.units(wide, 33, 1e-200, 1e200, narrow) == 5
+    assert kernels.normalize(wide, 33, 1e-200, 1e200, narrow) == 5
     np.testing.assert_array_equal(narrow, (wide / np.linalg.norm(wide, axis=1)[:, None]).astype(np.float32))
     for odd in (0.0, np.nan, np.inf, 1e150):
         wide[3] = odd
-        assert kernels.units(wide, 33, 1e-200, 1e200, narrow) == 3
+        assert kernels.normalize(wide, 33, 1e-200, 1e200, narrow) == 3
 
 
 @pytest.mark.parametrize(("n", "d", "r"), [(1, 1, 1), (3, 77, 20), (2, 1024, 5)])

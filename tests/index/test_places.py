@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gifdex.index import remote
+from gifdex.index.store import place
+from gifdex.index.store.place import Place
 from gifdex.schemas.errors import RemoteError
 
 
@@ -24,13 +25,13 @@ def test_google_is_not_waited_for_a_quarter_of_an_hour(monkeypatch: pytest.Monke
         seen.append(uri)
         raise OSError("no network in this test")
 
-    monkeypatch.setattr(remote.fs, "FileSystem", type("Refusing", (), {"from_uri": staticmethod(refuse)}))
+    monkeypatch.setattr(place.fs, "FileSystem", type("Refusing", (), {"from_uri": staticmethod(refuse)}))
     with pytest.raises(RemoteError, match="no network"):
-        remote.Place.of(url)
+        Place.of(url)
     assert seen == [asked]
 
 
 def test_a_url_that_is_wrong_is_said_without_its_secret() -> None:
     with pytest.raises(RemoteError) as caught:
-        remote.Place.of("s3://KEY:SECRET@bucket/index?nothing=known")
+        Place.of("s3://KEY:SECRET@bucket/index?nothing=known")
     assert "SECRET" not in str(caught.value)

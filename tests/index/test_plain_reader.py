@@ -19,6 +19,7 @@ from gifdex.encoders.base import FloatArray, unit
 from gifdex.index.lookup import Index
 from gifdex.index.search import candidates
 from gifdex.index.store import publish
+from tests.index.graph_reader import GraphReader
 
 READER = Path(__file__).with_name("plain_reader.py")
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "index-format.md"
@@ -192,54 +193,32 @@ def test_the_pages_words_on_annoys_bytes_lead_where_annoy_goes(
 def test_the_pages_words_on_the_graph_fit_its_bytes_and_its_answers(
     make_version: Any, clustered: Any, tmp_path: Path
 ) -> None:
-    from usearch.index import Index as Graph
-
     items = 3000
     version = make_version(tmp_path / "v", clustered(items, 128), hnsw=True)
     index = gifdex.open(version)
     facts = index.manifest.engines["hnsw"]
-    seen, path = facts.dimensions, version / "shard-00000.usearch"
     stored = np.load(version / "shard-00000.vectors.npy")
-    directions = load_file(version / "reduction.safetensors")["directions"][:, :seen]
+    directions = load_file(version / "reduction.safetensors")["directions"][:, : facts.dimensions]
     reduced = stored @ directions
-    data = path.read_bytes()
-    assert np.frombuffer(data, "<u4", 2).tolist() == [items, seen]
-    by_slot = np.frombuffer(data, "i1", items * seen, 8).reshape(items, seen)
-    head = 8 + items * seen
-    assert data[head : head + 9] == b"usearch\x02\x00"
-    assert [*data[head + 13 : head + 17]] == [105, 23, 14, 15]
-    assert np.frombuffer(data, "<u8", 3, head + 17).tolist() == [items, 0, seen]
-    assert not any(data[head + 41 : head + 64])
-    count, upper, lowest, highest, entry = np.frombuffer(data, "<u8", 5, head + 64).tolist()
-    assert (count, upper, lowest) == (items, facts.parameters["connectivity"], 2 * facts.parameters["connectivity"])
-    levels = np.frombuffer(data, "<i2", items, head + 104).tolist()
-    assert levels[entry] == max(levels) == highest
-    at, rows = head + 104 + 2 * items, []
-    for level in levels:
-        rows.append(int.from_bytes(data[at : at + 8], "little"))
-        assert int.from_bytes(data[at + 8 : at + 10], "little") == level
-        at += 10
-        for links in [lowest] + level * [upper]:
-            taken = int.from_bytes(data[at : at + 4], "little")
-            assert taken <= links
-            slots = np.frombuffer(data, "<u4", taken, at + 4)
-            assert all(slot < items for slot in slots)
-            at += 4 + 4 * links
-    assert at == len(data)
-    assert sorted(rows) == list(range(items))
+    graph = GraphReader(version / "shard-00000.graph")
+    connectivity = facts.parameters["connectivity"]
+    assert (graph.rows, graph.dimensions) == (items, facts.dimensions)
+    assert (graph.lowest.shape[1], graph.upper.shape[1]) == (2 * connectivity, connectivity)
+    assert sorted(graph.keys) == list(range(items))
+    levels = [graph.level(slot) for slot in range(items)]
+    assert levels[graph.entry] == max(levels) == graph.highest
+    for slot, level in enumerate(levels):
+        assert all(levels[link] >= at for at in range(level + 1) for link in graph.links(slot, at))
     scaled = np.rint(reduced * (np.float32(127) / np.abs(reduced).max())).astype(np.int8)
     # The builder multiplies in blocks of other shapes, which may round a product to the other side.
-    assert np.abs(by_slot.astype(int) - scaled[rows]).max() <= 1
-    assert (by_slot == scaled[rows]).mean() > 0.999
+    assert np.abs(graph.vectors.astype(int) - scaled[graph.keys]).max() <= 1
+    assert (graph.vectors == scaled[graph.keys]).mean() > 0.999
 
-    graph = Graph.restore(str(path), view=True)
     wanted = candidates(facts.effort, 10)
     assert 2 * wanted < items
     for query in near(index, 20):
         one = (query.astype(np.float64) / np.linalg.norm(query.astype(np.float64))).astype(np.float32)
-        short = one @ directions
-        asked = np.rint(short * (np.float32(127) / np.abs(short).max())).astype(np.int8)
-        found = graph.search(asked, min(2 * wanted, items)).keys[:wanted].astype(np.int64)
+        found = np.array(graph.search(one @ directions, min(3 * wanted, items), wanted))
         cosines = stored[found].astype(np.float64) @ one.astype(np.float64)
         best = found[np.lexsort((found, -cosines))[:10]]
         assert [index.ids[row] for row in best] == [hit.id for hit in index.search(query, 10, engine="hnsw")]

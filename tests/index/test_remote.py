@@ -16,10 +16,15 @@ import numpy as np
 import pytest
 
 import gifdex
-from gifdex.index import remote, shipping, store
+from gifdex.index import store
 from gifdex.index.artifact import read_manifest, verify
+from gifdex.index.store import fetch as fetching
+from gifdex.index.store import push as pushing
+from gifdex.index.store.place import Place
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, RemoteError
+from gifdex.schemas.progress import QuietProgress
 from tests import s3_server
+from tests.told import Calls
 
 if TYPE_CHECKING:
     from gifdex.encoders.base import FloatArray
@@ -32,17 +37,16 @@ class Interrupted(Exception):
     """What a progress raises to stop a copy where it is."""
 
 
-def stop_after(calls: int) -> Callable[[str, int, int], None]:
-    """Return a progress that interrupts what tells it, at its `calls`-th call."""
-    count = 0
+class StopAfter(QuietProgress):
+    """A Progress that interrupts what tells it, at its `calls`-th call."""
 
-    def progress(stage: str, done: int, total: int) -> None:
-        nonlocal count
-        count += stage in ("push", "fetch")
-        if count >= calls:
+    def __init__(self, calls: int) -> None:
+        self._left = calls
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self._left -= name in ("push", "fetch")
+        if self._left <= 0:
             raise Interrupted
-
-    return progress
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def test_a_pushed_version_opens_from_the_url_and_answers_the_same(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    done = shipping.push(first, s3.url("index"))
+    done = pushing.push(first, s3.url("index"))
     names = {path.name for path in first.iterdir()}
     assert done == {
         "version": first.name,
@@ -73,16 +77,16 @@ def test_a_pushed_version_opens_from_the_url_and_answers_the_same(
     opened = gifdex.open(s3.url("index"), cache=tmp_path / "cache")
     assert opened.search(QUERY) == gifdex.open(first).search(QUERY)
     assert verify(opened.path) == read_manifest(first)
-    again = shipping.push(first, s3.url("index"))
+    again = pushing.push(first, s3.url("index"))
     assert (again["copied"], again["there"]) == (0, len(names) - 1)
 
 
 def test_only_files_that_changed_are_fetched(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = two
     cache = tmp_path / "cache"
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     before = gifdex.open(s3.url("index"), cache=cache)
-    shipping.push(second, s3.url("index"))
+    pushing.push(second, s3.url("index"))
     s3.object(f"index/{second.name}/image-00000.vectors.npy").unlink()  # which the cache has
     after = gifdex.open(s3.url("index"), cache=cache)
     assert after.search(QUERY) == gifdex.open(second).search(QUERY)
@@ -94,7 +98,7 @@ def test_a_cached_version_is_opened_without_reading_its_files_again(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     gifdex.open(s3.url("index"), cache=tmp_path / "cache")
     for path in s3.object(f"index/{first.name}").iterdir():
         if path.name != "manifest.json":
@@ -107,8 +111,8 @@ def test_the_cache_forgets_all_versions_but_the_last_two(
 ) -> None:
     third = make_version(tmp_path / "store" / "00000000000000a3", vectors)
     for version in (*two, third):
-        shipping.push(version, s3.url("index"))
-        path = remote.fetch(s3.url("index"), tmp_path / "cache")
+        pushing.push(version, s3.url("index"))
+        path = fetching.fetch(s3.url("index"), tmp_path / "cache")
     assert sorted(one.name for one in path.parent.iterdir() if one.is_dir()) == [two[1].name, third.name]
     assert list(path.parent.glob(".tmp-*")) == []
 
@@ -118,11 +122,11 @@ def test_an_interrupted_push_publishes_nothing_new_and_the_next_one_copies_the_r
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path, calls: int
 ) -> None:
     first, second = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     with pytest.raises(Interrupted):
-        shipping.push(second, s3.url("index"), stop_after(calls))
+        pushing.push(second, s3.url("index"), StopAfter(calls))
     assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == first.name
-    done = shipping.push(second, s3.url("index"))
+    done = pushing.push(second, s3.url("index"))
     assert done["there"] >= calls - 1
     assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == second.name
 
@@ -132,10 +136,10 @@ def test_an_interrupted_fetch_goes_on_where_it_was(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path, calls: int
 ) -> None:
     first, _ = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     cache = tmp_path / "cache"
     with pytest.raises(Interrupted):
-        remote.fetch(s3.url("index"), cache, stop_after(calls))
+        fetching.fetch(s3.url("index"), cache, StopAfter(calls))
     (local,) = cache.iterdir()
     assert store.finished(local) == []
     assert gifdex.open(s3.url("index"), cache=cache).search(QUERY) == gifdex.open(first).search(QUERY)
@@ -145,13 +149,13 @@ def test_a_part_that_was_left_is_gone_on_with_from_its_end(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     name = "image-00000.vectors.npy"
     whole = (first / name).read_bytes()
     facts = read_manifest(first).files[name]
     cache = tmp_path / "cache"
     with pytest.raises(Interrupted):
-        remote.fetch(s3.url("index"), cache, stop_after(1))
+        fetching.fetch(s3.url("index"), cache, StopAfter(1))
     (local,) = cache.iterdir()
     (local / f".tmp-{facts.sha256}").write_bytes(whole[:20_000])
     # The object's beginning is another one now: only who goes on after it gets the right bytes.
@@ -163,11 +167,11 @@ def test_a_part_with_a_wrong_beginning_is_fetched_again_from_the_start(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     facts = read_manifest(first).files["items.arrow"]
     cache = tmp_path / "cache"
     with pytest.raises(Interrupted):
-        remote.fetch(s3.url("index"), cache, stop_after(1))
+        fetching.fetch(s3.url("index"), cache, StopAfter(1))
     (local,) = cache.iterdir()
     for path in local.rglob("items.arrow"):
         path.unlink()
@@ -182,20 +186,20 @@ def test_one_altered_byte_in_the_bucket_is_refused_by_name(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path, name: str
 ) -> None:
     first, _ = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     data = bytearray((first / name).read_bytes())
     data[len(data) // 2] ^= 1
-    remote.Place.of(s3.url("index")).put(bytes(data), first.name, name)
+    Place.of(s3.url("index")).put(bytes(data), first.name, name)
     with pytest.raises(CorruptIndexError, match=rf"s3://bucket/index/{first.name}/{name} has .* were altered"):
         gifdex.open(s3.url("index"), cache=tmp_path / "cache")
-    assert shipping.push(first, s3.url("index"))["copied"] == 0  # it is whole, by its sizes
-    assert shipping.push(first, s3.url("index"), checksum=True)["copied"] == 1
+    assert pushing.push(first, s3.url("index"))["copied"] == 0  # it is whole, by its sizes
+    assert pushing.push(first, s3.url("index"), checksum=True)["copied"] == 1
     assert len(gifdex.open(s3.url("index"), cache=tmp_path / "cache")) == 900
 
 
 def test_a_byte_that_rots_in_the_cache_is_fetched_again(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, _ = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     cached = gifdex.open(s3.url("index"), cache=tmp_path / "cache").path / "items.arrow"
     data = bytearray(cached.read_bytes())
     data[len(data) // 2] ^= 1
@@ -208,11 +212,11 @@ def test_a_fetch_that_was_given_up_leaves_nothing_for_ever(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, second = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     with pytest.raises(Interrupted):
-        remote.fetch(s3.url("index"), tmp_path / "cache", stop_after(5))
-    shipping.push(second, s3.url("index"))
-    path = remote.fetch(s3.url("index"), tmp_path / "cache")
+        fetching.fetch(s3.url("index"), tmp_path / "cache", StopAfter(5))
+    pushing.push(second, s3.url("index"))
+    path = fetching.fetch(s3.url("index"), tmp_path / "cache")
     assert [folder.name for folder in path.parent.iterdir() if folder.is_dir()] == [second.name]
 
 
@@ -220,22 +224,22 @@ def test_a_version_that_is_pruned_while_it_is_fetched_is_no_error(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, second = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
 
     def meanwhile(stage: str, done: int, total: int) -> None:
         if s3.object(f"index/{first.name}").is_dir() and not s3.object(f"index/{second.name}").is_dir():
-            shipping.push(second, s3.url("index"))
+            pushing.push(second, s3.url("index"))
             for path in list(s3.object(f"index/{first.name}").iterdir()):
                 path.unlink()
 
-    assert remote.fetch(s3.url("index"), tmp_path / "cache", meanwhile).name == second.name
+    assert fetching.fetch(s3.url("index"), tmp_path / "cache", Calls(meanwhile)).name == second.name
 
 
 def test_a_byte_that_rots_on_the_servers_disk_is_refused_by_name(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     path = s3.object(f"index/{first.name}/items.arrow")
     data = bytearray(path.read_bytes())
     data[1000] ^= 1
@@ -248,8 +252,8 @@ def test_an_altered_manifest_or_pointer_is_refused_by_name(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    shipping.push(first, s3.url("index"))
-    place = remote.Place.of(s3.url("index"))
+    pushing.push(first, s3.url("index"))
+    place = Place.of(s3.url("index"))
     intact = (first / "manifest.json").read_bytes()
     facts = json.loads(intact)
     facts["files"]["../../evil"] = facts["files"].pop("items.arrow")
@@ -275,7 +279,7 @@ def test_what_is_no_store_is_said_without_the_urls_options(s3: S3Server, tmp_pat
 
 def test_one_version_has_a_url_too(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, _ = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     opened = gifdex.open(s3.url(f"index/{first.name}"), cache=tmp_path / "cache")
     assert opened.search(QUERY) == gifdex.open(first).search(QUERY)
 
@@ -287,7 +291,7 @@ def test_a_server_that_is_away_is_an_error_and_what_is_open_goes_on(
     for name, value in (("AWS_ACCESS_KEY_ID", s3_server.KEY), ("AWS_SECRET_ACCESS_KEY", s3_server.SECRET)):
         monkeypatch.setenv(name, value)
     with s3_server.running(versitygw, tmp_path / "s3") as server:
-        shipping.push(first, server.url("index"))
+        pushing.push(first, server.url("index"))
         served = gifdex.serve_latest(server.url("index"), every=3600, cache=tmp_path / "cache")
     with served:
         status = served.check()
@@ -296,7 +300,7 @@ def test_a_server_that_is_away_is_an_error_and_what_is_open_goes_on(
         assert status.error.startswith("cannot read or write s3://bucket/index/CURRENT: ")
         assert served.search(QUERY)
         with s3_server.running(versitygw, tmp_path / "s3", server.port):
-            shipping.push(second, server.url("index"))
+            pushing.push(second, server.url("index"))
             status = served.check()
         assert (status.serving, status.error) == (second.name, None)
 
@@ -306,13 +310,13 @@ def test_a_folder_is_a_destination_too_and_shows_no_file_that_is_not_whole(
 ) -> None:
     first, second = two
     target = tmp_path / "copies"
-    shipping.push(first, str(target))
+    pushing.push(first, str(target))
     with pytest.raises(Interrupted):
-        shipping.push(second, str(target), stop_after(3))
+        pushing.push(second, str(target), StopAfter(3))
     for path in (target / second.name).iterdir():
         assert path.name.startswith(".tmp-") or path.read_bytes() == (second / path.name).read_bytes()
     assert gifdex.open(target).manifest.build_id == first.name
-    shipping.push(second, str(target))
+    pushing.push(second, str(target))
     assert gifdex.open(target, verify=True).search(QUERY) == gifdex.open(second).search(QUERY)
     assert not list(target.rglob(".tmp-*"))
 
@@ -321,7 +325,7 @@ def test_a_fetch_that_is_killed_at_any_moment_is_completed_by_the_next(
     s3: S3Server, tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]
 ) -> None:
     version = make_version(tmp_path / "store" / "00000000000000b1", clustered(60_000), trees=1)
-    shipping.push(version, s3.url("index"))
+    pushing.push(version, s3.url("index"))
     code = f"import gifdex; gifdex.open({s3.url('index')!r}, cache={str(tmp_path / 'cache')!r})"
     killed = 0
     for number in range(8):
@@ -338,7 +342,7 @@ def test_a_fetch_that_is_killed_at_any_moment_is_completed_by_the_next(
 
 def test_processes_that_fetch_at_once_share_one_copy(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, _ = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     found: list[Any] = []
     threads = [
         threading.Thread(target=lambda: found.append(gifdex.open(s3.url("index"), cache=tmp_path / "cache")))
@@ -355,18 +359,18 @@ def test_processes_that_fetch_at_once_share_one_copy(s3: S3Server, two: tuple[Pa
 def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("GIFDEX_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert remote.default_cache() == Path.home() / ".cache" / "gifdex"
+    assert fetching.default_cache() == Path.home() / ".cache" / "gifdex"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert remote.default_cache() == tmp_path / "gifdex"
+    assert fetching.default_cache() == tmp_path / "gifdex"
     monkeypatch.setenv("GIFDEX_CACHE", str(tmp_path / "mine"))
-    assert remote.default_cache() == tmp_path / "mine"
+    assert fetching.default_cache() == tmp_path / "mine"
 
 
 def test_a_full_disk_is_an_error_and_the_next_fetch_goes_on(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
-    shipping.push(first, s3.url("index"))
+    pushing.push(first, s3.url("index"))
     code = (
         "import resource, signal, sys, gifdex; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000));"

@@ -26,7 +26,7 @@ COUNTS = (300, 250, 150)
 
 def facts(number: int, items: int) -> ShardFacts:
     name = f"shard-{number:05d}"
-    return ShardFacts(items, f"{name}.vectors.npy", {"annoy": f"{name}.ann", "hnsw": f"{name}.usearch"})
+    return ShardFacts(items, f"{name}.vectors.npy", {"annoy": f"{name}.ann", "hnsw": f"{name}.graph"})
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import gifdex
-from gifdex.index import shipping, store
-from gifdex.index.remote import Place
+from gifdex.index import store
+from gifdex.index.store import push as pushing
+from gifdex.index.store.place import Place
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, PublishError, RemoteError
+from tests.told import Calls
 
 if TYPE_CHECKING:
     from gifdex.encoders.base import FloatArray
@@ -36,7 +38,7 @@ def versions(tmp_path: Path, make_version: Callable[..., Path], vectors: FloatAr
 def pushed(s3: S3Server, versions: list[Path]) -> list[str]:
     """Their names, after each was pushed in turn."""
     for version in versions:
-        shipping.push(version, s3.url("index"))
+        pushing.push(version, s3.url("index"))
     return [version.name for version in versions]
 
 
@@ -64,53 +66,53 @@ def run(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
 
 def test_every_push_is_remembered_and_can_be_rolled_back(s3: S3Server, pushed: list[str], tmp_path: Path) -> None:
     place = Place.of(s3.url("index"))
-    with shipping.outlined(place) as outline:
-        assert [entry.build_id for entry in store.history(outline.folder)] == pushed
-        assert [entry.replaced for entry in store.history(outline.folder)] == [None, *pushed[:-1]]
-        assert store.finished(outline.folder)[0] == pushed[-1]
-        assert store.rollback(outline.folder, whole) == (pushed[-2], pushed[-1])
+    with pushing.working_copy(place) as copy:
+        assert [entry.build_id for entry in store.history(copy.folder)] == pushed
+        assert [entry.replaced for entry in store.history(copy.folder)] == [None, *pushed[:-1]]
+        assert store.finished(copy.folder)[0] == pushed[-1]
+        assert store.rollback(copy.folder, whole) == (pushed[-2], pushed[-1])
     assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == pushed[-2]
-    with shipping.outlined(place) as outline:
-        assert store.rolled_back(outline.folder, pushed[-1]) is not None
-        store.publish(outline.folder, pushed[0])
+    with pushing.working_copy(place) as copy:
+        assert store.rolled_back(copy.folder, pushed[-1]) is not None
+        store.publish(copy.folder, pushed[0])
     assert gifdex.open(s3.url("index"), cache=tmp_path / "cache").manifest.build_id == pushed[0]
 
 
 def test_what_fails_on_the_outline_changes_nothing_and_names_the_url(s3: S3Server, versions: list[Path]) -> None:
-    shipping.push(versions[0], s3.url("index"))
+    pushing.push(versions[0], s3.url("index"))
     before = {path.name: path.read_bytes() for path in s3.object("index").iterdir() if path.is_file()}
     with (
         pytest.raises(
             PublishError, match=r"before 0{15}1 is left in s3://bucket/index: .* versions s3://bucket/index,"
         ),
-        shipping.outlined(Place.of(s3.url("index"))) as outline,
+        pushing.working_copy(Place.of(s3.url("index"))) as copy,
     ):
-        store.rollback(outline.folder, whole)
+        store.rollback(copy.folder, whole)
     assert {path.name: path.read_bytes() for path in s3.object("index").iterdir() if path.is_file()} == before
 
 
 def test_a_version_elsewhere_is_verified_by_reading_it(s3: S3Server, pushed: list[str]) -> None:
     place = Place.of(s3.url("index"))
-    shipping.verify(place, pushed[0])
+    pushing.verify(place, pushed[0])
     data = bytearray(s3.object(f"index/{pushed[0]}/items.arrow").read_bytes())
     data[len(data) // 2] ^= 1
     place.put(bytes(data), pushed[0], "items.arrow")
     with pytest.raises(CorruptIndexError, match=rf"s3://bucket/index/{pushed[0]}/items\.arrow"):
-        shipping.verify(place, pushed[0])
+        pushing.verify(place, pushed[0])
     with pytest.raises(IndexNotFoundError, match=r"s3://bucket/index has no finished version f{16}"):
-        shipping.verify(place, "f" * 16)
+        pushing.verify(place, "f" * 16)
 
 
 def test_pruning_leaves_what_is_current_lately_current_or_among_the_newest(s3: S3Server, pushed: list[str]) -> None:
     place = Place.of(s3.url("index"))
-    assert shipping.prune(place, 1, HOUR) == []  # all were current within the hour
+    assert pushing.prune(place, 1, HOUR) == []  # all were current within the hour
     make_it_long_ago(s3)
-    assert shipping.prune(place, 2, HOUR) == pushed[:2]
+    assert pushing.prune(place, 2, HOUR) == pushed[:2]
     assert folders(s3) == pushed[2:]
-    with shipping.outlined(place) as outline:
-        store.publish(outline.folder, pushed[2])
+    with pushing.working_copy(place) as copy:
+        store.publish(copy.folder, pushed[2])
     make_it_long_ago(s3)
-    assert shipping.prune(place, 1, HOUR) == [pushed[3]]  # the last that was published is the current one
+    assert pushing.prune(place, 1, HOUR) == [pushed[3]]  # the last that was published is the current one
 
 
 def test_pruning_takes_what_pushes_left_unfinished_but_not_one_under_way(s3: S3Server, pushed: list[str]) -> None:
@@ -119,7 +121,7 @@ def test_pruning_takes_what_pushes_left_unfinished_but_not_one_under_way(s3: S3S
         place.put(b"half", name, "items.arrow")
         moment = time.time() - age
         os.utime(s3.object(f"index/{name}/items.arrow"), (moment, moment))
-    assert shipping.prune(place, 4, HOUR) == ["a" * 16]
+    assert pushing.prune(place, 4, HOUR) == ["a" * 16]
     assert folders(s3) == [*pushed, "b" * 16]
 
 
@@ -149,16 +151,16 @@ def test_the_commands_take_a_url_and_show_none_of_its_options(s3: S3Server, push
 def test_the_same_build_of_another_machine_with_other_bytes_is_left_as_it_is(
     s3: S3Server, versions: list[Path], make_version: Callable[..., Path], vectors: FloatArray, tmp_path: Path
 ) -> None:
-    shipping.push(versions[0], s3.url("index"))
+    pushing.push(versions[0], s3.url("index"))
     other = make_version(tmp_path / "other" / versions[0].name, vectors[::-1][: len(vectors) - 1])
     before = {path.name: path.read_bytes() for path in s3.object(f"index/{other.name}").iterdir()}
-    done = shipping.push(other, s3.url("index"))
+    done = pushing.push(other, s3.url("index"))
     assert (done["copied"], done["there"]) == (0, len(before) - 1)
     assert {path.name: path.read_bytes() for path in s3.object(f"index/{other.name}").iterdir()} == before
-    shipping.verify(Place.of(s3.url("index")), other.name)
-    mended = shipping.push(other, s3.url("index"), checksum=True)  # asked for: as it is here
+    pushing.verify(Place.of(s3.url("index")), other.name)
+    mended = pushing.push(other, s3.url("index"), checksum=True)  # asked for: as it is here
     assert mended["copied"] > 0
-    shipping.verify(Place.of(s3.url("index")), other.name)
+    pushing.verify(Place.of(s3.url("index")), other.name)
     assert s3.object(f"index/{other.name}/manifest.json").read_bytes() == (other / "manifest.json").read_bytes()
 
 
@@ -178,28 +180,28 @@ def test_an_interrupted_push_of_other_bytes_is_not_gone_on_with(
 
     for version, last in ((versions[0], 4), (other, 1)):  # and the second try was cut short, too
         with pytest.raises(KeyboardInterrupt):
-            shipping.push(version, s3.url("index"), stop_at(last))
-    assert shipping.push(other, s3.url("index"))["there"] == 0
-    shipping.verify(Place.of(s3.url("index")), other.name)
+            pushing.push(version, s3.url("index"), Calls(stop_at(last)))
+    assert pushing.push(other, s3.url("index"))["there"] == 0
+    pushing.verify(Place.of(s3.url("index")), other.name)
     assert [path.name for path in s3.object(f"index/{other.name}").iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_version_that_is_pruned_while_it_is_pushed_is_not_published(versions: list[Path], tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shipping.push(versions[0], str(copy))
+    pushing.push(versions[0], str(copy))
     count = 0
 
     def prune(stage: str, done: int, total: int) -> None:
         nonlocal count
         count += stage == "push"
         if count == 3:  # gifdex prune leaves it alone, someone else does not
-            assert shipping.prune(Place.of(copy.as_uri()), 1, HOUR) == []
+            assert pushing.prune(Place.of(copy.as_uri()), 1, HOUR) == []
             (copy / versions[1].name / "items.arrow").unlink()
 
     with pytest.raises(RemoteError, match="was deleted while the version was pushed"):
-        shipping.push(versions[1], str(copy), prune)
+        pushing.push(versions[1], str(copy), Calls(prune))
     assert store.current(copy) == versions[0].name
-    shipping.push(versions[1], str(copy))
+    pushing.push(versions[1], str(copy))
     assert gifdex.open(copy, verify=True).manifest.build_id == versions[1].name
 
 
@@ -220,4 +222,4 @@ def test_a_write_that_is_interrupted_leaves_no_short_object(s3: S3Server) -> Non
 
 def test_there_is_no_store_to_prune(s3: S3Server, tmp_path: Path) -> None:
     with pytest.raises(IndexNotFoundError, match="s3://bucket/absent is no index store"):
-        shipping.prune(Place.of(s3.url("absent")), 1, HOUR)
+        pushing.prune(Place.of(s3.url("absent")), 1, HOUR)

@@ -10,7 +10,7 @@ from annoy import AnnoyIndex
 import gifdex
 from gifdex.encoders.base import FloatArray
 from gifdex.index import reduction, tuning
-from gifdex.index.engines.base import spread
+from gifdex.index.engines.base import evenly_spaced
 from gifdex.index.lookup import Index
 from gifdex.index.search import Searcher
 from gifdex.index.tuning import QUERIES, STEP, TARGETS, Measured, Tuned, across, curve, fastest, held_out, tune
@@ -24,7 +24,7 @@ def searcher(index: Index) -> Searcher:
 
 def recall_without_own(index: Index, engine: str, effort: int, k: int) -> float:
     """As the manifest's recall, by the public search alone: neighbours of stored vectors other than themselves."""
-    rows = spread(len(index), QUERIES)[:: STEP[engine]]
+    rows = evenly_spaced(len(index), QUERIES)[:: STEP[engine]]
     queries = searcher(index).vectors_at(rows)
     exact = index.search(queries, k + 1, exact=True)
     found = index.search(queries, k + 1, engine=engine, effort=effort)
@@ -43,7 +43,7 @@ def test_recall_of_the_manifest_is_what_stored_vectors_find_of_each_other(reduce
 
 
 def test_default_effort_is_the_least_of_the_ladder_that_has_the_recall(reduced: Index) -> None:
-    asked = held_out(searcher(reduced), spread(len(reduced), QUERIES))
+    asked = held_out(searcher(reduced), evenly_spaced(len(reduced), QUERIES))
     for engine in ("annoy", "scan"):
         found = curve(asked, engine, len(reduced))
         *before, last = found
@@ -53,7 +53,7 @@ def test_default_effort_is_the_least_of_the_ladder_that_has_the_recall(reduced: 
 
 
 def test_a_querys_own_item_takes_no_candidates_place(reduced: Index) -> None:
-    rows = spread(len(reduced), QUERIES)
+    rows = evenly_spaced(len(reduced), QUERIES)
     asked = held_out(searcher(reduced), rows)
     exact = searcher(reduced).scan(asked.queries, 11)
 
@@ -93,7 +93,7 @@ def test_graphs_of_several_shards_are_measured_on_each_others_vectors(
     assert facts.quality.queries == len(asked.queries) == 3 * 43
     # By hand: the best ten of the shards that a vector is not of, among what the engine finds in those.
     shares, firsts = [], np.array([0, 2000, 3300, 4000])
-    for row in (searcher(opened).shards[s].first + place for s in range(3) for place in spread(700, 43)):
+    for row in (searcher(opened).shards[s].first + place for s in range(3) for place in evenly_spaced(700, 43)):
         own = np.searchsorted(firsts, row, side="right") - 1
         scores = vectors @ vectors[row]
         scores[firsts[own] : firsts[own + 1]] = -2
@@ -109,7 +109,7 @@ def test_graphs_of_several_shards_are_measured_on_each_others_vectors(
 
 
 def test_known_curve_gives_the_effort_and_the_engine_its_speed(reduced: Index) -> None:
-    asked = held_out(searcher(reduced), spread(len(reduced), 20))
+    asked = held_out(searcher(reduced), evenly_spaced(len(reduced), 20))
     known = Measured(70, {10: {"1": 1.0, "10": 0.5}, 15: {"1": 1.0, "10": 0.995, "100": 0.9}})
     tuned = tune(searcher(reduced), asked, "hnsw", known)
     assert (tuned.effort, tuned.quality.recall, tuned.quality.queries) == (15, known.curve[15], 70)
@@ -205,7 +205,7 @@ def test_a_build_whose_engine_finds_too_little_is_refused_by_the_gate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from gifdex.pipeline import gate
-    from gifdex.pipeline.embed import RunSummary
+    from gifdex.pipeline.run import RunSummary
     from gifdex.pipeline.settings import GateSettings
 
     settings = GateSettings(min_recall=TARGETS["scan"])

@@ -23,7 +23,7 @@ from gifdex.jobs.demo_corpus import make_corpus
 IDS = ["cat-pan", "coffee-pan", "deep/rocket-zoom", "flower-zoom"]
 
 
-def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "gifdex", *map(str, arguments)]
     environment = {**os.environ, "COLUMNS": "120"}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
@@ -39,23 +39,34 @@ class Built:
     def store(self) -> Path:
         return self.workspace / "index"
 
+    @property
+    def projection(self) -> Path:
+        (path,) = self.workspace.glob("projections/*")
+        return path
+
+    def start(self, workspace: Path) -> Path:
+        """Fill a new workspace with what this one has computed, so that a build there has only the rest to do."""
+        for name in ("features", "projections"):
+            shutil.copytree(self.workspace / name, workspace / name)
+        return workspace
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Four photographs in motion and one broken file, built by the command line."""
     root = tmp_path_factory.mktemp("cli")
-    made = {path.stem: path for path in make_corpus(root / "made")}
+    made = {path.stem: path for path in make_corpus(root / "made", {Path(name).name for name in IDS})}
     for name in IDS:
         target = root / "gifs" / f"{name}.gif"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(made[target.stem], target)
     (root / "gifs" / "broken.gif").write_bytes(b"GIF89a but not really")
     process = run("build", root / "gifs", "--workspace", root / "ws", "--json")
+    assert process.returncode == 0, process.stderr
     return Built(root / "gifs", root / "ws", process)
 
 
 def test_build_prints_one_json_object_and_only_progress_on_stderr(built: Built) -> None:
-    assert built.process.returncode == 0, built.process.stderr
     (line,) = built.process.stdout.splitlines()
     summary = json.loads(line)
     assert summary["items"] == len(IDS)
@@ -94,7 +105,8 @@ def test_a_folder_of_all_formats_gives_an_item_each_and_a_reject_for_what_is_non
             video.mux(stream.encode(av.VideoFrame.from_image(picture).reformat(stream.width, stream.height)))
         video.mux(stream.encode())
     (gifs / "e.gif").write_text("this is text")
-    done = run("build", gifs, "--workspace", tmp_path / "ws", "--sampling", "scene", "--decoder", "pillow", "--json")
+    workspace = built.start(tmp_path / "ws")
+    done = run("build", gifs, "--workspace", workspace, "--sampling", "scene", "--decoder", "pillow", "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["items"], summary["partial"], summary["rejects"]) == (4, 0, 1)
@@ -109,7 +121,7 @@ def test_what_looks_like_markup_is_printed_as_it_is(built: Built, tmp_path: Path
     (gifs / "[red]cat[").mkdir(parents=True)
     shutil.copy(built.corpus / "cat-pan.gif", gifs / "[red]cat[" / "bad] :smile:.gif")
     (gifs / "broken.gif").write_text("[/code] hi")
-    done = run("build", gifs, "--workspace", tmp_path / "ws")
+    done = run("build", gifs, "--workspace", built.start(tmp_path / "ws"))
     assert done.returncode == 0, done.stderr
     assert f"{gifs}/broken.gif: the file begins with b'[/code] '" in " ".join(done.stdout.split())
     found = run("search", tmp_path / "ws" / "index", "a cat")
@@ -202,9 +214,7 @@ def test_build_with_a_graph_and_shards_from_a_catalog_answers_with_filters(built
     catalog = tmp_path / "catalog.csv"
     lines = [f"{built.corpus / key}.gif,{key},{'animal' if 'cat' in key else 'thing'},{len(key)}" for key in IDS]
     catalog.write_text("\n".join(["uri,id,tag,length", *lines]) + "\n")
-    done = run(
-        "build", catalog, "--workspace", built.workspace.parent / "filtered", "--hnsw", "--shards", "3", "--json"
-    )
+    done = run("build", catalog, "--workspace", built.start(tmp_path / "ws"), "--hnsw", "--shards", "3", "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     store = summary["store"]
@@ -233,7 +243,7 @@ def test_build_with_a_graph_and_shards_from_a_catalog_answers_with_filters(built
     assert refused.returncode == 1
     assert "no item has 'colour'" in refused.stderr
     assert run("search", store, "a cat", "--where", "colour").returncode == 2
-    assert run("build", catalog, "--workspace", tmp_path / "ws", "--shards", "none").returncode == 2
+    assert run("build", catalog, "--workspace", tmp_path / "other", "--shards", "none").returncode == 2
 
 
 def test_rejects_table_gives_the_reason(built: Built) -> None:
@@ -295,7 +305,8 @@ def test_ctrl_c_while_encoding_ends_with_a_sentence_and_loses_nothing(built: Bui
         target = corpus / f"{number}.gif"
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(path.read_bytes() + bytes([number]))  # bytes after the trailer: another GIF of the same look
-    command = [sys.executable, "-m", "gifdex", "build", str(corpus), "--workspace", str(tmp_path / "ws")]
+    options = ["--workspace", tmp_path / "ws", "--frames", "2", "--projection", built.projection]
+    command = [sys.executable, "-m", "gifdex", "build", str(corpus), *map(str, options)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not list(tmp_path.glob("ws/features/*/all/[!.]*.parquet")):
             time.sleep(0.02)
@@ -305,7 +316,7 @@ def test_ctrl_c_while_encoding_ends_with_a_sentence_and_loses_nothing(built: Bui
     assert stdout == ""
     assert stderr.splitlines()[-1] == "gifdex: interrupted; what was committed is kept: run again to go on"
     assert "Traceback" not in stderr
-    again = json.loads(run("build", corpus, "--workspace", tmp_path / "ws", "--json").stdout)
+    again = json.loads(run("build", corpus, *options, "--json").stdout)
     assert again["reused"] > 0
     assert again["tried"] + again["reused"] == 60
 
@@ -319,7 +330,7 @@ def test_closed_pipe_ends_without_a_word(built: Built) -> None:
 
 def test_every_command_has_help_with_an_example() -> None:
     overview = run("--help").stdout
-    for name in ("build", "embed", "encoders", "search", "evaluate", "inspect", "export", "verify", "demo"):
+    for name in ("build", "encode", "encoders", "search", "evaluate", "inspect", "export", "verify", "demo"):
         assert name in overview
         text = run(name, "--help").stdout
         assert f"gifdex {name}" in text.split("Example")[1]
@@ -339,7 +350,7 @@ def test_help_imports_no_heavy_module() -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    for name in ("build", "embed", "encoders", "search", "evaluate", "inspect", "export", "verify", "demo"):
+    for name in ("build", "encode", "encoders", "search", "evaluate", "inspect", "export", "verify", "demo"):
         assert f"gifdex {name}" in readme or f"make {name}" in readme
 
 
@@ -359,6 +370,7 @@ def test_no_document_holds_a_placeholder() -> None:
         assert "@@" not in path.read_text(), path
 
 
+@pytest.mark.heavy
 def test_demo_answers_every_sentence_with_the_right_photograph(tmp_path: Path) -> None:
     done = run("demo", "--folder", tmp_path / "demo", "--json")
     assert done.returncode == 0, done.stderr

@@ -25,23 +25,21 @@ from gifdex.jobs.demo_corpus import make_corpus
 from .test_cli import run
 
 decode = FrameDecoder()
+pytestmark = pytest.mark.heavy
 NAMES = ("cat-pan", "coffee-pan", "rocket-zoom")
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three photographs in motion."""
-    made = make_corpus(tmp_path_factory.mktemp("made"))
     gifs = tmp_path_factory.mktemp("gifs")
-    for path in made:
-        if path.stem in NAMES:
-            shutil.copy(path, gifs)
+    make_corpus(gifs, NAMES)
     return gifs
 
 
 def read_features(folder: Path) -> dict[str, np.ndarray]:
     """As docs/formats.md tells other readers to do it."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for part in folder.glob("*/*.parquet"):
         table = pq.ParquetFile(part).read()
         table = table.filter(table["features"].is_valid())
@@ -76,28 +74,28 @@ class Built:
 
 
 @pytest.fixture(scope="module")
-def vgg16_embedded(corpus: Path, vgg16_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def vgg16_encoded(corpus: Path, vgg16_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     workspace = tmp_path_factory.mktemp("vgg16") / "ws"
     options = ["--image-encoder", "vgg16", "--weights", vgg16_file, "--precision", "float32", "--batch-frames", "4"]
-    done = run("embed", corpus, "--workspace", workspace, *options, "--frames", "3", "--json")
+    done = run("encode", corpus, "--workspace", workspace, *options, "--frames", "3", "--json")
     assert done.returncode == 0, done.stderr
     return Built(workspace, json.loads(done.stdout))
 
 
-def test_embedded_features_are_those_of_keras_vgg16_on_the_same_frames(
-    vgg16_embedded: Built, corpus: Path, keras_vgg16: Any
+def test_encoded_features_are_those_of_keras_vgg16_on_the_same_frames(
+    vgg16_encoded: Built, corpus: Path, keras_vgg16: Any
 ) -> None:
-    features = read_features(Path(vgg16_embedded.summary["features"]))
+    features = read_features(Path(vgg16_encoded.summary["features"]))
     expected = keras_features(keras_vgg16, corpus, frames=3)
-    assert set(vgg16_embedded.catalog) == set(expected) == set(NAMES)
-    for name, sha256 in vgg16_embedded.catalog.items():
+    assert set(vgg16_encoded.catalog) == set(expected) == set(NAMES)
+    for name, sha256 in vgg16_encoded.catalog.items():
         assert features[sha256].shape == (4096,)
         assert np.linalg.norm(features[sha256] - expected[name]) < 1e-4 * np.linalg.norm(expected[name])
         assert np.abs(features[sha256] - expected[name]).max() < 1e-4 * expected[name].max()
 
 
-def test_the_classifier_lies_beside_the_features(vgg16_embedded: Built, keras_vgg16: Any) -> None:
-    with safe_open(Path(vgg16_embedded.summary["features"]) / "classifier.safetensors", framework="numpy") as file:
+def test_the_classifier_lies_beside_the_features(vgg16_encoded: Built, keras_vgg16: Any) -> None:
+    with safe_open(Path(vgg16_encoded.summary["features"]) / "classifier.safetensors", framework="numpy") as file:
         weight, bias = (np.asarray(array) for array in (file.get_tensor("weight"), file.get_tensor("bias")))
         labels = json.loads(file.metadata()["gifdex"])["labels"]
     layer = keras_vgg16.get_layer("predictions")
@@ -107,11 +105,11 @@ def test_the_classifier_lies_beside_the_features(vgg16_embedded: Built, keras_vg
 
 
 def test_embed_leaves_no_index_and_a_build_after_it_encodes_nothing(
-    vgg16_embedded: Built, corpus: Path, vgg16_file: Path, tmp_path: Path
+    vgg16_encoded: Built, corpus: Path, vgg16_file: Path, tmp_path: Path
 ) -> None:
-    assert not (vgg16_embedded.workspace / "index").exists()
-    assert vgg16_embedded.summary["encoded"] == len(NAMES)
-    workspace = shutil.copytree(vgg16_embedded.workspace, tmp_path / "ws")
+    assert not (vgg16_encoded.workspace / "index").exists()
+    assert vgg16_encoded.summary["encoded"] == len(NAMES)
+    workspace = shutil.copytree(vgg16_encoded.workspace, tmp_path / "ws")
     options = ["--image-encoder", "vgg16", "--weights", vgg16_file, "--precision", "float32", "--frames", "3"]
     done = run("build", corpus, "--workspace", workspace, *options, "--json")
     assert done.returncode == 0, done.stderr
@@ -131,7 +129,7 @@ def test_weights_that_cannot_be_used_end_with_one_sentence_each(corpus: Path, vg
         cut.write_bytes(stream.read(500_000))
     text.write_text("<html>")
     for path, complaint in ((cut, "is cut short"), (text, "is no HDF5 file"), (tmp_path / "no.h5", "No such file")):
-        done = run("embed", corpus, "--workspace", tmp_path / "ws", "--image-encoder", "vgg16", "--weights", path)
+        done = run("encode", corpus, "--workspace", tmp_path / "ws", "--image-encoder", "vgg16", "--weights", path)
         assert done.returncode == 1
         (sentence,) = done.stderr.splitlines()
         assert complaint in sentence
@@ -186,8 +184,9 @@ def test_evaluate_counts_captions_of_no_known_word_as_not_found(glove_built: Pat
 
 
 def test_an_index_whose_text_encoder_has_moved_says_how_to_name_it_and_a_build_takes_the_new_name(
-    corpus: Path, tmp_path: Path
+    corpus: Path, glove_built: Path, tmp_path: Path
 ) -> None:
+    shutil.copytree(glove_built / "features", tmp_path / "ws" / "features")  # of the same image encoder
     words = sorted({word for text in (*scene_descriptions(), PROMPT) for word in re.findall("[a-z]+", text.lower())})
     random = np.random.default_rng(0)
     lines = [" ".join([word, *map("{:.3f}".format, random.normal(size=5))]) for word in words]
@@ -248,7 +247,7 @@ def test_a_projection_of_another_encoder_is_refused_by_both_names_and_fingerprin
 def test_an_encoder_without_a_classifier_needs_a_projection_and_takes_one(corpus: Path, tmp_path: Path) -> None:
     tf = import_tensorflow("a test")
 
-    class Module(tf.Module):
+    class Module(tf.Module):  # type: ignore[name-defined]  # TensorFlow has no types here
         @tf.function(input_signature=[tf.TensorSpec((None, 16, 16, 3), tf.float32)])
         def __call__(self, images: Any) -> Any:
             return tf.reshape(images[:, ::4, ::4, :], (-1, 48))
@@ -258,7 +257,7 @@ def test_an_encoder_without_a_classifier_needs_a_projection_and_takes_one(corpus
     refused = run("build", corpus, "--workspace", tmp_path / "ws", "--image-encoder", name)
     assert refused.returncode == 1
     assert "has no classifier, which a zero-shot projection is fitted from" in refused.stderr.splitlines()[-1]
-    done = run("embed", corpus, "--workspace", tmp_path / "ws", "--image-encoder", name, "--json")
+    done = run("encode", corpus, "--workspace", tmp_path / "ws", "--image-encoder", name, "--json")
     assert done.returncode == 0, done.stderr
     features = Path(json.loads(done.stdout)["features"])
     assert {len(row) for row in read_features(features).values()} == {48}
@@ -305,7 +304,7 @@ def test_encoders_lists_every_encoder_once_and_says_what_is_there() -> None:
     ],
 )
 def test_encoder_mistakes_get_one_sentence(corpus: Path, tmp_path: Path, options: list[str], complaint: str) -> None:
-    done = run("embed", corpus, "--workspace", tmp_path / "ws", *options)
+    done = run("encode", corpus, "--workspace", tmp_path / "ws", *options)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert complaint in done.stderr.splitlines()[-1]

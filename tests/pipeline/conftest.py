@@ -17,6 +17,7 @@ from PIL import Image
 from gifdex.index.store import HISTORY_NAME
 from gifdex.schemas.manifest import MANIFEST_NAME
 from tests.pipeline.nights import first_night, nights  # noqa: F401  # fixtures
+from tests.pipeline.small_models import small_models  # noqa: F401  # fixture
 
 if TYPE_CHECKING:
     from gifdex.pipeline.build import BuildSummary

@@ -23,6 +23,7 @@ from gifdex.pipeline.build import BuildSummary, build
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.files import TEMPORARY_PREFIX, read_table
+from tests.told import Calls
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Built, Contents, GifWriter, Runner
@@ -36,8 +37,8 @@ def reject_rows(workspace: Path, summary: BuildSummary) -> dict[str, dict[str, A
 
 def test_every_file_is_an_item_or_a_reject_with_a_reason(built: Built) -> None:
     summary, rejects = built.summary, reject_rows(built.workspace, built.summary)
-    assert (summary.items, summary.rejects, summary.ignored) == (GIFS, 4, 1)
-    assert (summary.tried, summary.encoded, summary.reused, summary.unchanged) == (GIFS + 3, GIFS, 0, 0)
+    assert (summary.run.items, summary.run.rejects, summary.run.ignored) == (GIFS, 4, 1)
+    assert (summary.run.tried, summary.run.encoded, summary.run.reused, summary.run.unchanged) == (GIFS + 3, GIFS, 0, 0)
     assert set(rejects) == {"broken/empty", "broken/gone", "broken/text", "broken/truncated"}
     assert all(row["reason"] and row["error"] for row in rejects.values())
     assert rejects["broken/empty"]["reason"] == (
@@ -45,7 +46,7 @@ def test_every_file_is_an_item_or_a_reject_with_a_reason(built: Built) -> None:
     )
     assert (rejects["broken/gone"]["stage"], rejects["broken/gone"]["sha256"]) == ("scan", None)
     assert (rejects["broken/text"]["stage"], rejects["broken/text"]["error"]) == ("encode", "UnsupportedFormatError")
-    assert summary.rejects_by_error == {"DecodeError": 1, "FileNotFoundError": 1, "UnsupportedFormatError": 2}
+    assert summary.run.rejects_by_error == {"DecodeError": 1, "FileNotFoundError": 1, "UnsupportedFormatError": 2}
 
 
 def test_the_published_version_is_whole_and_finds_each_item_by_its_own_vector(built: Built) -> None:
@@ -79,7 +80,7 @@ def test_a_second_run_encodes_nothing_and_leaves_the_same_bytes(
 ) -> None:
     workspace = built.copy_workspace(tmp_path)
     again = run(built.corpus, workspace)
-    assert (again.tried, again.reused, again.unchanged) == (0, GIFS + 3, GIFS + 3)
+    assert (again.run.tried, again.run.reused, again.run.unchanged) == (0, GIFS + 3, GIFS + 3)
     assert again.index_reused
     assert again.build_id == built.summary.build_id
     assert contents(workspace / "index") == contents(built.workspace / "index")
@@ -101,7 +102,7 @@ def test_another_usearch_makes_another_version_of_an_index_with_a_graph_alone(
 
 def test_hashing_every_file_again_gives_the_same_version(built: Built, tmp_path: Path, run: Runner) -> None:
     again = run(built.corpus, built.copy_workspace(tmp_path), checksum=True)
-    assert (again.tried, again.unchanged, again.build_id) == (0, 0, built.summary.build_id)
+    assert (again.run.tried, again.run.unchanged, again.build_id) == (0, 0, built.summary.build_id)
 
 
 def test_a_build_from_scratch_elsewhere_gives_the_same_bytes(
@@ -112,7 +113,7 @@ def test_a_build_from_scratch_elsewhere_gives_the_same_bytes(
     (workspace / "projections").mkdir(parents=True)
     (workspace / "projections" / projection.name).write_bytes(projection.read_bytes()[:100])  # fitted again
     other = run(built.corpus, workspace, encode=EncodeSettings(task_items=5, threads=1))
-    assert other.tried == GIFS + 3
+    assert other.run.tried == GIFS + 3
     assert contents(workspace / "index") == contents(built.workspace / "index")
     assert contents(workspace / "projections") == contents(built.workspace / "projections")
 
@@ -132,7 +133,7 @@ def test_a_process_has_one_model_however_many_threads_run_tasks(built: Built, tm
 
     threads = ("--direct_running_mode=multi_threading", "--direct_num_workers=3")
     settings = BuildSettings(str(built.corpus), tmp_path, encode=EncodeSettings(task_items=3), beam_options=threads)
-    assert build(settings, look).tried == GIFS + 3
+    assert build(settings, Calls(look)).run.tried == GIFS + 3
     assert len(seen) == 1
 
 
@@ -141,7 +142,7 @@ def test_moved_and_duplicated_files_cost_no_encoding(built: Built, tmp_path: Pat
     (copied.corpus / "g00.gif").rename(copied.corpus / "moved.gif")
     shutil.copy(copied.corpus / "g01.gif", copied.corpus / "twice.gif")
     summary = run(copied.corpus, copied.workspace)
-    assert (summary.items, summary.tried, summary.reused) == (GIFS + 1, 0, GIFS + 3)
+    assert (summary.run.items, summary.run.tried, summary.run.reused) == (GIFS + 1, 0, GIFS + 3)
     ids = open_index(copied.workspace / "index").ids
     assert {"moved", "twice", "g01"} <= set(ids)
     assert "g00" not in ids
@@ -157,7 +158,7 @@ def test_one_changed_file_is_one_gif_to_encode(
     run(copied.corpus, copied.workspace)
     write_gif(copied.corpus / "g03.gif", seed=1_000)
     summary = run(copied.corpus, copied.workspace)
-    assert (summary.tried, summary.items, summary.unchanged) == (1, GIFS, GIFS + 2)
+    assert (summary.run.tried, summary.run.items, summary.run.unchanged) == (1, GIFS, GIFS + 2)
     assert summary.build_id != built.summary.build_id
 
 
@@ -165,10 +166,10 @@ def test_a_deleted_file_leaves_the_index_but_not_the_cache(built: Built, tmp_pat
     copied = built.copy(tmp_path)
     gone = (copied.corpus / "g05.gif").rename(tmp_path / "g05.gif")
     summary = run(copied.corpus, copied.workspace)
-    assert (summary.items, summary.tried) == (GIFS - 1, 0)
+    assert (summary.run.items, summary.run.tried) == (GIFS - 1, 0)
     assert "g05" not in open_index(copied.workspace / "index").ids
     gone.rename(copied.corpus / "g05.gif")
-    assert run(copied.corpus, copied.workspace).tried == 0
+    assert run(copied.corpus, copied.workspace).run.tried == 0
 
 
 def write_catalog(built: Built, path: Path, captions: dict[int, str], also: str = "") -> Path:
@@ -185,7 +186,7 @@ def test_captions_are_embedded_and_a_changed_one_costs_no_encoding(
     workspace = built.copy_workspace(tmp_path)
     catalog = write_catalog(built, tmp_path / "catalog.jsonl", {0: "a red cat", 2: "two dogs run"})
     first = run(catalog, workspace)
-    assert (first.items, first.tried) == (4, 0)
+    assert (first.run.items, first.run.tried) == (4, 0)
     table = read_table(Workspace(workspace).embeddings(first.build_id) / "shard-00000.parquet")
     found = table["caption_embedding"].to_pylist()
     assert [vector is not None for vector in found] == [True, False, True, False]
@@ -197,7 +198,7 @@ def test_captions_are_embedded_and_a_changed_one_costs_no_encoding(
 
     write_catalog(built, catalog, {0: "a red cat", 2: "two dogs sleep"})
     second = run(catalog, workspace)
-    assert (second.items, second.tried) == (4, 0)
+    assert (second.run.items, second.run.tried) == (4, 0)
     assert second.build_id != first.build_id
 
 
@@ -205,17 +206,17 @@ def test_an_unreadable_file_is_tried_again_in_the_next_run(built: Built, tmp_pat
     workspace, late = built.copy_workspace(tmp_path), tmp_path / "late.gif"
     catalog = write_catalog(built, tmp_path / "c.jsonl", {}, json.dumps({"id": "late", "uri": str(late)}))
     first = run(catalog, workspace)
-    assert (first.items, first.rejects) == (4, 1)
+    assert (first.run.items, first.run.rejects) == (4, 1)
     assert "late.gif" in reject_rows(workspace, first)["late"]["reason"]
     shutil.copy(built.corpus / "g09.gif", late)
     second = run(catalog, workspace)
-    assert (second.items, second.rejects, second.tried) == (5, 0, 0)
+    assert (second.run.items, second.run.rejects, second.run.tried) == (5, 0, 0)
 
 
 def test_other_limits_try_a_reject_again_and_features_stay(built: Built, tmp_path: Path, run: Runner) -> None:
     workspace = built.copy_workspace(tmp_path)
     summary = run(built.corpus, workspace, encode=EncodeSettings(limits=Limits(frames=9_999)))
-    assert (summary.tried, summary.reused) == (3, GIFS)
+    assert (summary.run.tried, summary.run.reused) == (3, GIFS)
     assert summary.build_id == built.summary.build_id
 
 
@@ -232,18 +233,18 @@ def test_a_gif_cut_short_is_a_partial_item_and_with_strict_a_reject(
         return dict(zip(catalog["id"].to_pylist(), catalog["damage"].to_pylist(), strict=True))
 
     first = run(corpus, workspace)
-    assert (first.items, first.partial, first.rejects, first.encoded) == (2, 1, 0, 2)
+    assert (first.run.items, first.run.partial, first.run.rejects, first.run.encoded) == (2, 1, 0, 2)
     found = damage(first)
-    assert first.example_partial == f"{corpus / 'cut.gif'}: {found['cut']}"
+    assert first.run.example_partial == f"{corpus / 'cut.gif'}: {found['cut']}"
     assert found["whole"] is None
     assert re.fullmatch(r"has [1-4] good frames, then: the file ends within it", found["cut"])
     strict = run(corpus, workspace, strict=True)
-    assert (strict.items, strict.partial, strict.rejects, strict.tried) == (1, 0, 1, 0)
+    assert (strict.run.items, strict.run.partial, strict.run.rejects, strict.run.tried) == (1, 0, 1, 0)
     row = reject_rows(workspace, strict)["cut"]
     assert (row["stage"], row["error"]) == ("encode", "DecodeError")
     assert row["reason"] == f"only the beginning of the file is good, and --strict was asked for: it {found['cut']}"
     again = run(corpus, workspace)
-    assert (again.build_id, again.partial, again.tried, damage(again)) == (first.build_id, 1, 0, found)
+    assert (again.build_id, again.run.partial, again.run.tried, damage(again)) == (first.build_id, 1, 0, found)
 
 
 def test_a_lowered_limit_of_bytes_holds_for_files_that_are_known(built: Built, tmp_path: Path, run: Runner) -> None:

@@ -80,7 +80,7 @@ def test_a_damaged_version_is_built_again(built: Built, tmp_path: Path, run: Run
     shard.write_bytes(data)
     (version / "items.arrow").unlink()
     again = run(built.corpus, workspace)
-    assert (again.index_reused, again.tried) == (False, 0)
+    assert (again.index_reused, again.run.tried) == (False, 0)
     assert contents(workspace / "index") == contents(built.workspace / "index")
 
 
@@ -88,7 +88,7 @@ def test_lost_embeddings_are_written_again(built: Built, tmp_path: Path, run: Ru
     workspace = built.copy_workspace(tmp_path)
     shutil.rmtree(workspace / "builds")
     again = run(built.corpus, workspace)
-    assert (again.index_reused, again.tried) == (False, 0)
+    assert (again.index_reused, again.run.tried) == (False, 0)
     assert contents(workspace / "builds" / again.build_id / "embeddings") == contents(
         built.workspace / "builds" / again.build_id / "embeddings"
     )
@@ -116,7 +116,7 @@ def test_the_gifs_of_a_damaged_part_of_the_cache_are_encoded_again(
     part = next((workspace / "features").rglob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-10])
     summary = run(built.corpus, workspace)
-    assert summary.encoded > 0
+    assert summary.run.encoded > 0
     assert contents(workspace / "index") == contents(built.workspace / "index")
 
 
@@ -165,10 +165,10 @@ def test_a_killed_build_goes_on_where_it_was_and_ends_with_the_same_bytes(
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
     done = sum(read_table(path, ["sha256"]).num_rows for path in committed(workspace))
-    assert 0 < done < built.summary.tried
+    assert 0 < done < built.summary.run.tried
     assert store.current(workspace / "index") is None
 
     resumed = run(built.corpus, workspace)
-    assert (resumed.tried, resumed.reused) == (built.summary.tried - done, done)
+    assert (resumed.run.tried, resumed.run.reused) == (built.summary.run.tried - done, done)
     assert contents(workspace / "index") == contents(built.workspace / "index")
     assert not list(workspace.rglob(f"{TEMPORARY_PREFIX}*"))

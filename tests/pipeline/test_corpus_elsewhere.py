@@ -12,7 +12,7 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from gifdex.index.remote import Place
+from gifdex.index.store.place import Place
 from gifdex.pipeline.build import build
 from gifdex.pipeline.corpus import list_corpus
 from gifdex.pipeline.settings import BuildSettings
@@ -42,13 +42,13 @@ def test_a_corpus_on_s3_is_built_and_next_time_not_read_again(
     beam = (f"--s3_endpoint_url=http://127.0.0.1:{s3.port}", "--s3_region_name=us-east-1")
     settings = BuildSettings("s3://bucket/gifs", tmp_path / "ws", beam_options=beam)
     summary = build(settings)
-    assert (summary.items, summary.encoded, summary.rejects) == (3, 3, 1)
-    assert "s3://bucket/gifs/broken.gif" in summary.example_rejects["DecodeError"]
+    assert (summary.run.items, summary.run.encoded, summary.run.rejects) == (3, 3, 1)
+    assert "s3://bucket/gifs/broken.gif" in summary.run.example_rejects["DecodeError"]
     again = build(settings)
-    assert (again.build_id, again.tried, again.unchanged) == (summary.build_id, 0, 4)
+    assert (again.build_id, again.run.tried, again.run.unchanged) == (summary.build_id, 0, 4)
     catalog = tmp_path / "some.jsonl"
     catalog.write_text(json.dumps({"uri": "s3://bucket/gifs/deep/g1.gif"}) + "\n")
-    assert build(BuildSettings(str(catalog), tmp_path / "ws", beam_options=beam)).reused == 1
+    assert build(BuildSettings(str(catalog), tmp_path / "ws", beam_options=beam)).run.reused == 1
 
 
 def test_a_corpus_on_an_object_store_without_its_library_names_the_extra(

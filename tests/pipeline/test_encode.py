@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gifdex.encoders.base import ImageEncoder
 from gifdex.encoders.feature_cache import FeatureCache, Outcome
-from gifdex.encoders.features import features_facts, features_fingerprint, load
+from gifdex.encoders.features import features_fingerprint, features_recipe, load
 from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES, Limits, Sampling
@@ -28,14 +28,14 @@ from gifdex.pipeline.encode import (
     encode_missing,
     look_up,
     open_cache,
-    plan,
+    plan_encode,
     reader,
 )
 from gifdex.pipeline.settings import BuildSettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.errors import EncoderError
-from gifdex.schemas.progress import silent
+from gifdex.schemas.progress import QUIET
 
 GifMaker = Callable[..., Path]
 CACHE = FeatureCache(Path("/nowhere/features"), "f" * 16, 3, "decoder 1")
@@ -50,7 +50,7 @@ SOURCES = st.lists(st.integers(0, 2**40), unique=True, max_size=400).map(
 def test_a_plan_has_every_key_once_in_tasks_of_one_partition(
     sources: list[Source], task_items: int, shuffler: random.Random
 ) -> None:
-    tasks = plan(sources, task_items, CACHE)
+    tasks = plan_encode(sources, task_items, CACHE)
     assert [source for task in tasks for source in task.sources] == sorted(sources, key=lambda s: s.sha256)
     assert len({task.output for task in tasks}) == len(tasks)
     for task in tasks:
@@ -59,12 +59,12 @@ def test_a_plan_has_every_key_once_in_tasks_of_one_partition(
         assert task.output.parent.name == (task.partition or "all")
     shuffled = list(sources)
     shuffler.shuffle(shuffled)
-    assert plan(shuffled, task_items, CACHE) == tasks
+    assert plan_encode(shuffled, task_items, CACHE) == tasks
 
 
 def test_a_small_corpus_is_still_cut_into_several_tasks() -> None:
     sources = [Source(hashlib.sha256(bytes([n])).hexdigest(), str(n)) for n in range(128)]
-    assert [task.items for task in plan(sources, 500, CACHE)] == [16] * 8
+    assert [task.items for task in plan_encode(sources, 500, CACHE)] == [16] * 8
 
 
 def test_the_same_keys_tried_again_get_a_name_of_their_own(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_same_keys_tried_again_get_a_name_of_their_own(tmp_path: Path) -> No
     sources = [Source("a" * 64, "/a.gif")]
     names = set()
     for _ in range(3):
-        (task,) = plan(sources, 10, cache)
+        (task,) = plan_encode(sources, 10, cache)
         cache.commit(task.output, [Outcome("a" * 64, 0, None, "OSError", "gone", lasting=False)])
         names.add(task.output)
     assert len(names) == 3
@@ -110,7 +110,7 @@ def test_features_win_over_a_reject_that_stands(tmp_path: Path) -> None:
     catalog = pa.Table.from_pylist(rows, schema=tables.CATALOG)
     settings, shared = BuildSettings("/corpus", tmp_path), Shared()
     encoder = acquire_encoder(settings.encode, shared)
-    done = encode_missing(look_up(catalog, cache), settings, cache, encoder, shared, silent)
+    done = encode_missing(look_up(catalog, cache), settings, cache, encoder, shared, QUIET)
     assert done == Encoded({two: ("LimitError", "too large")}, {}, tried=0, encoded=0, reused=2)
 
 
@@ -135,7 +135,7 @@ def test_what_shapes_features_names_their_cache_and_nothing_else_does(encoder: I
     limited = cache(EncodeSettings(limits=Limits(frames=5)))
     assert limited.fingerprint == usual.fingerprint
     assert limited.attempt != usual.attempt
-    assert features_facts(encoder, EncodeSettings())["image_encoder"]["fingerprint"] == encoder.fingerprint
+    assert features_recipe(encoder, EncodeSettings())["image_encoder"]["fingerprint"] == encoder.fingerprint
 
 
 def test_a_worker_whose_encoder_differs_from_the_plans_refuses_to_write(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_run_that_dies_before_it_publishes_is_taken_up(site: Site) -> None:
         stream.write(json.dumps(entry | {"replaced": old, "refused": []}) + "\n")
     assert site.answers() == old
     again = site.run()
-    assert (again.outcome, again.index_reused, again.tried) == ("published", True, 0)
+    assert (again.outcome, again.build.index_reused, again.build.run.tried) == ("published", True, 0)
     assert artifact.verify(site.workspace.store / again.build_id)
     folder = site.workspace.store
     assert store.rollback(folder, lambda version: artifact.verify(folder / version)) == (old, again.build_id)

@@ -11,7 +11,6 @@ import pytest
 # In a process of its own, whose peak memory is then the build's. The slowest file is timed alone, afterwards.
 SCRIPT = """
 import json, sys, time
-from dataclasses import asdict
 from pathlib import Path
 from gifdex.encoders.features import load
 from gifdex.encoders.frames.decode import FrameDecoder
@@ -35,7 +34,7 @@ for entry in entries:
         source = Source(row["sha256"], entry.uri)
         load((source.sha256, reader(source, settings.limits.bytes)), settings, (224, 224), decode)
     slowest = max(slowest, (time.monotonic() - started, entry.uri))
-print(json.dumps({**asdict(summary), "files": len(entries), "total": seconds, "slowest": slowest}))
+print(json.dumps({**summary.to_json(), "files": len(entries), "total": seconds, "slowest": slowest}))
 """
 
 

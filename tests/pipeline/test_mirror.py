@@ -7,19 +7,21 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import gifdex
-from gifdex.index import shipping, store
-from gifdex.index.remote import Place
+from gifdex.index import store
+from gifdex.index.store import push as pushing
+from gifdex.index.store.place import Place
 from gifdex.pipeline import mirror as mirror_module
 from gifdex.pipeline.mirror import LEASE_NAME, mirror_of
 from gifdex.pipeline.nightly import NightlySummary, nightly, note_status
 from gifdex.pipeline.prune import prune_at
 from gifdex.pipeline.settings import BuildSettings, GateSettings, NightlySettings
 from gifdex.schemas.errors import RemoteError, WorkspaceBusyError, WorkspaceError
+from tests.told import Calls
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import GifWriter
@@ -37,13 +39,17 @@ Night = Callable[..., NightlySummary]
 
 
 @pytest.fixture
-def night(s3: S3Server, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Night:
+def settings(s3: S3Server, corpus: Path, small_models: dict[str, Any]) -> BuildSettings:
+    return BuildSettings(str(corpus), s3.url("ws"), **small_models)
+
+
+@pytest.fixture
+def night(settings: BuildSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Night:
     """Return a function that runs a night on a machine, whose cache is its own."""
 
-    def run(machine: str, keep: int = 3, gate: GateSettings | None = None, where: Path = corpus) -> NightlySummary:
+    def run(machine: str, keep: int = 3, gate: GateSettings | None = None) -> NightlySummary:
         monkeypatch.setenv("GIFDEX_CACHE", str(tmp_path / machine))
-        build = BuildSettings(str(where), s3.url("ws"))
-        return nightly(NightlySettings(build, gate or GateSettings(), keep))
+        return nightly(NightlySettings(settings, gate or GateSettings(), keep))
 
     return run
 
@@ -57,14 +63,19 @@ def test_a_night_leaves_a_workspace_that_another_machine_goes_on_with(
     s3: S3Server, night: Night, corpus: Path, write_gif: GifWriter, tmp_path: Path
 ) -> None:
     first = night("one")
-    assert (first.outcome, first.encoded) == ("published", 5)
+    assert (first.outcome, first.build.run.encoded) == ("published", 5)
     opened = gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader")
     assert len(opened) == 5
     again = night("two")
-    assert (again.outcome, again.build_id, again.tried, again.index_reused) == ("unchanged", first.build_id, 0, True)
+    assert (again.outcome, again.build_id, again.build.run.tried, again.build.index_reused) == (
+        "unchanged",
+        first.build_id,
+        0,
+        True,
+    )
     write_gif(corpus / "new.gif", seed=77)
     third = night("two")
-    assert (third.outcome, third.tried, third.previous) == ("published", 1, first.build_id)
+    assert (third.outcome, third.build.run.tried, third.previous) == ("published", 1, first.build_id)
     assert [entry.build_id for entry in store.history(mirror_of(s3.url("ws")).store)] == [
         first.build_id,
         third.build_id,
@@ -110,7 +121,7 @@ def test_a_run_that_fails_keeps_what_it_encoded(
     assert any(name.startswith("features/") and name.endswith(".parquet") for name in names(s3))
     assert "index/CURRENT" not in names(s3)
     summary = night("two")
-    assert (summary.outcome, summary.tried) == ("published", 0)
+    assert (summary.outcome, summary.build.run.tried) == ("published", 0)
 
 
 def test_another_run_holds_the_lease_until_it_is_stale(s3: S3Server, night: Night) -> None:
@@ -182,7 +193,7 @@ def test_files_of_others_below_the_workspace_are_left_alone(
 
 
 def test_a_rollback_during_a_run_is_kept_and_its_version_too(
-    s3: S3Server, corpus: Path, night: Night, write_gif: GifWriter, tmp_path: Path
+    s3: S3Server, settings: BuildSettings, corpus: Path, night: Night, write_gif: GifWriter, tmp_path: Path
 ) -> None:
     first = night("one").build_id
     write_gif(corpus / "new.gif", seed=80)
@@ -194,10 +205,10 @@ def test_a_rollback_during_a_run_is_kept_and_its_version_too(
     def operator(stage: str, done: int, total: int) -> None:
         if (stage, done) == ("gate", 0):
             place = Place.of(s3.url("ws/index"))
-            with shipping.outlined(place) as outline:
-                assert store.rollback(outline.folder, lambda name: shipping.verify(place, name)) == (first, second)
+            with pushing.working_copy(place) as copy:
+                assert store.rollback(copy.folder, lambda name: pushing.verify(place, name)) == (first, second)
 
-    summary = nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws")), keep=1), operator)
+    summary = nightly(NightlySettings(settings, keep=1), Calls(operator))
     assert (summary.outcome, summary.build_id) == ("unchanged", second)
     assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == first
     refused = night("two", keep=1)
@@ -206,15 +217,20 @@ def test_a_rollback_during_a_run_is_kept_and_its_version_too(
     Place.of(s3.url("ws")).put(f"{second}\n".encode(), "index", "CURRENT")
     Place.of(s3.url("ws")).put("".join(json.dumps(row) + "\n" for row in rows).encode(), "index", path.name)
     write_gif(corpus / "newer.gif", seed=81)
-    third = nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws")), keep=2), operator)
+    third = nightly(NightlySettings(settings, keep=2), Calls(operator))
     assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == third.build_id
-    with shipping.outlined(Place.of(s3.url("ws/index"))) as outline:
-        assert store.rolled_back(outline.folder, second) is not None
-        assert store.history(outline.folder)[-1].replaced == first
+    with pushing.working_copy(Place.of(s3.url("ws/index"))) as copy:
+        assert store.rolled_back(copy.folder, second) is not None
+        assert store.history(copy.folder)[-1].replaced == first
 
 
 def test_a_run_that_lost_its_lease_copies_nothing_that_others_read(
-    s3: S3Server, night: Night, corpus: Path, write_gif: GifWriter, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server,
+    settings: BuildSettings,
+    night: Night,
+    corpus: Path,
+    write_gif: GifWriter,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = night("one").build_id
     write_gif(corpus / "new.gif", seed=82)
@@ -228,7 +244,7 @@ def test_a_run_that_lost_its_lease_copies_nothing_that_others_read(
             time.sleep(0.5)  # in which this run looks at its lease again
 
     with pytest.raises(WorkspaceBusyError, match="process 1 on b since now"):
-        nightly(NightlySettings(BuildSettings(str(corpus), s3.url("ws"))), suspended)
+        nightly(NightlySettings(settings), Calls(suspended))
     assert lease.read_bytes() == stolen
     assert s3.object("ws/index/CURRENT").read_text().strip() == first
     assert len([name for name in names(s3) if name.endswith("manifest.json")]) == 1

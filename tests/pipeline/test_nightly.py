@@ -18,11 +18,13 @@ from gifdex.index import artifact, store
 from gifdex.index.opening import open_index
 from gifdex.pipeline import prune as pruning
 from gifdex.pipeline.build import build
-from gifdex.pipeline.nightly import NightlySummary, make_plan, nightly, note_status, read_status
+from gifdex.pipeline.nightly import make_plan, nightly, note_status, read_status
+from gifdex.pipeline.run import RunSummary
 from gifdex.pipeline.settings import BuildSettings, GateSettings
 from gifdex.pipeline.workspace import catalog_fingerprint
 from gifdex.schemas.errors import ConfigError
 from tests.pipeline.nights import GIFS
+from tests.told import Told
 
 if TYPE_CHECKING:
     from tests.pipeline.nights import Nights
@@ -32,7 +34,7 @@ def test_a_second_night_without_a_change_publishes_nothing_and_says_so(nights: N
     before = store.current(nights.store)
     summary = nights.run()
     assert (summary.outcome, summary.build_id, summary.previous) == ("unchanged", before, before)
-    assert (summary.tried, summary.unchanged, summary.index_reused) == (0, GIFS, True)
+    assert (summary.build.run.tried, summary.build.run.unchanged, summary.build.index_reused) == (0, GIFS, True)
     assert len(store.history(nights.store)) == 1
 
 
@@ -50,20 +52,20 @@ def test_a_night_encodes_only_what_is_new_and_the_plan_says_so_before(nights: Ni
     assert plan.seconds is not None
     assert store.current(nights.store) == store.finished(nights.store)[0]  # nothing was built
     summary = nights.run()
-    assert (summary.tried, summary.encoded, summary.outcome) == (2, 2, "published")
+    assert (summary.build.run.tried, summary.build.run.encoded, summary.outcome) == (2, 2, "published")
     ids = open_index(nights.store).ids
     assert sorted(ids) == ["copy", "g0", "g1", "g4", "g5", "g6", "g7", "moved", "new"]
 
 
 def test_another_encoder_is_announced_with_its_cost_before_it_starts(nights: Nights) -> None:
     changed = nights.settings(encode=EncodeSettings(sampling=Sampling(frames=1)))
-    said: list[str] = []
+    told = Told()
     plan = make_plan(changed.build)
     assert (plan.encoder_changed, plan.to_encode) == (True, GIFS)
-    summary = nightly(changed, notice=said.append)
-    assert said == [plan.notice]
-    assert f"{GIFS} GIFs are encoded by efficientnet-lite0, in about" in said[0]
-    assert summary.encoded == GIFS
+    summary = nightly(changed, told)
+    assert told.notices == [plan.notice]
+    assert f"{GIFS} GIFs are encoded by efficientnet-lite0, in about" in told.notices[0]
+    assert summary.build.run.encoded == GIFS
 
 
 def test_another_projection_encodes_nothing(nights: Nights) -> None:
@@ -76,7 +78,7 @@ def test_another_projection_encodes_nothing(nights: Nights) -> None:
     other = projections.make(known.kind, tensors, known.facts)
     other.save(nights.root / "other.safetensors")
     summary = nights.run(index=IndexSettings(projection=nights.root / "other.safetensors"))
-    assert (summary.tried, summary.outcome, summary.index_reused) == (0, "published", False)
+    assert (summary.build.run.tried, summary.outcome, summary.build.index_reused) == (0, "published", False)
 
 
 GATES: dict[str, tuple[Callable[[Nights], None], dict[str, Any], str]] = {
@@ -168,7 +170,7 @@ def test_a_version_that_does_not_verify_is_refused(nights: Nights, monkeypatch: 
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    (refusal,) = gate.check(nights.store, build_id, NightlySummary(items=GIFS), GateSettings())
+    (refusal,) = gate.check(nights.store, build_id, RunSummary(items=GIFS), GateSettings())
     assert refusal.rule == "files"
     assert "shard-00000.vectors.npy has SHA-256" in refusal.reason
 

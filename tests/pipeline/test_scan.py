@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from gifdex.encoders.frames.limits import Limits
 from gifdex.encoders.settings import EncodeSettings
 from gifdex.pipeline.corpus import Entry
-from gifdex.pipeline.scan import Known, Scan, look_at, plan, scan
+from gifdex.pipeline.scan import Known, Scan, look_at, plan_scan, scan
 from gifdex.pipeline.settings import BuildSettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.files import commit_table
+from gifdex.schemas.progress import QUIET
 
 GifMaker = Callable[..., Path]
 
@@ -33,32 +34,32 @@ ENTRIES = st.lists(st.integers(0, 10_000), unique=True, max_size=600).map(
 @settings(deadline=None, derandomize=True, max_examples=30)
 def test_every_entry_is_in_exactly_one_task_and_no_task_is_too_large(entries: list[Entry]) -> None:
     known = {entry.uri: Known(1, 2.0, "ab") for entry in entries[::3]}
-    tasks = plan(entries, known, Path("/ws/scan"), Limits())
+    tasks = plan_scan(entries, known, Path("/ws/scan"), Limits())
     assert [entry for task in tasks for entry in task.entries] == entries
     assert all(0 < task.items <= 256 for task in tasks)
     assert len({task.output for task in tasks}) == len(tasks)
     assert all(task.known == tuple(known.get(entry.uri) for entry in task.entries) for task in tasks)
-    assert plan(entries, known, Path("/ws/scan"), Limits()) == tasks
+    assert plan_scan(entries, known, Path("/ws/scan"), Limits()) == tasks
 
 
 def test_a_tasks_name_follows_from_what_it_is_given() -> None:
     entry = Entry("a", "/a.gif", 10, 2.0)
 
     def name(entry: Entry, known: dict[str, Known] | None = None) -> str:
-        return plan([entry], known or {}, Path("/ws"), Limits())[0].output.name
+        return plan_scan([entry], known or {}, Path("/ws"), Limits())[0].output.name
 
     names = {
         name(entry),
         name(replace(entry, size=11)),
         name(replace(entry, modified=3.0)),
         name(entry, {"/a.gif": Known(10, 2.0, "ab")}),
-        plan([entry], {}, Path("/ws"), Limits(bytes=9))[0].output.name,
+        plan_scan([entry], {}, Path("/ws"), Limits(bytes=9))[0].output.name,
     }
     assert len(names) == 5
 
 
 def run_scan(corpus: Path, root: Path, **changes: Any) -> Scan:
-    return scan(BuildSettings(str(corpus), root, **changes), Workspace(root), lambda stage, done, total: None)
+    return scan(BuildSettings(str(corpus), root, **changes), Workspace(root), QUIET)
 
 
 def remember(scanned: Scan, root: Path) -> None:

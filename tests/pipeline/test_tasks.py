@@ -11,6 +11,7 @@ from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 from gifdex.pipeline.tasks import pipeline_options, run_tasks
 from gifdex.schemas.errors import EncoderError, GifdexError, MissingExtraError, PipelineError
 from gifdex.schemas.files import commit_bytes
+from tests.told import Told
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,18 @@ def tasks(folder: Path, count: int = 3) -> list[Write]:
 
 
 def test_every_task_is_run_and_progress_ends_at_the_total(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    run_tasks("st", tasks(tmp_path), Commit, (), lambda *seen: told.append(seen))
+    told = Told()
+    run_tasks("st", tasks(tmp_path), Commit, (), told)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["task0", "task1", "task2"]
-    assert told[0] == ("st", 0, 6)
-    assert told[-1] == ("st", 6, 6)
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told.stages[0] == ("st", 0, 6)
+    assert told.stages[-1] == ("st", 6, 6)
+    assert [done for _, done, _ in told.stages] == sorted(done for _, done, _ in told.stages)
 
 
 def test_nothing_to_do_starts_no_pipeline(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    run_tasks("st", [], Fail, ("--runner=NoSuchRunner",), lambda *seen: told.append(seen))
-    assert told == [("st", 0, 0)]
+    told = Told()
+    run_tasks("st", [], Fail, ("--runner=NoSuchRunner",), told)
+    assert told.stages == [("st", 0, 0)]
 
 
 def test_tasks_that_left_nothing_are_an_error_though_the_runner_says_done(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from gifdex.pipeline.prune import prune
 from gifdex.pipeline.settings import GateSettings
 from gifdex.schemas.errors import ConfigError
 from tests.pipeline.nights import GIFS
+from tests.told import Calls
 
 if TYPE_CHECKING:
     from tests.pipeline.nights import Nights
@@ -40,7 +41,7 @@ def test_files_that_rot_before_they_are_published_are_refused_whoever_forces_it(
             path.write_bytes(data)
 
     for force in (False, True):
-        summary = nightly(nights.settings(force=force), rot)
+        summary = nightly(nights.settings(force=force), Calls(rot))
         assert (summary.outcome, list(summary.refused)) == ("refused", ["files"])
         assert "items.arrow has SHA-256" in summary.refused["files"]
         assert store.current(nights.store) == before
@@ -98,7 +99,7 @@ def test_a_damaged_catalog_costs_reading_and_no_more(nights: Nights) -> None:
     assert (plan.new, plan.to_encode) == (GIFS, 0)
     nights.add("new", 804)
     summary = nights.run()
-    assert (summary.outcome, summary.tried) == ("published", 1)
+    assert (summary.outcome, summary.build.run.tried) == ("published", 1)
 
 
 def test_damaged_features_are_encoded_again_and_pruned(nights: Nights) -> None:
@@ -111,7 +112,7 @@ def test_damaged_features_are_encoded_again_and_pruned(nights: Nights) -> None:
     (real,) = nights.workspace.features.rglob("*.parquet")
     real.write_bytes(real.read_bytes()[:-100])
     again = nights.run()
-    assert (again.outcome, again.tried, again.encoded) == ("unchanged", GIFS, GIFS)
+    assert (again.outcome, again.build.run.tried, again.build.run.encoded) == ("unchanged", GIFS, GIFS)
 
 
 def test_a_damaged_part_of_another_encoder_is_pruned(nights: Nights) -> None:

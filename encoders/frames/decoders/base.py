@@ -136,7 +136,7 @@ def check(limit: str, found: float, allowed: float, unit: str, *, lasting: bool 
 
 
 def check_frames(found: int, limits: Limits) -> None:
-    """Raise LimitError as soon as more frames are found than allowed: nobody counts on."""
+    """Raise LimitError as soon as more frames are found than allowed; the rest is not counted."""
     check("frames", found, limits.frames, "frames or more")
 
 

@@ -2,8 +2,8 @@
 
 Files whose structure is in order are decoded by loops that check every index, in the worker's own threads.
 Everything else goes through here: GIFs with something odd in their structure, and every format that a large C
-library parses. A process serves one caller at a time over a pipe that nobody else has, so that who dies, or is killed
-for being late, takes nothing of others along (docs/dependencies.md says why that is no pool of a library).
+library parses. A process serves one caller at a time over a pipe of its own, so one that dies, or is killed for being
+late, costs no other call (docs/dependencies.md says why this is no library's pool).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _serve(calls: Connection) -> None:
         except EOFError:
             return
         _limit_memory(allowed_bytes)
-        # Should nobody be left to kill it. Its own signal, since a library may keep Python from running.
+        # For when its parent is gone and cannot kill it. Its own signal, since a library may keep Python from running.
         signal.setitimer(signal.ITIMER_REAL, allowed_seconds + GRACE_SECONDS)
         try:
             answer = True, function(*arguments)
@@ -83,7 +83,7 @@ class _Process:
     """One process, for one caller at a time."""
 
     def __init__(self) -> None:
-        # Not forked: a copy of a process with threads may hang on a lock that nobody will open.
+        # Not forked: a copy of a process with threads may hang on a lock that is never released.
         context = multiprocessing.get_context("spawn")
         self._calls, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True, name="gifdex-decode")
@@ -123,7 +123,9 @@ class _Process:
 
 
 class DecoderProcesses:
-    """Processes that whoever makes this owns: started as they are needed, at most `count`, kept until `close`.
+    """Decoding processes: started as they are needed, at most `count`, and kept until `close`.
+
+    They belong to whoever made this object.
 
     Safe to call from several threads. A fork starts anew: it must not talk through its parent's pipes. `grace_seconds`
     is how long after its time a process is killed.

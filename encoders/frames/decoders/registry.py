@@ -64,7 +64,7 @@ def _load(name: str) -> Decoder:
         module = importlib.import_module(f"gifdex.encoders.frames.decoders.{known.module}")
     except ImportError as err:
         raise PipelineError(
-            f"the decoder {name} cannot be loaded: {err}; mend the installation of {known.needs}, or choose another "
+            f"the decoder {name} cannot be loaded: {err}; fix the installation of {known.needs}, or choose another "
             "decoder"
         ) from err
     return cast(Decoder, module.decoder())

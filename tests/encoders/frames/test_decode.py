@@ -44,7 +44,7 @@ def test_frames_are_composited_as_a_viewer_shows_them(raw_gif: RawGif) -> None:
     expected = np.stack([canvas(raw_gif, raw_gif.solid(1)), canvas(raw_gif, second)])
     sampled = all_frames(data, 2)
     np.testing.assert_array_equal(sampled.frames, expected)
-    np.testing.assert_array_equal(sampled.weights, np.float32([0.5, 0.5]))
+    np.testing.assert_array_equal(sampled.weights, np.array([0.5, 0.5], np.float32))
 
 
 def test_only_the_sampled_frames_come_with_their_share_of_the_time(raw_gif: RawGif) -> None:
@@ -52,7 +52,7 @@ def test_only_the_sampled_frames_come_with_their_share_of_the_time(raw_gif: RawG
     sampled = decode(raw_gif((4, 4), pictures), Sampling(4), (4, 4), Limits())
     expected = np.stack([canvas(raw_gif, raw_gif.solid(color)) for color in (2, 3)])  # at 100, 300, 500, 700 of 800 ms
     np.testing.assert_array_equal(sampled.frames, expected)
-    np.testing.assert_array_equal(sampled.weights, np.float32([0.75, 0.25]))
+    np.testing.assert_array_equal(sampled.weights, np.array([0.75, 0.25], np.float32))
 
 
 def test_transparency_is_put_on_white(raw_gif: RawGif) -> None:

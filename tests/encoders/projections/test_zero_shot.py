@@ -30,6 +30,8 @@ class MeanColour:
     name = "mean-colour"
     dimensions = 3
     frame_size = (8, 8)
+    precision = "float32"
+    batch_frames = 8
 
     def __init__(self, labels: tuple[str, ...] | None, fingerprint: str = "00") -> None:
         self._labels = labels

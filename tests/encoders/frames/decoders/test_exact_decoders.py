@@ -218,7 +218,8 @@ def test_indexes_beyond_the_color_table_are_not_drawn(raw_gif: RawGif, name: str
 def test_ordinary_gifs_are_as_pillow_composites_them(data: Path, name: str, folder: str) -> None:
     for path in sorted((data / folder).glob("**/*.gif"))[:40]:
         with Image.open(path) as image:
-            wanted = tuple(sorted({0, image.n_frames // 2, image.n_frames - 1}))
+            count = getattr(image, "n_frames", 1)
+            wanted = tuple(sorted({0, count // 2, count - 1}))
             expected = []
             for frame in wanted:
                 image.seek(frame)

@@ -16,7 +16,7 @@ from gifdex.encoders.frames.limits import Limits
 from gifdex.schemas.errors import DecodeError, LimitError
 
 if TYPE_CHECKING:
-    from tests.encoders.frames.conftest import RawGif
+    from tests.encoders.frames.conftest import Picture, RawGif
 
 # Of tests that are not about time.
 PLENTY = Budget(Limits(seconds=math.inf))
@@ -116,7 +116,8 @@ def test_without_a_canvas_the_first_image_is_one(raw_gif: RawGif) -> None:
 def test_other_extensions_local_palettes_and_stray_bytes_are_stepped_over(raw_gif: RawGif) -> None:
     comment = b"\x21\xfe\x05hello\x02, \x00"
     local_palette = b"\x2c\0\0\0\0\x01\x00\x01\x00\x81" + b"," * 12 + b"\x02\x02\x44\x01\x00"
-    plain = [comment, raw_gif.picture(raw_gif.solid(1)), local_palette, raw_gif.picture(raw_gif.solid(2), delay_cs=0)]
+    first, second = raw_gif.picture(raw_gif.solid(1)), raw_gif.picture(raw_gif.solid(2), delay_cs=0)
+    plain: list[Picture | bytes] = [comment, first, local_palette, second]
     assert read(raw_gif((4, 4), plain)).odd is None
     structure = read(raw_gif((4, 4), [plain[0], b"\0\0junk", *plain[1:]]))
     assert structure.delays_ms == (100, 100, 100)

@@ -138,10 +138,10 @@ class NoProcesses(DecoderProcesses):
 
 def test_only_odd_gifs_go_through_a_process(raw_gif: RawGif) -> None:
     here = FrameDecoder(NoProcesses())
-    plain, stray = [raw_gif.picture(raw_gif.solid(1))], [b"junk", raw_gif.picture(raw_gif.solid(1))]
-    here(raw_gif((4, 4), plain), Sampling(), (4, 4), Limits())
+    picture = raw_gif.picture(raw_gif.solid(1))
+    here(raw_gif((4, 4), [picture]), Sampling(), (4, 4), Limits())
     with pytest.raises(AssertionError, match="a process was asked for"):
-        here(raw_gif((4, 4), stray), Sampling(), (4, 4), Limits())
+        here(raw_gif((4, 4), [b"junk", picture]), Sampling(), (4, 4), Limits())
 
 
 def test_the_processes_end_when_their_owner_closes_them_or_is_gone() -> None:
@@ -203,7 +203,7 @@ def test_a_script_without_a_main_guard_is_told_so(cut_gif: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_processes_end_with_the_one_that_started_them(cut_gif: Path, number: int) -> None:
-    command = [sys.executable, "-c", SCRIPT, cut_gif, "wait"]
+    command = [sys.executable, "-c", SCRIPT, str(cut_gif), "wait"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         assert "has 1 good frames" in parent.stdout.readline()

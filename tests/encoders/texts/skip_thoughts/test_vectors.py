@@ -111,9 +111,14 @@ def test_batches_are_of_one_length_and_never_large() -> None:
 
 def test_all_lengths_share_one_graph(encoders: Mapping[str, SkipThoughts], monkeypatch: pytest.MonkeyPatch) -> None:
     tensorflow = pytest.importorskip("tensorflow")
-    made = []
+    made: list[Any] = []
     real = tensorflow.function
-    monkeypatch.setattr(tensorflow, "function", lambda *given, **more: made.append(real(*given, **more)) or made[-1])
+
+    def kept(*given: Any, **more: Any) -> Any:
+        made.append(real(*given, **more))
+        return made[-1]
+
+    monkeypatch.setattr(tensorflow, "function", kept)
     encoder = SkipThoughts("uni", encoders["uni"]._folder)
     encoder(SENTENCES)
     assert [function.experimental_get_tracing_count() for function in made] == [1]

@@ -18,12 +18,13 @@ from typing import Any
 
 from pyarrow import fs
 
-from gifdex.index import artifact, store
-from gifdex.index.remote import MOST_MANIFEST, Place
+from gifdex.index import artifact
+from gifdex.index.store import versions as store
+from gifdex.index.store.place import MAX_MANIFEST_BYTES, Place
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, GifdexError, IndexNotFoundError, RemoteError
 from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, is_url
 from gifdex.schemas.manifest import MANIFEST_NAME, FileRecord, Manifest
-from gifdex.schemas.progress import Progress, silent
+from gifdex.schemas.progress import QUIET, Progress
 
 _MIB = 1024**2
 # The manifest of what is being pushed, until it is there.
@@ -33,8 +34,8 @@ ABANDONED = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Outline:
-    """A store elsewhere, and a folder that has what is small of it: pointer, history and manifests.
+class WorkingCopy:
+    """A store elsewhere, and a folder here with what is small of it: pointer, history and manifests.
 
     `files` are the paths of each version's files below the store, by build id, and `changed` is when the newest of
     them came.
@@ -47,11 +48,11 @@ class Outline:
 
 
 @contextmanager
-def outlined(place: Place, only: str | None = None) -> Iterator[Outline]:
-    """Yield the outline of a store, on which the functions of `store` work; what they published goes there at the end.
+def working_copy(place: Place, only: str | None = None) -> Iterator[WorkingCopy]:
+    """Yield a copy on which the functions of `store` work; what they publish in it goes to the store at the end.
 
-    `only` one version's manifest is read, if it is given. A folder is its own outline. What is raised about the
-    outline says where the store is.
+    `only` one version's manifest is read, if it is given. A folder is its own copy. Errors about the copy
+    say where the store is.
     """
     files: dict[str, list[str]] = defaultdict(list)
     changed: dict[str, float] = defaultdict(float)
@@ -65,22 +66,22 @@ def outlined(place: Place, only: str | None = None) -> Iterator[Outline]:
         if name == MANIFEST_NAME and only in (None, version):
             manifests[version] = moment
     if isinstance(place.filesystem, fs.LocalFileSystem):
-        yield Outline(place, Path(place.root), files, changed)
+        yield WorkingCopy(place, Path(place.root), files, changed)
         return
     with tempfile.TemporaryDirectory(prefix="gifdex-") as temporary:
         folder = Path(temporary)
         for version, moment in manifests.items():
-            if (data := place.read(MOST_MANIFEST, version, MANIFEST_NAME)) is not None:  # it was not just pruned
+            if (data := place.read(MAX_MANIFEST_BYTES, version, MANIFEST_NAME)) is not None:  # it was not just pruned
                 (folder / version).mkdir()
                 (folder / version / MANIFEST_NAME).write_bytes(data)
                 os.utime(folder / version / MANIFEST_NAME, (moment, moment))
         small = (store.HISTORY_NAME, store.POINTER_NAME)  # in the order in which they go back
-        before = {name: place.read(MOST_MANIFEST, name) for name in small}
+        before = {name: place.read(MAX_MANIFEST_BYTES, name) for name in small}
         for name, known in before.items():
             if known is not None:
                 (folder / name).write_bytes(known)
         try:
-            yield Outline(place, folder, files, changed)
+            yield WorkingCopy(place, folder, files, changed)
         except GifdexError as err:
             raise type(err)(str(err).replace(str(folder), place.shown())) from err
         for name in small:
@@ -88,22 +89,22 @@ def outlined(place: Place, only: str | None = None) -> Iterator[Outline]:
                 place.put(now, name)
 
 
-def verify(place: Place, build_id: str, progress: Progress = silent) -> None:
+def verify(place: Place, build_id: str, progress: Progress = QUIET) -> None:
     """Read and hash every file of a version elsewhere; raises an ArtifactError for the first that is not right."""
-    with outlined(place, build_id) as outline:
-        store.check_finished(outline.folder, build_id)
-        manifest = artifact.read_manifest(outline.folder / build_id)
+    with working_copy(place, build_id) as copy:
+        store.check_finished(copy.folder, build_id)
+        manifest = artifact.read_manifest(copy.folder / build_id)
         artifact.check_names(place.shown(build_id, MANIFEST_NAME), manifest)
     done, total = 0, sum(facts.bytes for facts in manifest.files.values())
     for name, facts in manifest.files.items():
-        progress("verify", done // _MIB, total // _MIB)
+        progress.stage("verify", done // _MIB, total // _MIB)
         if not place.has(facts, True, build_id, name):
             raise CorruptIndexError(
                 f"{place.shown(build_id, name)} is not there or not what the manifest says ({facts.bytes:,} bytes of "
                 f"SHA-256 {facts.sha256[:16]}...): push the version again with --checksum"
             )
         done += facts.bytes
-    progress("verify", total // _MIB, total // _MIB)
+    progress.stage("verify", total // _MIB, total // _MIB)
 
 
 def prune(place: Place, keep: int, protected: timedelta) -> list[str]:
@@ -112,17 +113,17 @@ def prune(place: Place, keep: int, protected: timedelta) -> list[str]:
     Unfinished is a version without a manifest to which nothing came for a day. Return the names of what is gone.
     Raises IndexNotFoundError where there is no store.
     """
-    with outlined(place) as outline:
-        finished = set(store.finished(outline.folder))
-        if not finished and not store.is_store(outline.folder):
+    with working_copy(place) as copy:
+        finished = set(store.finished(copy.folder))
+        if not finished and not store.is_store(copy.folder):
             raise IndexNotFoundError(f"{place.shown()} is no index store; expected one that gifdex push made")
         if isinstance(place.filesystem, fs.LocalFileSystem):
-            return store.prune(outline.folder, keep, protected, abandoned=ABANDONED)
-        gone = finished - set(store.kept(outline.folder, keep, protected))
+            return store.prune(copy.folder, keep, protected, abandoned=ABANDONED)
+        gone = finished - set(store.kept(copy.folder, keep, protected))
         since = (datetime.now(UTC) - ABANDONED).timestamp()
-        gone |= {name for name in outline.files if name not in finished and outline.changed[name] < since}
+        gone |= {name for name in copy.files if name not in finished and copy.changed[name] < since}
     for name in sorted(gone):
-        for path in sorted(outline.files[name], key=lambda path: not path.endswith(f"/{MANIFEST_NAME}")):
+        for path in sorted(copy.files[name], key=lambda path: not path.endswith(f"/{MANIFEST_NAME}")):
             place.delete(*path.split("/"))
     return sorted(gone)
 
@@ -132,7 +133,7 @@ def destination_of(destination: str) -> Place:
     return Place.of(destination if is_url(destination) else absolute(destination).as_uri())
 
 
-def push(version: Path, destination: str, progress: Progress = silent, *, checksum: bool = False) -> dict[str, Any]:
+def push(version: Path, destination: str, progress: Progress = QUIET, *, checksum: bool = False) -> dict[str, Any]:
     """Copy a version to a store elsewhere and publish it there; what is there already is not copied again.
 
     A whole version of that build id is taken for it, though its bytes may differ where other machines built it. What
@@ -148,8 +149,8 @@ def push(version: Path, destination: str, progress: Progress = silent, *, checks
         there = list(theirs.files.values())
     else:
         copied, there = _copy(version, place, manifest, text, progress, checksum)
-    with outlined(place, build_id) as outline:
-        store.publish(outline.folder, build_id)
+    with working_copy(place, build_id) as copy:
+        store.publish(copy.folder, build_id)
     return {
         "version": build_id,
         "destination": place.shown(),
@@ -162,7 +163,7 @@ def push(version: Path, destination: str, progress: Progress = silent, *, checks
 
 def _whole(place: Place, build_id: str) -> Manifest | None:
     """Return the manifest of a version elsewhere whose files all have their sizes; else nothing."""
-    text = place.read(MOST_MANIFEST, build_id, MANIFEST_NAME)
+    text = place.read(MAX_MANIFEST_BYTES, build_id, MANIFEST_NAME)
     try:
         manifest = artifact.parse_manifest((text or b"").decode(), place.shown(build_id, MANIFEST_NAME))
     except (ArtifactError, UnicodeDecodeError):
@@ -179,7 +180,7 @@ def _copy(
     Until it is whole, the version does not exist there, and a note says which bytes are coming.
     """
     build_id = manifest.build_id
-    resumed = place.read(MOST_MANIFEST, build_id, _COMING) == text
+    resumed = place.read(MAX_MANIFEST_BYTES, build_id, _COMING) == text
     # Files of other bytes go before the note says that ours are coming, and files that were not read have none.
     gone = [MANIFEST_NAME, *([_COMING] if checksum or not resumed else [])]
     gone += [] if checksum or resumed else list(manifest.files)
@@ -200,7 +201,7 @@ def _copy(
                 so_far = done
                 for count in place.write(source, build_id, name):
                     so_far += count
-                    progress("push", min(so_far // _MIB, max(total // _MIB - 1, 0)), total // _MIB)
+                    progress.stage("push", min(so_far // _MIB, max(total // _MIB - 1, 0)), total // _MIB)
             copied.append(facts)
         done += facts.bytes
     for name, facts in manifest.files.items():
@@ -209,5 +210,5 @@ def _copy(
     place.put(text, build_id, MANIFEST_NAME)
     if place.size(build_id, _COMING) is not None:
         place.delete(build_id, _COMING)
-    progress("push", total // _MIB, total // _MIB)
+    progress.stage("push", total // _MIB, total // _MIB)
     return copied, there

@@ -1,24 +1,24 @@
-"""`gifdex embed`: scan and encode alone."""
+"""`gifdex encode`: scan and encode alone."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from gifdex.jobs.console import print_json, print_table
-from gifdex.jobs.runs import build_settings, embed_options, run_embed, summary_table
+from gifdex.jobs.options import encode_options
+from gifdex.jobs.running import build_settings, run_encode, summary_table
 
 _EPILOG = """\b
 Examples:
-  gifdex embed gifs/ --workspace ws
-  gifdex embed gifs/ --workspace ws --image-encoder vgg16 --weights vgg16.h5 --json
+  gifdex encode gifs/ --workspace ws
+  gifdex encode gifs/ --workspace ws --image-encoder vgg16 --weights vgg16.h5 --json
 """
 
 
-@click.command("embed", epilog=_EPILOG)
-@embed_options
+@click.command("encode", epilog=_EPILOG)
+@encode_options
 def command(
     corpus: str,
     beam_options: tuple[str, ...],
@@ -33,9 +33,10 @@ def command(
     features, and the catalog that says which GIF has which SHA-256, are Parquet; docs/formats.md tells how to read
     them.
     """
-    summary = run_embed(build_settings(corpus, workspace, beam_options, options), verbose)
+    summary = run_encode(build_settings(corpus, workspace, beam_options, options), verbose)
     if as_json:
-        print_json(asdict(summary))
+        print_json(summary.to_json())
         return
     root = Path(summary.catalog).parents[3]
-    print_table(summary_table(summary, str(root), {"features": summary.features, "catalog": summary.catalog}))
+    results = {"features": summary.features, "catalog": summary.catalog}
+    print_table(summary_table(summary.run, summary.run.seconds, str(root), results))

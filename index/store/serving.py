@@ -14,9 +14,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gifdex.index import store
 from gifdex.index.lookup import Hit, Index
 from gifdex.index.opening import open_index
+from gifdex.index.store import versions as store
 from gifdex.schemas.files import is_url
 
 # A check comes up to this share of the time sooner or later, so that many services do not come at once.
@@ -122,9 +122,9 @@ class ServedIndex:
 
     def _latest(self) -> str:
         if is_url(self._path):
-            from gifdex.index import remote
+            from gifdex.index.store import fetch
 
-            return remote.published(str(self._path))
+            return fetch.published(str(self._path))
         return store.resolve(Path(self._path)).name
 
     def _opened(self) -> Index:

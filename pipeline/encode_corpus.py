@@ -1,0 +1,43 @@
+"""What `gifdex encode` does: scan and encode, and build no index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gifdex.pipeline.holding import held_workspace
+from gifdex.pipeline.lists import commit_lists, recipe_id, split
+from gifdex.pipeline.run import RunSummary, commit_statistics, start
+from gifdex.pipeline.settings import BuildSettings
+from gifdex.schemas.progress import QUIET, Progress
+
+
+@dataclass(frozen=True)
+class EncodeSummary:
+    """What the run did, the folder of the cache that holds the features, and the file of items."""
+
+    run: RunSummary
+    features: str
+    catalog: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as one JSON object."""
+        return {**self.run.to_json(), "features": self.features, "catalog": self.catalog}
+
+
+def encode_corpus(settings: BuildSettings, progress: Progress = QUIET) -> EncodeSummary:
+    """Bring the workspace's features up to date with the corpus; no index is built, and nothing published.
+
+    Leaves the catalog and the rejects as a build does, under an id of their own. Raises a GifdexError.
+    """
+    with held_workspace(settings, progress) as workspace:
+        run = start(settings, workspace, progress)
+        scanned = run.scan()
+        encoded = run.encode(scanned)
+        lists = split(scanned, encoded, settings.strict)
+        build_id = recipe_id({"features": run.cache.fingerprint}, lists.items)
+        commit_lists(workspace, build_id, lists, run.cache.fingerprint)
+        counts = run.summary(build_id, scanned, encoded, lists)
+        summary = EncodeSummary(counts, str(run.cache.folder), str(workspace.catalog(build_id)))
+        commit_statistics(workspace, settings, build_id, summary.to_json())
+        return summary

@@ -1,0 +1,95 @@
+"""Each setting is declared once, and is an option and a key of the file under one name."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from gifdex.encoders.frames.decoders import registry
+from gifdex.jobs import build, config, encode, nightly
+from gifdex.jobs.nightly import _settings
+from gifdex.jobs.options import ONLY_OPTIONS, example, records
+from gifdex.jobs.settings import BY_NAME, DECODERS, SETTINGS, TABLES
+from gifdex.pipeline.settings import BuildSettings, NightlySettings
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {str(param.name) for param in command.params}
+
+
+def test_every_key_of_the_file_is_an_option_and_the_reverse() -> None:
+    assert options_of(nightly.command) == {setting.name for setting in SETTINGS} | set(ONLY_OPTIONS)
+    assert len(BY_NAME) == len(SETTINGS)
+    assert {setting.table for setting in SETTINGS} == set(TABLES)
+
+
+def test_the_jobs_have_the_same_options() -> None:
+    alone = {"corpus", "workspace", "beam_options", "as_json", "verbose"}
+    tables = {"encode": {"", "encode"}, "build": {"", "encode", "index"}}
+    for command in (encode.command, build.command):
+        wanted = {setting.name for setting in SETTINGS if setting.table in tables[str(command.name)]}
+        assert options_of(command) == wanted | alone
+
+
+def everything() -> str:
+    """The example with no key left out."""
+    return re.sub(r"(?m)^# (?=\w+ = )", "", example())
+
+
+def test_the_example_is_toml_with_every_key_in_its_table() -> None:
+    found = tomllib.loads(everything())
+    keys = {(table, key) for table, keys in found.items() if isinstance(keys, dict) for key in keys}
+    keys |= {("", key) for key, value in found.items() if not isinstance(value, dict)}
+    assert keys == {(setting.table, setting.name) for setting in SETTINGS}
+    assert set(tomllib.loads(example())) == {"corpus", "workspace"} | set(TABLES) - {""}
+
+
+def settings(path: Path, text: str) -> NightlySettings:
+    path.write_text(text)
+    command = nightly.command
+    options: dict[str, Any] = {str(param.name): None for param in command.params if param.name not in ONLY_OPTIONS}
+    options |= {"beam_options": (), "force": False} | config.load(path, command, click.Context(command))
+    return _settings({name: value for name, value in options.items() if name not in ("metrics", "log_json")})
+
+
+def test_what_the_example_shows_are_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "gifdex.toml"
+    lines = [line for line in everything().splitlines() if not _is_example(line)]
+    shown = settings(path, "\n".join(lines))
+    assert shown == NightlySettings(BuildSettings(f"{tmp_path}/gifs/", tmp_path / "ws"))
+    assert settings(path, example()) == shown
+
+
+def _is_example(line: str) -> bool:
+    name = line.partition(" = ")[0]
+    return name in BY_NAME and BY_NAME[name].is_example and name not in ("corpus", "workspace")
+
+
+def test_every_key_reaches_its_record(tmp_path: Path) -> None:
+    found = settings(tmp_path / "gifdex.toml", everything())
+    assert found.build.encode.weights == tmp_path / "vgg16.h5"
+    assert (found.build.encode.sampling.frames, found.build.encode.threads) == (8, 2)
+    assert found.build.index.projection == tmp_path / "projection.safetensors"
+    assert found.build.beam_options == ("--direct_num_workers=1",)
+    assert found.gate.canaries == tmp_path / "canaries.jsonl"
+    assert (found.keep, found.push) == (3, "s3://bucket/index")
+
+
+def test_what_was_not_given_is_left_at_its_default() -> None:
+    assert records({"frames": None, "sampling": "all", "max_bytes": 5, "keep": None})["sampling"] == {"strategy": "all"}
+    assert records({"max_bytes": 5})["limits"] == {"bytes": 5}
+
+
+def test_the_decoders_offered_are_those_that_there_are() -> None:
+    assert list(DECODERS) == registry.decoder_names()
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_the_words_for_people_end_as_they_should(setting: Any) -> None:
+    assert not setting.help or setting.help.endswith(".")
+    assert "\n" not in setting.note + setting.toml

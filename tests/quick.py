@@ -1,0 +1,93 @@
+"""`pytest --quick`: the tests that import neither TensorFlow nor Beam, for the daily loop (`make quick`).
+
+Nothing has to be marked. In a quick run, whatever imports one of these packages is skipped at that line: a test, a
+fixture, a module of tests. In child processes, modules that raise an error stand for the packages, and a test whose
+child imported one is skipped when it fails. So what passes has run without them, and a test joins the quick ones as
+soon as it no longer needs them. The marker `heavy` skips a test before it starts, which only saves its preparations.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import os
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+import pytest
+
+HEAVY = ("apache_beam", "keras", "tensorflow", "tensorflow_hub", "tensorflow_text", "tf_keras")
+TOUCHED = "touched.txt"
+STAND_IN = f"""
+from pathlib import Path
+Path(__file__).with_name({TOUCHED!r}).write_text(__name__)
+raise ImportError(f"{{__name__}} is left out of a quick run of the tests")
+"""
+
+
+class SkipHeavyImports(importlib.abc.MetaPathFinder):
+    """Skips the test that imports one of `HEAVY`."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        """Find nothing, and so leave an import to the next finder, unless it is a heavy one."""
+        top = fullname.partition(".")[0]
+        if top in HEAVY:
+            pytest.skip(f"needs {top}: not in a quick run", allow_module_level=True)
+
+
+class QuickRun:
+    """Keeps `HEAVY` out of this process and out of its children until the session ends."""
+
+    def __init__(self) -> None:
+        self._folder = TemporaryDirectory(prefix="gifdex-quick-")
+        self._touched = Path(self._folder.name, TOUCHED)
+        self._failures: list[BaseException] = []  # of children, which fixtures raise again in later tests
+        self._finder = SkipHeavyImports()
+        self._path = os.environ.get("PYTHONPATH")
+
+    def pytest_configure(self) -> None:
+        for name in HEAVY:
+            Path(self._folder.name, f"{name}.py").write_text(STAND_IN)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [self._folder.name, self._path]))
+        sys.meta_path.insert(0, self._finder)
+
+    def pytest_unconfigure(self) -> None:
+        sys.meta_path.remove(self._finder)
+        os.environ.pop("PYTHONPATH")
+        if self._path is not None:
+            os.environ["PYTHONPATH"] = self._path
+        self._folder.cleanup()
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if item.get_closest_marker("heavy"):
+            pytest.skip("marked as heavy: not in a quick run")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if report.failed and call.excinfo is not None:
+            failure = call.excinfo.value
+            if self._touched.exists():
+                self._failures.append(failure)
+            if any(failure is known for known in self._failures):
+                report.outcome = "skipped"
+                report.longrepr = (str(item.path), 0, "a child process needs one of them: not in a quick run")
+        if call.when == "teardown":
+            self._touched.unlink(missing_ok=True)
+            if found := sorted(set(HEAVY) & set(sys.modules)):
+                report.outcome = "failed"
+                report.longrepr = f"a quick run imports none of {', '.join(HEAVY)}, but {found} are in sys.modules"
+        return report
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="skip what imports TensorFlow or Beam")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--quick"):
+        config.pluginmanager.register(QuickRun(), "quick-run")
