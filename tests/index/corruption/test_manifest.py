@@ -14,7 +14,7 @@ import pytest
 
 import gifdex
 from gifdex.encoders.base import FloatArray
-from gifdex.index import artifact
+from gifdex.index import artifact, row_items
 from gifdex.index.engines import registry
 from gifdex.index.engines.names import HNSW
 from gifdex.schemas.errors import CorruptIndexError
@@ -82,6 +82,10 @@ def add_file(name: str) -> Callable[[dict[str, Any]], object]:
         lambda manifest: shard(manifest, 1)["engines"].pop("hnsw"),
         lambda manifest: shard(manifest, 0).update(vectors="image-00000.ann"),
         lambda manifest: shard(manifest, 0).update(vectors="items.arrow"),
+        lambda manifest: manifest["fields"]["caption"]["space"].update(name="pixels"),
+        lambda manifest: manifest["fields"]["caption"]["space"].update(name="words"),
+        lambda manifest: manifest["fields"]["caption"]["space"].update(fingerprint="0" * 16),
+        lambda manifest: manifest["fields"]["caption"]["space"].update(fingerprint="f" * 16),
         lambda manifest: manifest.update(items_file="projection.safetensors"),
         lambda manifest: manifest["projection"].update(file="items.arrow"),
         lambda manifest: manifest.update(metric="euclidean"),
@@ -234,3 +238,18 @@ def test_metadata_that_is_no_json_is_an_error_of_its_row(
     opened = gifdex.open(copy)
     with pytest.raises(CorruptIndexError, match=r"one of the rows \[.*0.*\] of the items"):
         opened.search(np.ones(128), 4000)
+
+
+def test_items_without_a_row_in_the_image_field_are_refused(
+    tmp_path: Path, version: Path, vouch_for: Callable[[Path, str], None]
+) -> None:
+    copy = shutil.copytree(version, tmp_path / version.name)
+    path = copy / "image-00001.rows.arrow"
+    lists = pa.ipc.open_file(path).read_all()["items"].to_pylist()
+    shared = next(items for items in lists if len(items) > 1)
+    shared.pop()
+    path.unlink()
+    row_items.write(path, [np.array(items) for items in lists])
+    vouch_for(copy, path.name)
+    with pytest.raises(CorruptIndexError, match="has items without a row in the field image"):
+        gifdex.open(copy)
