@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # An editable install in strict mode (a tree of links) is the one that type checkers can follow.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=strict
+S3 = $(HOME)/.cache/gifdex-tests/versitygw-v1.8.0
 FOLDERS = api schemas encoders index pipeline jobs
 CHECKED = $(FOLDERS) tests benchmarks examples setup.py
 # What is installed depends on these and on which modules there are, not on what the modules say.
@@ -11,7 +12,7 @@ PACKAGING = setup.py pyproject.toml index/kernels.c $(VENV)/modules
 # The development install holds all that the demo needs.
 DEMO = $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/dev.stamp,$(VENV)/demo.stamp)
 
-.PHONY: demo test quick test-slow s3-server lint types unit clean FORCE
+.PHONY: demo test quick test-slow s3-server lint format types unit clean FORCE
 
 demo: $(DEMO)
 	$(BIN)/gifdex demo --folder demo
@@ -26,6 +27,10 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/mypy tests benchmarks examples setup.py
@@ -37,8 +42,10 @@ test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 # A real S3 server for tests, from Go's module proxy: two minutes, once.
-s3-server:
-	GOBIN=$(HOME)/.cache/gifdex-tests/versitygw-v1.8.0 go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+s3-server: $(S3)/versitygw
+
+$(S3)/versitygw:
+	GOBIN=$(S3) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info index/*.so

@@ -35,7 +35,7 @@ def run_build(corpus: str, folder: Path) -> Callable[[], Features]:
     from apache_beam.utils.shared import Shared
 
     from gifdex.pipeline.corpus import list_corpus
-    from gifdex.pipeline.encode import acquire_encoder, encode_missing, open_cache
+    from gifdex.pipeline.encode import acquire_encoder, encode_missing, look_up, open_cache
     from gifdex.pipeline.scan import look_at
     from gifdex.pipeline.settings import BuildSettings
     from gifdex.pipeline.workspace import Workspace
@@ -51,7 +51,7 @@ def run_build(corpus: str, folder: Path) -> Callable[[], Features]:
         shared = Shared()
         encoder = acquire_encoder(settings.encode, shared)
         cache = open_cache(Workspace(folder), encoder, settings.encode)
-        encoded = encode_missing(catalog, settings, cache, encoder, shared, QUIET)
+        encoded = encode_missing(look_up(catalog, cache), settings, cache, encoder, shared, QUIET)
         keys = sorted(set(catalog["sha256"].to_pylist()) - set(encoded.rejects))
         return dict(zip(keys, cache.features(keys).astype(np.float32), strict=True))
 

@@ -1,6 +1,7 @@
 """What the encode step makes of a model and a machine: frames a second against the bare model and the processor's peak.
 
     python benchmarks/encoders.py CORPUS [--encoder vgg16 --gifs 16] [--precision float32] [--rounds 5] [--json]
+    python benchmarks/encoders.py CORPUS --small --encoder efficientnet-lite0   # whether it runs: figures mean nothing
 
 For each encoder and precision, in one process, alternating, after a warm-up of each; medians are compared:
 
@@ -27,17 +28,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 KINDS = ("peak", "bare", "compiled", "encoder", "step")
 SIZES = ((2048, 2048, 2048), (4096, 4096, 4096), (25088, 4608, 512))  # m, k, n; the last is a layer of VGG16
 SECONDS = 2.0  # each measurement but the step's lasts about this long
+SMALL_SIZES, SMALL_SECONDS = ((64, 64, 64),), 0.02
 Measurement = Callable[[], float]
 
 
-def repeated(run: Callable[[], Any], worth: float, seconds: float = SECONDS) -> Measurement:
+def repeated(run: Callable[[], Any], worth: float, seconds: float) -> Measurement:
     """Return a measurement of how much a second `run` does, if it does `worth` each time."""
 
     def measure() -> float:
@@ -61,7 +63,7 @@ def flops(model: Any) -> float:
     return total
 
 
-def peak(tf: Any, precision: str) -> Measurement:
+def peak(tf: Any, precision: str, sizes: Sequence[tuple[int, int, int]], seconds: float) -> Measurement:
     import numpy as np
 
     def products(m: int, k: int, n: int) -> list[Callable[[], Any]]:
@@ -75,10 +77,10 @@ def peak(tf: Any, precision: str) -> Measurement:
             found.append(lambda: np.matmul(one, other))
         return found
 
-    runs = [(2.0 * m * k * n / 1e9, run) for m, k, n in SIZES for run in products(m, k, n)]
+    runs = [(2.0 * m * k * n / 1e9, run) for m, k, n in sizes for run in products(m, k, n)]
     for _, run in runs:
         run()
-    return lambda: max(repeated(run, worth, SECONDS / 4)() for worth, run in runs)
+    return lambda: max(repeated(run, worth, seconds / 4)() for worth, run in runs)
 
 
 def encode_step(corpus: str, gifs: int, settings: Any, folder: Path) -> Measurement:
@@ -87,7 +89,7 @@ def encode_step(corpus: str, gifs: int, settings: Any, folder: Path) -> Measurem
     from apache_beam.utils.shared import Shared
 
     from gifdex.pipeline.corpus import list_corpus
-    from gifdex.pipeline.encode import acquire_encoder, encode_missing, open_cache
+    from gifdex.pipeline.encode import acquire_encoder, encode_missing, look_up, open_cache
     from gifdex.pipeline.scan import look_at
     from gifdex.pipeline.settings import BuildSettings
     from gifdex.pipeline.workspace import Workspace
@@ -105,7 +107,7 @@ def encode_step(corpus: str, gifs: int, settings: Any, folder: Path) -> Measurem
             build = BuildSettings(corpus, Path(name), encode=settings)
             cache = open_cache(Workspace(Path(name)), encoder, settings)
             started = time.perf_counter()
-            encode_missing(catalog, build, cache, encoder, shared, QUIET)
+            encode_missing(look_up(catalog, cache), build, cache, encoder, shared, QUIET)
             elapsed = time.perf_counter() - started
             parts = cache.folder.glob("*/*.parquet")
             frames = sum(sum(pq.ParquetFile(part).read(["frames"])["frames"].to_pylist()) for part in parts)
@@ -146,13 +148,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     model = model if precision == "float32" else in_precision(tf.keras, model, precision)
     ready = tf.constant(encoder._preprocess(tf, tf.cast(frames, tf.float32)))
     compiled = tf.function(lambda x: model(x, training=False), autograph=False)
+    sizes, seconds = (SMALL_SIZES, SMALL_SECONDS) if arguments.small else (SIZES, SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         settings = EncodeSettings(name, arguments.weights, precision, batch)
         kinds: dict[str, Measurement] = {
-            "peak": peak(tf, precision),
-            "bare": repeated(lambda: model(ready).numpy(), batch),
-            "compiled": repeated(lambda: compiled(ready).numpy(), batch),
-            "encoder": repeated(lambda: encoder(frames), batch),
+            "peak": peak(tf, precision, sizes, seconds),
+            "bare": repeated(lambda: model(ready).numpy(), batch, seconds),
+            "compiled": repeated(lambda: compiled(ready).numpy(), batch, seconds),
+            "encoder": repeated(lambda: encoder(frames), batch, seconds),
             "step": encode_step(arguments.corpus, arguments.gifs, settings, Path(folder)),
         }
         found: dict[str, list[float]] = {kind: [] for kind in KINDS}
@@ -186,6 +189,7 @@ def main() -> None:
     parser.add_argument("--batch-frames", type=int, default=32)
     parser.add_argument("--weights", type=Path, help="for vgg16")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="measure for a moment each, on small matrices")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -193,6 +197,7 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
         return
     options = ["--gifs", arguments.gifs, "--batch-frames", arguments.batch_frames, "--rounds", arguments.rounds]
+    options += ["--small"] if arguments.small else []
     with tempfile.TemporaryDirectory() as folder:
         for encoder in arguments.encoder or ["vgg16", "efficientnet-lite0"]:
             weights = [] if encoder != "vgg16" else ["--weights", arguments.weights or random_weights(Path(folder))]

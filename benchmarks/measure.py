@@ -98,7 +98,7 @@ def ask(search: Search, asked: Sequence[Vectors] | Vectors, seconds: float) -> t
         total += times[-1]
         if len(answers) < len(asked):
             answers.append(answer)
-        every = len(times) >= len(asked) and total >= LEAST_SECONDS
+        every = len(times) >= len(asked) and total >= min(LEAST_SECONDS, seconds)
         if every or (len(times) * vectors >= LEAST_QUERIES and total > seconds):
             break
     return times, answers

@@ -1,12 +1,11 @@
 """What a second night costs: of many GIFs, ten each are changed, added, deleted, moved, and given other captions.
 
-    python benchmarks/nightly.py [--gifs 1000] [--folder FOLDER]
+    python benchmarks/nightly.py [--gifs 1000] [--each 10] [--folder FOLDER] [--json]
 
 Builds a corpus of GIFs of moving patterns (128 x 96, 12 frames) by a nightly run, changes it, runs again, and then
 builds the changed corpus from scratch in another workspace. Printed are what each run encoded, the seconds and the
 processor seconds (of all threads and child processes) of its stages' encoding, and whether the second night's
-version is the scratch one, byte for byte: all files but the manifest, and the manifest without what is timed
-(`queries_per_second` and `engine`).
+version is the scratch one, byte for byte.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import json
 import resource
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,6 @@ from gifdex.pipeline.nightly import NightlySummary, nightly
 from gifdex.pipeline.settings import BuildSettings, NightlySettings
 from gifdex.schemas.progress import QuietProgress
 
-EACH = 10
 SIZE, FRAMES = (128, 96), 12
 
 
@@ -79,15 +78,19 @@ def write_catalog(path: Path, rows: dict[str, dict[str, str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gifs", type=int, default=1000)
+    parser.add_argument("--each", type=int, default=10, help="how many are changed, added ... (default: 10)")
     parser.add_argument("--folder", type=Path, help="for the corpus and the workspaces (default: a temporary one)")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
     arguments = parser.parse_args()
-    if arguments.gifs < 5 * EACH:
-        raise SystemExit(f"--gifs is {arguments.gifs}; expected at least {5 * EACH}")
+    if arguments.gifs < 5 * arguments.each:
+        raise SystemExit(f"--gifs is {arguments.gifs}; expected at least {5 * arguments.each}, five times --each")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as root:
-        run(Path(root), arguments.gifs)
+        result = run(Path(root), arguments.gifs, arguments.each)
+    if arguments.json:
+        print(json.dumps(result))
 
 
-def run(root: Path, gifs: int) -> None:
+def run(root: Path, gifs: int, each: int) -> dict[str, Any]:
     rows: dict[str, dict[str, str]] = {}
 
     def add(name: str, seed: int) -> None:
@@ -99,10 +102,10 @@ def run(root: Path, gifs: int) -> None:
         add(f"g{number:05d}", number)
     catalog = root / "catalog.jsonl"
     write_catalog(catalog, rows)
-    _, first = night("first night", catalog, root / "ws")
+    first_summary, first = night("first night", catalog, root / "ws")
     names = list(rows)
-    for place in range(EACH):
-        changed, deleted, moved, edited = names[place::EACH][:4]
+    for place in range(each):
+        changed, deleted, moved, edited = names[place::each][:4]
         add(changed, gifs + place)
         add(f"new{place}", 2 * gifs + place)
         Path(rows.pop(deleted)["uri"]).unlink()
@@ -119,6 +122,8 @@ def run(root: Path, gifs: int) -> None:
     )
     print(f"the second night took {used / first:.1%} of the first one's processor seconds to encode")
     print(f"its version and the one from scratch are {'the same, byte for byte' if same else 'NOT the same'}")
+    nights = {"first": first_summary, "second": second, "scratch": scratch}
+    return {"same": same, **{f"{name}_encoded": one.build.run.encoded for name, one in nights.items()}}
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from gifdex.index.engines import registry
 from gifdex.index.engines.base import evenly_spaced
 from gifdex.index.field_records import files
 from gifdex.index.fields import JOINT_SPACE
-from gifdex.index.reduction import SAMPLE, Reduction, fit, shape_of
+from gifdex.index.reduction import SAMPLE, Reduction, fit_rows, shape_of
 from gifdex.index.row_items import Items
 from gifdex.index.search import Searcher, open_shards
 from gifdex.index.tuning import tune
@@ -115,10 +115,10 @@ def fit_reduction(version: Path, field: str, shards: Sequence[int]) -> Reduction
     firsts = np.cumsum([0, *map(len, stored)])
     wanted = evenly_spaced(int(firsts[-1]), SAMPLE)
     parts = [
-        vectors[wanted[(wanted >= first) & (wanted < first + len(vectors))] - first]
+        (vectors, wanted[(wanted >= first) & (wanted < first + len(vectors))] - first)
         for vectors, first in zip(stored, firsts[:-1], strict=True)
     ]
-    reduction, path = fit(np.concatenate(parts)) if parts else None, version / reduction_name(field)
+    reduction, path = fit_rows(parts) if parts else None, version / reduction_name(field)
     path.unlink(missing_ok=True)
     if reduction is not None:
         reduction.save(path)

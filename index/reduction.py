@@ -10,7 +10,7 @@ a mean.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from gifdex.encoders.base import FACTS_KEY, FloatArray, safetensors_bytes
 from gifdex.index import kernels
-from gifdex.index.engines.base import Shape
+from gifdex.index.engines.base import Rows, Shape
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.files import commit_bytes
 
@@ -35,6 +35,7 @@ _GRAPH_SHARE, _GRAPH_MULTIPLE = 0.88, 64
 _MIN_DIMENSIONS = 64
 # Vectors for each of their dimensions: fewer lie along directions that the next ones do not.
 _MIN_SAMPLE_A_DIMENSION = 4
+_BLOCK = 4096  # rows that are read at a time
 _TENSOR = "directions"
 _UNIT_TOLERANCE = 1e-3
 _WHOLE = 32767  # the length of a direction in whole numbers, as kernels.c has it
@@ -91,13 +92,19 @@ def shape_of(dimensions: int, reduction: Reduction | None) -> Shape:
 
 def fit(vectors: FloatArray) -> Reduction | None:
     """Fit the reduction of unit vectors float32 (n, d), a sample of those to come; None where it would not pay."""
-    count, dimensions = vectors.shape
+    return fit_rows([(vectors, np.arange(len(vectors)))])
+
+
+def fit_rows(parts: Sequence[tuple[FloatArray, Rows]]) -> Reduction | None:
+    """As `fit`, of some rows of several arrays (n, d), each read a block at a time."""
+    count, dimensions = sum(len(rows) for _, rows in parts), parts[0][0].shape[1]
     if dimensions <= _MIN_DIMENSIONS or count < _MIN_SAMPLE_A_DIMENSION * dimensions:
         return None
     moment = np.zeros((dimensions, dimensions))
-    for start in range(0, count, 4096):
-        block = vectors[start : start + 4096]
-        moment += block.T @ block
+    for vectors, rows in parts:
+        for start in range(0, len(rows), _BLOCK):
+            block = vectors[rows[start : start + _BLOCK]]
+            moment += block.T @ block
     values, directions = np.linalg.eigh(moment)
     values, directions = values[::-1], directions[:, ::-1]
     kept = np.cumsum(np.maximum(values, 0)) / max(values.sum(), np.finfo(float).tiny)

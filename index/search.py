@@ -209,14 +209,18 @@ def best(rows: Rows, scores: Scores, k: int) -> Found:
     return rows[order], scores[order]
 
 
-def recall(exact: Sequence[Found], found: Sequence[Found]) -> float:
-    """Return the mean share of the exact hits that were found, 1 where there are none.
+def shares(exact: Sequence[Found], found: Sequence[Found]) -> list[float]:
+    """Return, for each query, the share of the exact hits that were found, 1 where there are none.
 
     As ann-benchmarks counts it (Aumueller et al., 2018, arXiv:1807.05614): a hit that scores no less than
     the exact k-th counts, so which of several equal vectors was found makes no difference.
     """
-    shares = [
-        min(np.sum(scores >= best[-1]) / len(best), 1.0) if len(best) else 1.0
+    return [
+        min(float(np.sum(scores >= best[-1])) / len(best), 1.0) if len(best) else 1.0
         for (_, best), (_, scores) in zip(exact, found, strict=True)
     ]
-    return float(np.mean(shares)) if shares else 1.0
+
+
+def recall(exact: Sequence[Found], found: Sequence[Found]) -> float:
+    """Return the mean of `shares`, 1 where no query was asked."""
+    return float(np.mean(shares(exact, found))) if found else 1.0

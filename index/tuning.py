@@ -11,19 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from gifdex.encoders.base import FloatArray
 from gifdex.index.engines import registry
 from gifdex.index.engines.base import Rows, Tuning, evenly_spaced
-from gifdex.index.search import Found, Searcher, candidates_for, recall
+from gifdex.index.search import Found, Searcher, candidates_for, shares
 from gifdex.schemas.manifest import EngineRecord, RecallRecord
 
 _K = 10
 _REPORTED = (1, _K, 100)
 _MIN_CANDIDATES = 10
-# Queries of each kind.
-QUERIES = 128
-# One query in so many is asked first, and all of them where those find nearly enough: recall of a quarter is off by a
-# third of `_FAR`.
+# Queries of each kind. Sentences decide, and the figure that is told of them should be right within .02.
+MAX_VECTORS, MAX_SENTENCES = 64, 128
+# One query in so many is asked first, and the others where those find nearly enough: the recall of a quarter is off by
+# a third of `_FAR`.
 _QUARTER, _FAR = 4, 0.03
 
 
@@ -35,22 +37,21 @@ class Probe:
     without: Rows | None
     exact: Sequence[Found]
 
-    def every(self, step: int) -> Probe:
-        """Return every `step`-th query."""
-        own = None if self.without is None else self.without[::step]
-        return Probe(self.queries[::step], own, self.exact[::step])
+    def take(self, places: Rows) -> Probe:
+        """Return some of the queries."""
+        own = None if self.without is None else self.without[places]
+        return Probe(self.queries[places], own, [self.exact[place] for place in places.tolist()])
 
-    def recall(self, searcher: Searcher, engine: str, num_candidates: int, k: int = _K) -> dict[int, float]:
-        """Return the recall at k of an engine and, for ten hits, of the first one too, rounded to four digits."""
-        count = candidates_for(num_candidates, k)
-        found = searcher.search_among(self.queries, k, engine, count, self.without)
-        return {
-            first: round(recall([(rows[:first], scores[:first]) for rows, scores in self.exact], found), 4)
-            for first in ((1, k) if k == _K else (k,))
-        }
+    def ask(self, searcher: Searcher, engine: str, num_candidates: int, k: int) -> list[Found]:
+        """Return k hits of an engine for each query."""
+        return searcher.search_among(self.queries, k, engine, candidates_for(num_candidates, k), self.without)
+
+    def shares(self, found: Sequence[Found], first: int) -> list[float]:
+        """Return, for each query, the share of its `first` best rows that were found."""
+        return shares([(rows[:first], scores[:first]) for rows, scores in self.exact], found)
 
 
-def stored_vectors(searcher: Searcher, count: int = QUERIES) -> Probe:
+def stored_vectors(searcher: Searcher, count: int = MAX_VECTORS) -> Probe:
     """Return about `count` vectors of the field as queries, evenly spaced, without those that have no direction."""
     rows = evenly_spaced(searcher.rows, count)
     queries = searcher.vectors_at(rows)
@@ -64,33 +65,44 @@ def sentences(searcher: Searcher, queries: FloatArray) -> Probe:
     return Probe(queries, None, searcher.scan(queries, max(_REPORTED)))
 
 
-@dataclass(frozen=True)
-class _Ladder:
-    """One engine's recall at rising numbers of candidates, of one probe; each number is asked once."""
+class _Measure:
+    """One engine's recall with one kind of queries. Answers are kept until another number of candidates is asked."""
 
-    searcher: Searcher
-    engine: str
-    tuning: Tuning
-    probe: Probe
+    def __init__(self, searcher: Searcher, engine: str, tuning: Tuning, probe: Probe) -> None:
+        self._searcher, self._engine, self._target = searcher, engine, tuning.target
+        places = np.arange(0, len(probe.queries), tuning.step)
+        self._few = probe.take(places[::_QUARTER])
+        self._rest = probe.take(np.delete(places, np.s_[::_QUARTER]))
+        self._answers: dict[tuple[int, bool], list[Found]] = {}
+
+    def _ask(self, num_candidates: int, *, few: bool) -> list[Found]:
+        key = num_candidates, few
+        if key not in self._answers:
+            self._answers = {known: found for known, found in self._answers.items() if known[0] == num_candidates}
+            probe = self._few if few else self._rest
+            self._answers[key] = probe.ask(self._searcher, self._engine, num_candidates, _K)
+        return self._answers[key]
+
+    def _recall(self, num_candidates: int, first: int) -> float:
+        few, rest = (self._ask(num_candidates, few=few) for few in (True, False))
+        return float(np.mean(self._few.shares(few, first) + self._rest.shares(rest, first)))
 
     def reaches(self, num_candidates: int) -> bool:
-        """Tell whether the recall reaches the target."""
-        if not len(self.probe.queries):
-            return True
-        target = self.tuning.target
-        few = self.probe.every(_QUARTER * self.tuning.step)
-        if few.recall(self.searcher, self.engine, num_candidates)[_K] < target - _FAR:
+        """Tell whether recall@10 reaches the target; if a quarter of the queries are far from it, ask no others."""
+        few = self._few.shares(self._ask(num_candidates, few=True), _K)
+        if few and np.mean(few) < self._target - _FAR:
             return False
-        return self.probe.every(self.tuning.step).recall(self.searcher, self.engine, num_candidates)[_K] >= target
+        return not few or self._recall(num_candidates, _K) >= self._target
 
     def record(self, num_candidates: int) -> RecallRecord:
         """Return the recall at 1, 10 and 100 hits; at 100 a quarter of the queries tell as much."""
-        asked = self.probe.every(self.tuning.step)
-        if not len(asked.queries):
+        count, most = len(self._few.queries) + len(self._rest.queries), max(_REPORTED)
+        if not count:
             return RecallRecord(0, {})
-        found = asked.recall(self.searcher, self.engine, num_candidates)
-        found |= asked.every(_QUARTER).recall(self.searcher, self.engine, num_candidates, max(_REPORTED))
-        return RecallRecord(len(asked.queries), {str(k): found[k] for k in _REPORTED})
+        found = {k: self._recall(num_candidates, k) for k in _REPORTED if k <= _K}
+        many = self._few.ask(self._searcher, self._engine, num_candidates, most)
+        found[most] = float(np.mean(self._few.shares(many, most)))
+        return RecallRecord(count, {str(k): round(found[k], 4) for k in _REPORTED})
 
 
 def _rising(rows: int) -> Iterator[int]:
@@ -114,17 +126,18 @@ def tune(searcher: Searcher, queries: FloatArray | None) -> dict[str, EngineReco
 
 def _tuned(searcher: Searcher, name: str, record: EngineRecord, stored: Probe, asked: Probe | None) -> EngineRecord:
     tuning = registry.kind(name).tuning
-    ladders = [_Ladder(searcher, name, tuning, probe) for probe in (stored, asked) if probe is not None]
-    found = next(
+    measures = [None if probe is None else _Measure(searcher, name, tuning, probe) for probe in (stored, asked)]
+    # Sentences need the most candidates, so the vectors are asked where those find enough.
+    harder_first = [measure for measure in reversed(measures) if measure is not None]
+    num_candidates = next(
         count
         for count in _rising(searcher.rows)
-        if count == searcher.rows or all(ladder.reaches(count) for ladder in ladders)
+        if count == searcher.rows or all(measure.reaches(count) for measure in harder_first)
     )
-    num_candidates = found * tuning.spare
-    recalls = [ladder.record(num_candidates) for ladder in ladders]
+    vectors, of_sentences = (None if measure is None else measure.record(num_candidates) for measure in measures)
     return replace(
         record,
         num_candidates=num_candidates,
-        vector_recall=recalls[0],
-        sentence_recall=recalls[1] if asked is not None else None,
+        vector_recall=vectors or RecallRecord(0, {}),
+        sentence_recall=of_sentences,
     )

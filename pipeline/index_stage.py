@@ -25,7 +25,7 @@ from gifdex.index.build import (
 from gifdex.index.engines.base import evenly_spaced
 from gifdex.index.field_records import CAPTION, FEATURES, IMAGE
 from gifdex.index.fields import JOINT_SPACE
-from gifdex.index.tuning import QUERIES
+from gifdex.index.tuning import MAX_SENTENCES
 from gifdex.pipeline import shards
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.tasks import run_tasks
@@ -55,7 +55,9 @@ def tuning_sentences(images: ImageEncoder, texts: TextEncoder, projection: Proje
     """
     scenes, classifier = scene_descriptions(), images.classifier()
     labels = [] if classifier is None else [PROMPT.format(label) for label in classifier.labels]
-    chosen = [group[place] for group in (scenes, labels) if group for place in evenly_spaced(len(group), QUERIES // 2)]
+    chosen = [
+        group[place] for group in (scenes, labels) if group for place in evenly_spaced(len(group), MAX_SENTENCES // 2)
+    ]
     try:
         _, vectors = encode_known(texts, chosen)
     except UnknownWordsError:

@@ -50,9 +50,8 @@ class ScanKind:
     """A scan of all reduced vectors: see EngineKind."""
 
     name = SCAN
-    # Most of its time goes into finding candidates, so twice as many as are needed cost little.
     package = "numpy"
-    tuning = Tuning(target=0.99, spare=2)
+    tuning = Tuning(target=0.99)
     is_exhaustive = True
 
     def require(self) -> None:

@@ -30,7 +30,7 @@ from gifdex.index.build import (
 from gifdex.index.engines import registry
 from gifdex.index.engines.annoy_trees import SEED
 from gifdex.index.engines.names import ANNOY, HNSW, SCAN
-from gifdex.index.tuning import QUERIES
+from gifdex.index.tuning import MAX_VECTORS
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import MANIFEST_NAME, EncoderRecord, SpaceRecord
@@ -119,7 +119,7 @@ def test_manifest_says_what_the_version_is(version: Path) -> None:
     projection = projections.load(version / manifest.projection.file)
     assert (manifest.projection.kind, manifest.projection.fingerprint) == ("linear", projection.fingerprint)
     asked = {name: record.vector_recall.queries for name, record in image.engines.items()}
-    assert asked == {"annoy": QUERIES // 4, "scan": QUERIES, "hnsw": QUERIES}
+    assert asked == {"annoy": MAX_VECTORS // 4, "scan": MAX_VECTORS, "hnsw": MAX_VECTORS}
     for record in image.engines.values():
         assert record.sentence_recall is None
         assert set(record.vector_recall.at) == {"1", "10", "100"}

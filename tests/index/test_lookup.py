@@ -158,8 +158,7 @@ def test_engines_find_most_of_the_exact_hits_with_their_default_candidates(
     exact, found = (reduced.search(queries, 10, **how) for how in ({"exact": True}, {"engine": engine}))
     shares = [len({h.id for h in e} & {h.id for h in f}) / 10 for e, f in zip(exact, found, strict=True)]
     assert np.mean(shares) >= 0.95
-    fused, units = reduced.fusion(queries)
-    assert engine_recall(fused, units, 10, Asked(engine)) == pytest.approx(np.mean(shares), abs=1e-9)
+    assert engine_recall(reduced.fusion(), queries, 10, Asked(engine)) == pytest.approx(np.mean(shares), abs=1e-9)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

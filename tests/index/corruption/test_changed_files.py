@@ -67,8 +67,8 @@ for line in sys.stdin:
     others = [
         lambda: index.ids,
         lambda: index.columns,
-        lambda: index.fusion(queries[:1])[0].ranks(queries[:1].astype(np.float32), np.array([3])),
-        lambda: engine_recall(*index.fusion(queries[:2])),
+        lambda: index.fusion().ranks(queries[:1].astype(np.float32), np.array([3])),
+        lambda: engine_recall(index.fusion(), queries[:2].astype(np.float32)),
     ]
     try:
         outcome = "same" if ask() == before else "other answers"

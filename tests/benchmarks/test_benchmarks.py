@@ -1,0 +1,119 @@
+"""Every benchmark runs, in small: its figures mean nothing here, but they are there and they are possible ones."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+# They are parts of lookup.py, which a test of it runs.
+PARTS = {"contestants.py", "measure.py", "million.py", "report.py", "vectors.py"}
+OURS = ["gifdex-annoy", "gifdex-scan", "gifdex-hnsw", "gifdex-exact"]
+
+
+def run(name: str, *arguments: object) -> str:
+    command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def figures(result: Any) -> Iterator[float]:
+    """Yield every number of a JSON value, however deep."""
+    if isinstance(result, dict | list):
+        for value in result.values() if isinstance(result, dict) else result:
+            yield from figures(value)
+    elif isinstance(result, int | float) and not isinstance(result, bool):
+        yield result
+
+
+@pytest.fixture
+def corpus(make_gif: Callable[..., Path]) -> Path:
+    """Three GIFs of four frames."""
+    made = [make_gif(f"gifs/g{number}.gif", seed=number) for number in range(3)]
+    return made[0].parent
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What lookup.py measured of 400 vectors, and of 500 that were drawn as they were written."""
+    path = tmp_path_factory.mktemp("lookup") / "results.json"
+    options = ["--queries", 200, "--rounds", 1, "--seconds", 0.001, "--million", "500x16", "--fresh", "--json", path]
+    printed = run("lookup.py", "--data", "400x32", *options, "--only", *OURS, "annoy", "faiss-flat")
+    assert "400x32: 400 items of 32 dimensions, 200 queries" in printed
+    assert "500 items of 16 dimensions, shards of [500]" in printed
+    return path
+
+
+def test_every_benchmark_has_a_test_here() -> None:
+    text = Path(__file__).read_text()
+    for path in BENCHMARKS.glob("*.py"):
+        assert path.name in PARTS or f'run("{path.name}"' in text, path.name
+
+
+def test_lookup_measures_every_contestant_and_every_engine(results: Path) -> None:
+    measured = json.loads(results.read_text())
+    data = measured["data"]["400x32"]
+    assert {point["contestant"] for point in data["points"]} == {*OURS, "annoy", "faiss-flat"}
+    assert {row["contestant"] for row in data["builds"]} == {*OURS, "annoy", "faiss-flat"}
+    for point in data["points"]:
+        assert 0 <= point["recall"] <= 1
+        assert 0 < point["p50_ms"] <= point["p99_ms"]
+        assert 0 < point["per_second"] < 1e8
+        if point["contestant"] in ("gifdex-exact", "faiss-flat"):
+            assert point["recall"] == 1
+    assert {row["at"] for row in data["at_recall"]} == {0.95, 0.97, 0.99}
+    assert set(data["fresh"]) == {"gifdex", "gifdex-hnsw"}
+    million = measured["million"]
+    assert (million["items"], million["dimensions"], million["shards"]) == (500, 16, [500])
+    assert set(million["engines"]) == {"annoy", "scan", "hnsw", "exact"}
+    assert million["engines"]["exact"]["recall"] == 1
+    assert all(math.isfinite(figure) and figure >= 0 for figure in figures(measured))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed: gifdex[bench]")
+def test_plots_draws_what_lookup_measured(results: Path, tmp_path: Path) -> None:
+    run("plots.py", results, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_decode_compares_all_decoders_with_imageio(corpus: Path) -> None:
+    measured = json.loads(run("decode.py", corpus, "--rounds", 1, "--json"))
+    assert (measured["files"], measured["rounds"]) == (3, 1)
+    assert {"imageio.imread", "pillow", "numba", "watched"} <= set(measured["decoders"])
+    assert measured["decoders"]["imageio.imread"]["cpu_ratio"] == 1
+    assert all(math.isfinite(figure) and figure >= 0 for figure in figures(measured))
+
+
+@pytest.mark.heavy
+def test_encode_gives_the_features_of_a_plain_loop(corpus: Path) -> None:
+    measured = json.loads(run("encode.py", corpus, "--rounds", 1, "--json"))
+    assert (measured["gifs"], measured["rounds"]) == (3, 1)  # which checks that the features are the same
+    assert all(math.isfinite(figure) and figure > 0 for figure in figures(measured))
+
+
+@pytest.mark.heavy
+def test_encoders_measures_every_kind(corpus: Path) -> None:
+    options = ["--small", "--gifs", 2, "--rounds", 1, "--encoder", "efficientnet-lite0", "--precision", "float32"]
+    (line,) = run("encoders.py", corpus, *options, "--json").splitlines()
+    measured = json.loads(line)
+    assert (measured["encoder"], measured["precision"]) == ("efficientnet-lite0", "float32")
+    assert measured["gflop_per_frame"] == pytest.approx(0.77, abs=0.01)
+    assert {"bare_frames_per_s", "compiled_frames_per_s", "encoder_frames_per_s", "step_frames_per_s"} < set(measured)
+    assert all(math.isfinite(figure) and figure > 0 for figure in figures(measured))
+
+
+@pytest.mark.heavy
+def test_a_second_night_encodes_what_is_new_and_gives_the_bytes_of_one_from_scratch(tmp_path: Path) -> None:
+    printed = run("nightly.py", "--gifs", 10, "--each", 2, "--folder", tmp_path, "--json")
+    measured = json.loads(printed.splitlines()[-1])
+    # Two are changed and two are new; of the second corpus two are deleted.
+    assert measured == {"same": True, "first_encoded": 10, "second_encoded": 4, "scratch_encoded": 10}
