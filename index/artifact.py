@@ -80,6 +80,9 @@ def _check_records(path: Path, manifest: Manifest) -> None:
     for name, record in manifest.fields.items():
         if (found := field_records.problem(record, manifest.items)) is not None:
             raise CorruptIndexError(f"{path} is wrong: the field {name!r:.40} {found}; restore it or rebuild")
+    spaces = {record.space for record in manifest.fields.values()}
+    if not len(spaces) == len({space.name for space in spaces}) == len({space.fingerprint for space in spaces}):
+        raise CorruptIndexError(f"{path} has spaces of one name or one fingerprint: restore it or rebuild")
 
 
 def check_names(where: str, manifest: Manifest) -> None:

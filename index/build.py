@@ -118,7 +118,7 @@ def fit_reduction(version: Path, field: str, shards: Sequence[int]) -> Reduction
         (vectors, wanted[(wanted >= first) & (wanted < first + len(vectors))] - first)
         for vectors, first in zip(stored, firsts[:-1], strict=True)
     ]
-    reduction, path = fit_rows(parts), version / reduction_name(field)
+    reduction, path = fit_rows(parts) if parts else None, version / reduction_name(field)
     path.unlink(missing_ok=True)
     if reduction is not None:
         reduction.save(path)
@@ -240,7 +240,10 @@ def _tuned(version: Path, record: FieldRecord, plan: FieldPlan, sentences: Float
     reduction = None
     if record.reduction is not None:
         reduction = reductions.load(version / record.reduction.file, record.dimensions)
-    searcher = Searcher(open_shards(version, record), record.engines, reduction)
+    shards = open_shards(version, record)
+    for shard in shards:
+        shard.check(record.engines)
+    searcher = Searcher(shards, record.engines, reduction)
     engines = tune(searcher, sentences if plan.answers_sentences else None)
     default = registry.default(engines, record.rows, len(record.shards), reduced=reduction is not None)
     return replace(record, engine=default, engines=engines)

@@ -12,6 +12,7 @@ from gifdex.encoders.base import FloatArray
 from gifdex.index.fields import Asked
 from gifdex.index.lookup import Index
 from gifdex.index.queries.fuse import Fusion
+from gifdex.index.queries.vectors import unit_queries
 from gifdex.index.search import recall
 from gifdex.schemas.errors import CaptionsError
 
@@ -71,7 +72,9 @@ def evaluate(
             f"the text encoder of the index {index.path} knows no word of the {len(known):,} captions (the first: "
             f"{known[0][1]!r:.80}): give captions in its language"
         )
-    fused, queries = index.fusion(vectors, fields)
+    fused = index.fusion(fields)
+    fused.check_takes_sentences()
+    queries = unit_queries(vectors, fused.dimensions)
     items = np.array([places_of[known[place][0]] for place in places])
     engines = {field.name: field.record.engine or "exact" for field, _ in fused.parts}
     engine = ", ".join(dict.fromkeys(engines.values()))

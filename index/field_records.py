@@ -57,8 +57,11 @@ def _engine_problem(record: FieldRecord) -> str | None:
         shape = Shape(record.dimensions, reduced, scanned=engine.dimensions, kept=width)
         if (found := registry.kind(name).problem(engine, shape)) is not None:
             return f"says that the engine {name} {found}"
-        if any(name not in shard.engines for shard in record.shards):
-            return f"names no file of the engine {name} for some shard"
+    for number, shard in enumerate(record.shards):
+        if set(shard.engines) != set(record.engines):
+            return (
+                f"has files of the engines {sorted(shard.engines)} in shard {number}, not of {sorted(record.engines)}"
+            )
     return None
 
 

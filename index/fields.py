@@ -75,7 +75,7 @@ class Field:
             return self._batch_engine if asked.batch and queries > 1 else self.record.engine
         if not isinstance(asked.engine, str) or asked.engine not in self.record.engines:
             built = ", ".join(self.record.engines) or "none"
-            hint = f": build it with --{asked.engine}" if registry.is_optional(asked.engine) else ""
+            hint = f": build it with --{asked.engine}" if registry.is_optional(str(asked.engine)) else ""
             raise QueryError(
                 f"the field {self.name} of the index {self._path} has no engine {asked.engine!r:.40}, only "
                 f"{built}{hint}"

@@ -172,11 +172,10 @@ class Index:
         """Ask sentences and some of the index's own vectors, so that the next queries find all in memory."""
         warm_up(self, sentences)
 
-    def fusion(self, queries: NDArray[Any], fields: Mapping[str, float] | None = None) -> tuple[Fusion, FloatArray]:
-        """Return the fields that answer, and checked queries (n, d) as unit vectors: for measuring."""
-        fused = self._fusion(fields)
+    def fusion(self, fields: Mapping[str, float] | None = None) -> Fusion:
+        """Return the fields that answer, with their weights: for measuring."""
         self._watch.check()
-        return fused, unit_queries(queries, fused.dimensions)
+        return self._fusion(fields)
 
     def _fusion(self, fields: Mapping[str, float] | None) -> Fusion:
         return self._usual if fields is None else fusion(self.path, self._fields, fields)

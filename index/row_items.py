@@ -72,6 +72,11 @@ class RowItems:
         """Whether each row is the item of its own number."""
         return self.starts is None
 
+    @property
+    def covers_all(self) -> bool:
+        """Whether every item has a row."""
+        return self.items is None or len(self.items) == self.count
+
     @functools.cached_property
     def row_of(self) -> Rows:
         """The row int64 (items,) of each item, -1 for an item without one."""
@@ -146,7 +151,8 @@ def _of_shard(version: Path, shard: ShardRecord) -> tuple[Items, Items]:
         if isinstance(column, pa.ChunkedArray):
             column = column.chunk(0)
         ends, items = column.offsets.to_numpy()[1:], column.flatten().to_numpy()
-        if len(ends) != shard.rows or column.null_count or (len(ends) and (np.diff(ends, prepend=0) < 1).any()):
+        whole = len(ends) == shard.rows and not column.null_count and ends[-1] == len(items)
+        if not whole or (np.diff(ends, prepend=0) < 1).any():
             raise ValueError(f"it has {len(ends):,} rows, some of them of no item; expected {shard.rows:,}")
         if items.min(initial=0) < 0 or items.max(initial=0) >= shard.items:
             raise ValueError(f"it names items outside of the shard's {shard.items:,}")

@@ -120,9 +120,9 @@ class StoredVectors:
 
     def _rescore_copies(self, query: FloatArray, rows: Rows, k: int) -> tuple[Rows, Scores]:
         """As `rescore`, of unit vectors that are made for it."""
-        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
-            raise CorruptIndexError(_ODD_ROWS)
         ascending = np.sort(rows)
+        if len(rows) and not (ascending[0] >= 0 and ascending[-1] < len(self) and np.diff(ascending).all()):
+            raise CorruptIndexError(_ODD_ROWS)
         found, scores = _rescore(self.at(ascending), query, np.arange(len(ascending)), k)
         return ascending[found], scores
 

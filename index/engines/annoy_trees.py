@@ -59,6 +59,7 @@ def build(path: Path, seen: FloatArray, metric: str, trees: int, seed: int = SEE
 
     One thread and a fixed seed give the same bytes each time.
     """
+    seen = np.ascontiguousarray(seen)  # a sum's last digits depend on the layout
     if metric == EUCLIDEAN:
         rest = np.sqrt(np.maximum(0, 1 - np.einsum("ij,ij->i", seen, seen)))
         seen = np.hstack([seen, rest[:, None]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,14 @@ class Fusion:
     def dimensions(self) -> int:
         """Size of a query."""
         return self.parts[0][0].dimensions
+
+    @functools.cached_property
+    def _has_row(self) -> NDArray[np.bool_] | None:
+        """Which items have a row in some field, bool (items,); None where all have. The others are no answers."""
+        if any(field.items.covers_all for field, _ in self.parts):
+            return None
+        has_row: NDArray[np.bool_] = np.logical_or.reduce([field.items.row_of >= 0 for field, _ in self.parts])
+        return has_row
 
     def check_takes_sentences(self) -> None:
         """Raise QueryError unless a sentence can be compared with the fields' vectors."""
@@ -93,6 +102,8 @@ class Fusion:
 
     def _scan(self, query: FloatArray, k: int, among: Rows | None) -> Found:
         scores = self._rough_scores(query)
+        if self._has_row is not None:
+            among = np.flatnonzero(self._has_row) if among is None else among[self._has_row[among]]
         if among is not None:
             scores = scores[among]
         places = contenders(scores, k, self._rounding) if len(scores) else np.empty(0, np.int64)
@@ -100,10 +111,18 @@ class Fusion:
         return best(items, self.scores_of(query, items), k)
 
     def ranks(self, queries: FloatArray, items: Rows) -> Rows:
-        """Return the exact rank int64 (n,) of `items[i]` for unit query i among all items; equal scores share it."""
+        """Return the exact rank int64 (n,) of `items[i]` for unit query i among all answers; equal scores share it.
+
+        An item without a row in any field comes after them.
+        """
         result = np.empty(len(queries), np.int64)
         for number, (query, item) in enumerate(zip(queries, items, strict=True)):
             rough = self._rough_scores(query)
+            if self._has_row is not None:
+                if not self._has_row[item]:
+                    result[number] = 1 + np.count_nonzero(self._has_row)
+                    continue
+                rough[~self._has_row] = -np.inf
             near = np.flatnonzero(np.abs(rough - rough[item]) <= self._rounding)
             exact = self.scores_of(query, near)
             above = np.count_nonzero(rough > rough[item] + self._rounding)

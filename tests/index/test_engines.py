@@ -1,242 +1,311 @@
+"""What every engine must do, whatever it is: all that are registered are built, opened, asked and damaged alike."""
+
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from annoy import AnnoyIndex
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gifdex.encoders.base import FloatArray
-from gifdex.index.engines import annoy_trees, hnsw
-from gifdex.index.engines.annoy_trees import ANGULAR, EUCLIDEAN, AnnoyEngine
-from gifdex.index.engines.base import Engine
-from gifdex.index.engines.hnsw import HnswEngine, insertion_order, quantized
-from gifdex.index.engines.scan import ScanEngine, highest
-from gifdex.index.engines.settings import AnnoySettings, HnswSettings
-from gifdex.schemas.errors import CorruptIndexError
+from gifdex.index.engines import registry
+from gifdex.index.engines.base import Engine, Shape
+from gifdex.index.engines.names import ANNOY, HNSW, SCAN
+from gifdex.index.vectors import write_npy
+from gifdex.schemas.errors import CorruptIndexError, QueryError
+from gifdex.schemas.manifest import EngineRecord, RecallRecord
 
-ITEMS, DIMENSIONS, TREES = 500, 16, 3
-METRICS = pytest.mark.parametrize("metric", [ANGULAR, EUCLIDEAN])
+ROWS, DIMENSIONS = 500, 16
+STEM = "image-00000"
+# Small builds; the others have no parameters.
+PARAMETERS = {ANNOY: {"trees": 3}, HNSW: {"connectivity": 4, "expansion_add": 32}}
 
 
-@pytest.fixture(scope="module")
-def stored(clustered: Callable[..., FloatArray]) -> FloatArray:
-    return clustered(ITEMS)
+@dataclass(frozen=True)
+class Built:
+    """One engine over ROWS vectors, its file, and what else it reads."""
+
+    name: str
+    folder: Path
+    record: EngineRecord
+    shape: Shape
+
+    @property
+    def path(self) -> Path:
+        return self.folder / registry.kind(self.name).file(STEM, self.shape.reduced)
+
+    def open(self, rows: int = ROWS) -> Engine:
+        return registry.kind(self.name).open(self.path, rows, self.record)
 
 
 @pytest.fixture(scope="module")
 def leading(spectral: Callable[..., FloatArray]) -> FloatArray:
     """The first 16 of 64 dimensions of unit vectors: shorter than 1, of different lengths."""
-    return np.ascontiguousarray(spectral(ITEMS, 64)[:, :DIMENSIONS])
+    return np.ascontiguousarray(spectral(ROWS, 64)[:, :DIMENSIONS])
 
 
-def built(path: Path, stored: FloatArray, metric: str = ANGULAR, settings: AnnoySettings | None = None) -> Path:
-    annoy_trees.build(path, stored, metric, settings or AnnoySettings(TREES))
-    return path
+@pytest.fixture(scope="module")
+def whole(clustered: Callable[..., FloatArray]) -> FloatArray:
+    """Unit vectors that are not reduced."""
+    return clustered(ROWS)
 
 
-def graph(path: Path, stored: FloatArray) -> Path:
-    hnsw.build(path, stored, HnswSettings(4, 32))
-    return path
+def build(name: str, folder: Path, vectors: FloatArray, reduced: bool) -> Built:
+    """Build an engine, and before it those whose file it reads, as a version's build does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    dimensions = 64 if reduced else DIMENSIONS
+    shape = Shape(dimensions, reduced, scanned=DIMENSIONS, kept=DIMENSIONS)
+    if not reduced:
+        write_npy(folder / f"{STEM}.vectors.npy", vectors, "a test")
+    record = registry.kind(name).describe(shape, PARAMETERS.get(name, {}))
+    registry.kind(name).build(folder, STEM, vectors, record)
+    if not (folder / registry.kind(name).file(STEM, reduced)).exists():  # an engine that reads another one's file
+        build(ANNOY, folder, vectors, reduced)
+    return Built(name, folder, record, shape)
+
+
+@pytest.fixture(params=registry.names())
+def name(request: pytest.FixtureRequest) -> str:
+    """Each engine's name."""
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(params=["reduced", "whole"])
+def reduced(request: pytest.FixtureRequest) -> bool:
+    """Whether the vectors are leading parts of unit vectors."""
+    return bool(request.param == "reduced")
 
 
 @pytest.fixture
-def path(tmp_path: Path, stored: FloatArray) -> Path:
-    return built(tmp_path / "a.ann", stored)
+def seen(reduced: bool, leading: FloatArray, whole: FloatArray) -> FloatArray:
+    """The vectors that the engine sees."""
+    return leading if reduced else whole
 
 
-@pytest.fixture(params=["annoy", "scan", "hnsw"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path, leading: FloatArray) -> Engine:
-    """Each engine over the same vectors."""
-    if request.param == "hnsw":
-        return HnswEngine(graph(tmp_path / "a.graph", leading), ITEMS, DIMENSIONS)
-    path = built(tmp_path / "a.ann", leading, EUCLIDEAN)
-    if request.param == "annoy":
-        return AnnoyEngine(path, ITEMS, DIMENSIONS, EUCLIDEAN)
-    return ScanEngine(annoy_trees.map_vectors(path, ITEMS, DIMENSIONS, EUCLIDEAN))
+@pytest.fixture
+def built(name: str, reduced: bool, tmp_path: Path, seen: FloatArray) -> Built:
+    """Each engine, over reduced and over whole vectors."""
+    return build(name, tmp_path / "built", seen, reduced)
 
 
-def test_candidates_are_distinct_rows_for_each_query(engine: Engine, leading: FloatArray) -> None:
-    found = engine.candidates(leading[::50], 30)
+@pytest.fixture
+def engine(built: Built) -> Engine:
+    """Each engine, opened."""
+    return built.open()
+
+
+def near(seen: FloatArray, count: int, seed: int = 3) -> FloatArray:
+    """Queries that lie where the vectors do, and are none of them."""
+    drawn = np.random.default_rng(seed).standard_normal((count, DIMENSIONS)) * seen.std(axis=0)
+    queries: FloatArray = drawn.astype(np.float32)
+    return queries
+
+
+def test_candidates_are_distinct_rows_for_each_query(engine: Engine, seen: FloatArray) -> None:
+    found = engine.candidates(seen[::50], 30)
     assert len(found) == 10
     for rows in found:
         assert rows.dtype == np.int64
         assert len(rows) == len(set(rows.tolist()))
         assert 30 <= len(rows) <= 60
         assert rows.min() >= 0
-        assert rows.max() < ITEMS
+        assert rows.max() < ROWS
 
 
-def test_candidates_are_those_of_the_highest_products(engine: Engine, leading: FloatArray) -> None:
-    queries = np.random.default_rng(3).standard_normal((50, DIMENSIONS)).astype(np.float32) * leading.std(axis=0)
-    best = np.argsort(-(queries @ leading.T), axis=1)[:, :10]
+def test_candidates_are_those_of_the_highest_products(engine: Engine, seen: FloatArray) -> None:
+    queries = near(seen, 50)
+    best = np.argsort(-(queries @ seen.T), axis=1)[:, :10]
     found = engine.candidates(queries, 60)
     shares = [len(set(rows.tolist()) & set(b.tolist())) / 10 for rows, b in zip(found, best, strict=True)]
     assert np.mean(shares) >= 0.95
 
 
-@pytest.mark.parametrize("count", [ITEMS, ITEMS + 1, 10**9])
-def test_more_candidates_than_items_are_all_items(engine: Engine, leading: FloatArray, count: int) -> None:
-    found = sorted(engine.candidates(leading[:1], count)[0].tolist())
+@pytest.mark.parametrize("count", [ROWS, ROWS + 1, 10**9])
+def test_more_candidates_than_rows_are_all_rows(built: Built, seen: FloatArray, count: int) -> None:
+    found = sorted(built.open().candidates(seen[:1], count)[0].tolist())
     # A graph may have nodes that no path leads to; an index scans then, for this many candidates.
-    assert found == list(range(ITEMS)) or (isinstance(engine, HnswEngine) and len(found) > 0.9 * ITEMS)
+    assert found == list(range(ROWS)) or (built.name == HNSW and len(found) > 0.9 * ROWS)
 
 
-def test_batch_has_the_candidates_of_its_queries_one_by_one(engine: Engine, leading: FloatArray) -> None:
-    queries = leading[:40] + np.random.default_rng(4).normal(0, 0.1, (40, DIMENSIONS)).astype(np.float32)
+def test_batch_has_the_candidates_of_its_queries_one_by_one(engine: Engine, seen: FloatArray) -> None:
+    queries = seen[:40] + np.random.default_rng(4).normal(0, 0.1, (40, DIMENSIONS)).astype(np.float32)
     batch = engine.candidates(queries, 20)
     alone = [engine.candidates(query[None], 20)[0] for query in queries]
     assert [sorted(rows.tolist()) for rows in batch] == [sorted(rows.tolist()) for rows in alone]
     assert list(engine.candidates(queries[:0], 20)) == []
 
 
-def test_four_threads_get_the_candidates_of_one(engine: Engine, leading: FloatArray) -> None:
+def test_four_threads_get_the_candidates_of_one(engine: Engine, seen: FloatArray) -> None:
     def ask(_: int) -> list[list[int]]:
-        return [rows.tolist() for _ in range(20) for rows in engine.candidates(leading[:50], 25)]
+        return [rows.tolist() for _ in range(20) for rows in engine.candidates(seen[:50], 25)]
 
     expected = ask(0)
     with ThreadPoolExecutor(4) as pool:
         assert all(found == expected for found in pool.map(ask, range(8)))
 
 
-@METRICS
-@pytest.mark.parametrize("dimensions", [1, 2, 3, 16, 50, 512])
-def test_node_size_is_annoys(tmp_path: Path, dimensions: int, metric: str) -> None:
-    index = AnnoyIndex(dimensions + (metric == EUCLIDEAN), metric)
-    index.add_item(0, [1.0] * index.f)
-    index.build(1)
-    index.save(str(tmp_path / "one.ann"))
-    # One item, and one root which Annoy writes twice.
-    assert (tmp_path / "one.ann").stat().st_size % annoy_trees.node_bytes(dimensions, metric) == 0
-    assert (tmp_path / "one.ann").stat().st_size // annoy_trees.node_bytes(dimensions, metric) in (2, 3)
+def test_a_row_that_is_left_out_takes_no_place(engine: Engine, seen: FloatArray) -> None:
+    own = np.arange(0, ROWS, 25)
+    with_it = engine.candidates(seen[own], 30)
+    assert all(row in rows for row, rows in zip(own, with_it, strict=True))
+    without = engine.candidates(seen[own], 30, own)
+    for row, rows in zip(own, without, strict=True):
+        assert row not in rows
+        assert len(rows) == len(set(rows.tolist()))
+        assert 30 <= len(rows) <= 62
+        assert rows.min() >= 0
+        assert rows.max() < ROWS
+    best = np.argsort(-(seen[own] @ seen.T), axis=1)[:, :11]
+    others = [set(row.tolist()) - {one} for row, one in zip(best, own.tolist(), strict=True)]
+    shares = [len(them & set(rows.tolist())) / len(them) for them, rows in zip(others, without, strict=True)]
+    assert np.mean(shares) >= 0.95
 
 
-@METRICS
-def test_vectors_are_read_where_they_lie_in_annoys_file(tmp_path: Path, leading: FloatArray, metric: str) -> None:
-    mapped = annoy_trees.map_vectors(built(tmp_path / "a.ann", leading, metric), ITEMS, DIMENSIONS, metric)
-    np.testing.assert_array_equal(mapped, leading)
-    assert not mapped.flags.writeable
-    assert not mapped.flags.owndata
+def test_each_query_leaves_out_its_own_row_or_none(engine: Engine, seen: FloatArray) -> None:
+    queries, rows = seen[[7, 8, 9]], np.array([7, -1, 9])
+    found = engine.candidates(queries, 20, rows)
+    assert [row in mine for row, mine in zip((7, 8, 9), found, strict=True)] == [False, True, False]
+    none = engine.candidates(queries, 20, np.full(3, -1))
+    assert all(row in mine for row, mine in zip((7, 8, 9), none, strict=True))
 
 
-def test_extra_coordinate_makes_every_vector_a_unit_vector(tmp_path: Path, leading: FloatArray) -> None:
-    index = AnnoyIndex(DIMENSIONS + 1, "euclidean")
-    index.load(str(built(tmp_path / "a.ann", leading, EUCLIDEAN)))
-    for row in (0, 7, ITEMS - 1):
-        vector = np.array(index.get_item_vector(row))
-        np.testing.assert_array_equal(vector[:-1].astype(np.float32), leading[row])
-        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+def test_all_candidates_without_a_row_are_all_others(built: Built, seen: FloatArray) -> None:
+    found = built.open().candidates(seen[:1], ROWS, np.array([0]))[0].tolist()
+    assert 0 not in found
+    assert sorted(found) == list(range(1, ROWS)) or (built.name == HNSW and len(found) > 0.9 * ROWS)
 
 
-def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path, path: Path, stored: FloatArray) -> None:
-    same = built(tmp_path / "same", stored)
-    other = built(tmp_path / "other", stored, settings=AnnoySettings(TREES, 1))
-    assert same.read_bytes() == path.read_bytes() != other.read_bytes()
+def test_one_row_is_enough(name: str, reduced: bool, tmp_path: Path, seen: FloatArray) -> None:
+    one = build(name, tmp_path / "one", seen[:1], reduced).open(1)
+    assert [rows.tolist() for rows in one.candidates(seen[:2], 5)] == [[0], [0]]
+    assert [rows.tolist() for rows in one.candidates(seen[:1], 5, np.array([0]))] == [[]]
 
 
-def test_build_leaves_no_unfinished_file(path: Path) -> None:
-    assert [found.name for found in path.parent.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize("size", [0, 1, 75, 77])
-def test_file_of_no_whole_number_of_nodes_is_refused(path: Path, size: int) -> None:
-    assert annoy_trees.node_bytes(DIMENSIONS, ANGULAR) == 76
-    os.truncate(path, size)
-    with pytest.raises(CorruptIndexError, match=f"has {size} bytes, not a whole number of nodes of 16 dimensions"):
-        AnnoyEngine(path, ITEMS, DIMENSIONS, ANGULAR)
-
-
-@pytest.mark.parametrize("items", [1, ITEMS - 1, ITEMS + 1, 2**40])
-def test_file_of_another_count_of_items_is_refused(path: Path, items: int) -> None:
-    with pytest.raises(CorruptIndexError, match=r"holds 500 items|too few for trees"):
-        AnnoyEngine(path, items, DIMENSIONS, ANGULAR)
-
-
-def test_absent_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorruptIndexError, match="No such file"):
-        AnnoyEngine(tmp_path / "absent.ann", ITEMS, DIMENSIONS, ANGULAR)
-
-
-def test_library_versions_are_the_installed_ones() -> None:
-    assert annoy_trees.library_version().startswith("1.")
-    assert hnsw.library_version().startswith("2.")
-
-
-def altered(path: Path, change: Callable[[bytearray], None]) -> Path:
-    data = bytearray(path.read_bytes())
-    change(data)
-    path.write_bytes(data)
-    return path
-
-
-def put(data: bytearray, at: int, kind: str, value: int) -> None:
-    struct.pack_into(kind, data, at, value)
-
-
-@METRICS
-@pytest.mark.parametrize("value", [-1, -(2**31), 2**31 - 1, 10**6])
-def test_annoy_nodes_that_lead_out_of_the_file_are_refused(
-    tmp_path: Path, leading: FloatArray, metric: str, value: int
+def test_same_vectors_give_the_same_bytes(
+    built: Built, name: str, reduced: bool, tmp_path: Path, seen: FloatArray
 ) -> None:
-    size = annoy_trees.node_bytes(DIMENSIONS, metric)
-    ids = 4 if metric == ANGULAR else 8
-    path = built(tmp_path / "a.ann", leading, metric)
-    intact = path.read_bytes()
-    last = len(intact) // size - 1
-    places = [last * size + ids, last * size + ids + 4, ITEMS * size + ids, (last - 1) * size + ids]
-    for at in places:
-        path.write_bytes(intact)
-        altered(path, lambda data, at=at: put(data, at, "<i", value))  # type: ignore[misc]
-        with pytest.raises(CorruptIndexError, match="lead out of the file"):
-            AnnoyEngine(path, ITEMS, DIMENSIONS, metric)
+    again = build(name, tmp_path / "again", seen.copy(order="F"), reduced)
+    assert built.path.read_bytes() == again.path.read_bytes()
+    assert (built.record, built.path.name) == (again.record, again.path.name)
 
 
-def test_annoy_nodes_that_go_in_circles_are_refused(path: Path) -> None:
-    size = annoy_trees.node_bytes(DIMENSIONS, ANGULAR)
-    last = path.stat().st_size // size - 1
-    altered(path, lambda data: put(data, last * size + 4, "<i", last))
-    with pytest.raises(CorruptIndexError, match="lead out of the file"):
-        AnnoyEngine(path, ITEMS, DIMENSIONS, ANGULAR)
+def test_build_leaves_no_unfinished_file(built: Built) -> None:
+    found = {path.name for path in built.folder.iterdir()}
+    assert found <= {built.path.name, f"{STEM}.vectors.npy", f"{STEM}.ann"}
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    n=st.integers(2, 3000),
-    share=st.floats(0.0, 0.999),
-    distinct=st.sampled_from([1, 2, 5, 10**9]),
+def test_check_and_open_refuse_other_counts(built: Built) -> None:
+    kind = registry.kind(built.name)
+    kind.check(built.path, ROWS, built.record)
+    for rows in (1, ROWS - 1, ROWS + 1, 2**40):
+        for refuse in (kind.check, kind.open):
+            with pytest.raises(CorruptIndexError, match=str(built.path)):
+                refuse(built.path, rows, built.record)
+    for dimensions in (1, DIMENSIONS - 1, DIMENSIONS + 1, 2**20):
+        with pytest.raises(CorruptIndexError, match=str(built.path)):
+            kind.open(built.path, ROWS, replace(built.record, dimensions=dimensions))
+
+
+def test_a_file_cut_off_anywhere_longer_or_absent_is_refused(built: Built) -> None:
+    kind, intact = registry.kind(built.name), built.path.read_bytes()
+    sizes = [0, 1, 7, 8, *range(100, len(intact), len(intact) // 30), len(intact) - 1]
+    for data in (*(intact[:size] for size in sizes), *([] if built.path.suffix == ".npy" else [intact + b"\0"])):
+        built.path.write_bytes(data)
+        with pytest.raises(CorruptIndexError, match=str(built.path)):
+            kind.check(built.path, ROWS, built.record)
+        with pytest.raises(CorruptIndexError, match=str(built.path)):
+            kind.open(built.path, ROWS, built.record)
+    built.path.unlink()
+    for refuse in (kind.check, kind.open):
+        with pytest.raises(CorruptIndexError, match=str(built.path)):
+            refuse(built.path, ROWS, built.record)
+
+
+def test_altered_bytes_are_refused_or_lead_to_rows(built: Built, seen: FloatArray) -> None:
+    intact, random = built.path.read_bytes(), np.random.default_rng(1)
+    places = [*range(0, 200, 7), *random.integers(0, len(intact), 60).tolist()]
+    with built.path.open("r+b") as stream:
+        for at in places:
+            os.pwrite(stream.fileno(), bytes([intact[at] ^ 0xFF]), at)
+            try:
+                found = built.open().candidates(seen[:20], 50)
+            except CorruptIndexError:
+                continue
+            finally:
+                os.pwrite(stream.fileno(), intact[at : at + 1], at)
+            # A scorer looks at each row again, and refuses what is none, or is there twice.
+            assert all(rows.dtype == np.int64 for rows in found)
+            assert built.name != ANNOY or all(0 <= row < ROWS for rows in found for row in rows.tolist())
+
+
+def test_what_a_manifest_says_of_another_engine_is_a_problem(built: Built) -> None:
+    kind = registry.kind(built.name)
+    assert kind.problem(built.record, built.shape) is None
+    assert "metric" in (kind.problem(replace(built.record, metric="hamming"), built.shape) or "")
+
+
+def test_a_description_says_what_was_told_and_nothing_that_was_measured(name: str, built: Built) -> None:
+    kind, record = registry.kind(name), built.record
+    assert record == kind.describe(built.shape, PARAMETERS.get(name, {}))
+    assert record.parameters.items() >= PARAMETERS.get(name, {}).items()
+    assert (record.num_candidates, record.vector_recall, record.sentence_recall) == (0, RecallRecord(0, {}), None)
+    assert record.dimensions == DIMENSIONS
+    assert kind.package
+    assert 0.9 <= kind.tuning.target <= 1.0
+    kind.require()
+    with pytest.raises(ValueError, match=f"the engine {name} has no parameter 'colour'"):
+        kind.describe(built.shape, {"colour": 3})
+
+
+def test_library_versions_are_the_installed_ones(built: Built) -> None:
+    assert built.record.library_version[:2] in ("1.", "2.")
+
+
+def records(**num_candidates: int) -> dict[str, EngineRecord]:
+    """Records of engines over 64 of 128 dimensions that need so many candidates."""
+    shape = Shape(128, True, 64, 64)
+    return {
+        name: replace(registry.kind(name).describe(shape, {}), num_candidates=count)
+        for name, count in num_candidates.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("engines", "rows", "shards", "reduced", "batch", "expected"),
+    [
+        (records(annoy=100, scan=100, hnsw=50), 100_000, 1, True, False, HNSW),
+        (records(annoy=100, scan=100, hnsw=50), 4_000, 1, True, True, SCAN),  # few rows: many queries are multiplied
+        (records(annoy=100, scan=100), 100_000, 1, True, False, SCAN),
+        (records(annoy=100, scan=100), 10_000_000, 1, True, False, ANNOY),
+        (records(annoy=100, scan=100), 5_000_000, 1, True, True, SCAN),
+        (records(annoy=100, scan=100), 1_000_000, 1, False, False, ANNOY),
+        (records(annoy=100), 100, 1, True, False, ANNOY),
+        # An engine that has to look at more than an eighth of the rows leaves the answer to a scan.
+        (records(annoy=100, scan=100, hnsw=12_500), 100_000, 1, True, False, HNSW),
+        (records(annoy=100, scan=100, hnsw=12_501), 100_000, 1, True, False, SCAN),
+        (records(annoy=100, scan=100, hnsw=6_251), 100_000, 2, True, False, SCAN),
+        (records(annoy=10**7, scan=100), 10**7, 1, True, False, SCAN),
+        (records(annoy=10**7), 10**7, 1, True, False, ANNOY),
+        ({}, 100, 1, False, False, None),
+    ],
 )
-def test_highest_hold_the_highest_and_are_not_many_more(seed: int, n: int, share: float, distinct: int) -> None:
-    random = np.random.default_rng(seed)
-    scores = (random.integers(0, distinct, n) / distinct).astype(np.float32)
-    count = max(1, int(share * n))
-    found = highest(scores, count)
-    assert count <= len(found) <= 2 * count
-    assert (np.diff(found) > 0).all()
-    assert np.sort(scores[found])[::-1][:count].tolist() == np.sort(scores)[::-1][:count].tolist()
+def test_the_default_follows_from_counts(
+    engines: dict[str, EngineRecord], rows: int, shards: int, reduced: bool, batch: bool, expected: str | None
+) -> None:
+    assert registry.default(engines, rows, shards, reduced=reduced, batch=batch) == expected
+    backwards = dict(reversed(engines.items()))
+    assert registry.default(backwards, rows, shards, reduced=reduced, batch=batch) == expected
 
 
-def test_quantized_vectors_keep_the_order_of_their_products(leading: FloatArray) -> None:
-    found = quantized(leading)
-    assert np.abs(found).max() == 127
-    exact, rounded = leading @ leading.T, found.astype(np.float64) @ found.astype(np.float64).T
-    scale = (127 / np.abs(leading).max()) ** 2
-    np.testing.assert_allclose(rounded / scale, exact, atol=0.01)
-    assert quantized(np.zeros((3, 4), np.float32)).tolist() == [[0] * 4] * 3
-
-
-def test_insertion_order_has_every_row_once_and_like_rows_together(stored: FloatArray) -> None:
-    bytes_ = quantized(stored)
-    order = insertion_order(bytes_)
-    assert sorted(order.tolist()) == list(range(ITEMS))
-    assert sorted(order[: ITEMS // 10].tolist()) == list(range(0, ITEMS, 10))
-    rest = order[ITEMS // 10 :]
-    following = np.einsum("ij,ij->i", stored[rest[:-1]], stored[rest[1:]]).mean()
-    assert following > np.einsum("ij,ij->i", stored[:-1], stored[1:]).mean() + 0.3
-    assert insertion_order(bytes_[:1]).tolist() == [0]
+def test_names_and_kinds_of_the_registry() -> None:
+    assert registry.names() == (HNSW, SCAN, ANNOY)
+    assert registry.USUAL == (ANNOY, SCAN)
+    assert [kind.name for kind in registry.kinds([ANNOY, HNSW])] == [HNSW, ANNOY]
+    assert [registry.is_optional(name) for name in (HNSW, ANNOY, "faiss")] == [True, False, False]
+    with pytest.raises(QueryError, match="there is no engine 'faiss'; expected one of hnsw, scan, annoy"):
+        registry.kind("faiss")

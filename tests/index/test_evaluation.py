@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from gifdex.index.evaluation import Evaluation, evaluate
+import gifdex
+from gifdex.encoders.base import FloatArray, unit
+from gifdex.index.evaluation import Evaluation, engine_recall, evaluate
+from gifdex.index.fields import Asked
 from gifdex.index.lookup import Index
 from gifdex.schemas.errors import CaptionsError, QueryError
 
@@ -49,3 +55,52 @@ def test_captions_of_no_item_are_refused(index: Index) -> None:
 def test_empty_caption_is_a_query_error(index: Index) -> None:
     with pytest.raises(QueryError, match="empty"):
         evaluate(index, [("gif-00003", " ")])
+
+
+@pytest.fixture(scope="module")
+def captioned(
+    tmp_path_factory: pytest.TempPathFactory, make_version: Callable[..., Path], vectors: FloatArray
+) -> Index:
+    """Items of which some have captions in the field of that name, and all have features."""
+    folder = tmp_path_factory.mktemp("captioned") / "00000000000000aa"
+    captions = np.roll(vectors, 100, axis=0)
+    captions[::4] = np.nan
+    captions[5] = captions[9]
+    features = (2 * vectors[:, :6]).astype(np.float16)
+    return gifdex.open(make_version(folder, vectors, (400, 300), fields={"caption": captions, "features": features}))
+
+
+@pytest.mark.parametrize("fields", [{"caption": 1.0}, {"image": 1.0, "caption": 0.5}, {"image": 2.0, "caption": 0.0}])
+def test_ranks_of_fused_fields_are_the_places_among_all_hits(captioned: Index, fields: dict[str, float]) -> None:
+    pairs = [(f"gif-{row:05d}", f"a {word} cat") for row, word in ((3, "red"), (4, "blue"), (5, "old"), (699, "wet"))]
+    evaluation = evaluate(captioned, pairs, fields)
+    expected = []
+    for key, caption in pairs:
+        scores = {hit.id: hit.score for hit in captioned.search(caption, 700, fields=fields, exact=True)}
+        # An item without a caption is no answer of that field alone.
+        expected.append(1 + sum(score > scores.get(key, -2.0) for score in scores.values()))
+    assert evaluation.ranks.tolist() == expected
+    assert 0.5 < evaluation.engine_recall <= 1.0
+    assert evaluation.engine == captioned.engine
+    if fields["caption"] == 0.0:
+        assert expected == evaluate(captioned, pairs).ranks.tolist()
+
+
+def test_fields_that_cannot_be_asked_are_refused(captioned: Index) -> None:
+    with pytest.raises(QueryError, match="has no field 'frames'"):
+        evaluate(captioned, CAPTIONS, {"frames": 1.0})
+    with pytest.raises(QueryError, match="lie in different spaces"):
+        evaluate(captioned, CAPTIONS, {"image": 1.0, "features": 1.0})
+    with pytest.raises(QueryError, match="a sentence lies in the space joint, but the field features"):
+        evaluate(captioned, CAPTIONS, {"features": 1.0})
+
+
+def test_recall_of_an_engine_is_a_share_of_the_exact_hits(captioned: Index) -> None:
+    queries = unit(np.random.default_rng(1).standard_normal((40, 16)))
+    fused = captioned.fusion({"image": 1.0, "caption": 1.0})
+    assert engine_recall(fused, queries, 10, Asked(exact=True)) == 1.0
+    found = engine_recall(fused, queries, 10, Asked("annoy", 1))
+    exact, some = (fused.search(queries, 10, asked) for asked in (Asked(exact=True), Asked("annoy", 1)))
+    shares = [len(set(a.tolist()) & set(b.tolist())) / 10 for (a, _), (b, _) in zip(exact, some, strict=True)]
+    assert found == pytest.approx(np.mean(shares), abs=0.01)
+    assert 0.3 < found <= 1.0

@@ -157,6 +157,15 @@ def test_npy_and_parquet_hold_the_very_vectors(version: Path, vectors: FloatArra
     assert table.drop_columns("vector").to_pylist() == stored.select(tables.ITEMS.names).to_pylist()
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_each_repost_has_its_vector(make_version: Callable[..., Path], vectors: FloatArray, tmp_path: Path) -> None:
+    copies = vectors[np.random.default_rng(1).integers(0, 40, 500)]
+    version = make_version(tmp_path / "00000000000000bb", copies, (300, 200))
+    assert export(version, tmp_path / "out", "npy").items == 500
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "vectors.npy"), copies)
+    assert [item["row"] for item in items_of(tmp_path / "out")] == list(range(500))
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_facts_say_what_the_files_are_and_the_same_comes_out_each_time(
     format: str, version: Path, tmp_path: Path
@@ -165,7 +174,7 @@ def test_facts_say_what_the_files_are_and_the_same_comes_out_each_time(
     facts = json.loads((tmp_path / "a" / "facts.json").read_text())
     manifest = gifdex.open(version).manifest
     assert (facts["format"], facts["build_id"], facts["metric"]) == (format, manifest.build_id, "cosine")
-    assert (facts["items"], facts["dimensions"]) == (manifest.items, manifest.dimensions)
+    assert (facts["items"], facts["dimensions"]) == (manifest.items, manifest.fields["image"].dimensions)
     assert facts["text_encoder"]["fingerprint"] == manifest.text_encoder.fingerprint
     assert facts["library_version"]
     assert sorted(facts["files"]) == sorted(done.files) == sorted(["items.jsonl", FILES[format]])
@@ -202,7 +211,7 @@ def test_odd_texts_stay_one_line_each(version: Path, tmp_path: Path) -> None:
     assert [item["metadata"] for item in items[: len(odd)]] == [{text: [text, None, 1.5]} for text in odd]
 
 
-@pytest.mark.parametrize("name", ["shard-00001.vectors.npy", "items.arrow", "shard-00002.ann"])
+@pytest.mark.parametrize("name", ["image-00001.vectors.npy", "items.arrow", "image-00002.ann"])
 def test_an_altered_version_is_refused_by_the_files_name(name: str, version: Path, tmp_path: Path) -> None:
     shutil.copytree(version, tmp_path / "v")
     data = bytearray((tmp_path / "v" / name).read_bytes())

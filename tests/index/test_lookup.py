@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,15 +16,17 @@ import gifdex
 from gifdex.encoders import projections
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.encoders.registry import text_encoder
+from gifdex.index.engines import registry
+from gifdex.index.evaluation import engine_recall
+from gifdex.index.fields import Asked
 from gifdex.index.lookup import Hit, Index
-from gifdex.index.search import Searcher
 from gifdex.schemas.errors import QueryError
-from gifdex.schemas.manifest import MANIFEST_NAME
 
 DIMENSIONS = 16
 SENTENCE = "a cat playing the piano"
-WAYS: list[dict[str, Any]] = [{"exact": True}, {"engine": "annoy"}, {"engine": "scan"}, {"engine": "hnsw"}]
-EVERY_WAY = pytest.mark.parametrize("how", WAYS, ids=["exact", "annoy", "scan", "hnsw"])
+ENGINES = registry.names()
+WAYS: list[dict[str, Any]] = [{"exact": True}, *({"engine": engine} for engine in ENGINES)]
+EVERY_WAY = pytest.mark.parametrize("how", WAYS, ids=["exact", *ENGINES])
 
 
 def brute_force(vectors: FloatArray, query: NDArray[Any], k: int) -> list[tuple[str, float]]:
@@ -139,7 +139,9 @@ def test_equal_vectors_tie_and_come_in_row_order(
     assert opened.search(query, 7, exact=True) == hits[:7]
 
 
-@pytest.mark.parametrize("how", [{"exact": True}, {"engine": "annoy", "effort": 10**6}, {"effort": 100}])
+@pytest.mark.parametrize(
+    "how", [{"exact": True}, {"engine": "annoy", "num_candidates": 10**6}, {"num_candidates": 100}]
+)
 def test_several_shards_answer_as_one(
     tmp_path: Path, make_version: Callable[..., Path], index: Index, vectors: FloatArray, how: dict[str, Any]
 ) -> None:
@@ -148,27 +150,29 @@ def test_several_shards_answer_as_one(
     assert whole.search(queries, 10, **how) == index.search(queries, 10, **how)
 
 
-@pytest.mark.parametrize("engine", ["annoy", "scan", "hnsw"])
-def test_engines_find_most_of_the_exact_hits_at_their_default_effort(
+@pytest.mark.parametrize("engine", ENGINES)
+def test_engines_find_most_of_the_exact_hits_with_their_default_candidates(
     reduced: Index, engine: str, spectral: Any
 ) -> None:
     queries = unit(spectral(4200)[4000:] + 0.05 * spectral(200, seed=8))  # of the same centres
     exact, found = (reduced.search(queries, 10, **how) for how in ({"exact": True}, {"engine": engine}))
     shares = [len({h.id for h in e} & {h.id for h in f}) / 10 for e, f in zip(exact, found, strict=True)]
     assert np.mean(shares) >= 0.95
-    assert reduced.engine_recall(queries, 10, engine) == pytest.approx(np.mean(shares), abs=1e-9)
+    assert engine_recall(reduced.fusion(), queries, 10, Asked(engine)) == pytest.approx(np.mean(shares), abs=1e-9)
 
 
-@pytest.mark.parametrize("engine", ["annoy", "scan", "hnsw"])
-def test_effort_buys_recall_and_all_of_it_in_the_end(reduced: Index, reduced_vectors: FloatArray, engine: str) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_more_candidates_find_more_and_all_of_it_in_the_end(
+    reduced: Index, reduced_vectors: FloatArray, engine: str
+) -> None:
     queries = reduced_vectors[::40] + np.random.default_rng(1).normal(0, 0.05, (100, 128))
     exact = [{hit.id for hit in hits} for hits in reduced.search(queries, 10, exact=True)]
 
-    def recall(effort: int) -> float:
-        found = reduced.search(queries, 10, engine=engine, effort=effort)
+    def recall(num_candidates: int) -> float:
+        found = reduced.search(queries, 10, engine=engine, num_candidates=num_candidates)
         return float(np.mean([len(e & {h.id for h in f}) / 10 for e, f in zip(exact, found, strict=True)]))
 
-    rising = [recall(effort) for effort in (1, 40, 10**9)]
+    rising = [recall(count) for count in (1, 40, 10**9)]
     assert rising[0] < rising[1] <= rising[2] == 1.0
 
 
@@ -180,51 +184,31 @@ def test_what_an_engine_proposes_is_scored_in_all_dimensions(reduced: Index, red
             assert hit.score == pytest.approx(exact, abs=2e-7)
 
 
-def test_engine_that_answers_is_the_one_that_was_fastest_when_built(reduced: Index) -> None:
-    speed = {name: facts.quality.queries_per_second for name, facts in reduced.manifest.engines.items()}
-    assert min(speed.values()) > 0
-    assert reduced.engine == max(speed, key=lambda name: speed[name])
+def test_engine_that_answers_is_the_registrys_default(reduced: Index) -> None:
+    image = reduced.manifest.fields["image"]
+    assert reduced.engine == image.engine == registry.default(image.engines, image.rows, 2, reduced=True)
     query = np.random.default_rng(3).standard_normal(128)
     assert reduced.search(query) == reduced.search(query, engine=reduced.engine)
 
 
-def test_batch_is_scanned_where_that_was_measured_to_be_faster(
-    tmp_path: Path, reduced_version: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    real = Searcher.search
-
-    def search(self: Searcher, queries: FloatArray, k: int, engine: str, effort: int) -> Any:
-        asked.append(engine)
-        return real(self, queries, k, engine, effort)
-
-    monkeypatch.setattr(Searcher, "search", search)
+def test_a_batch_is_scanned_where_multiplying_is_faster(reduced: Index) -> None:
+    field = reduced.field("image")
+    assert (reduced.engine, field.engine_for(Asked(), 1), field.engine_for(Asked(), 2)) == ("hnsw", "hnsw", "scan")
+    assert field.engine_for(Asked(batch=False), 2) == "hnsw"
+    assert field.engine_for(Asked("annoy"), 2) == "annoy"
+    assert field.engine_for(Asked(exact=True), 2) is None
     queries = np.random.default_rng(1).standard_normal((2, 128))
-    for scan, expected in ((40.0, ["hnsw", "scan"]), (30.0, ["hnsw", "hnsw"])):
-        copy = shutil.copytree(reduced_version, tmp_path / str(scan) / reduced_version.name)
-        manifest = json.loads((copy / MANIFEST_NAME).read_text())
-        manifest["engine"] = "hnsw"
-        for name, speed in (("annoy", 1.0), ("scan", scan), ("hnsw", 100.0)):
-            manifest["engines"][name]["quality"]["queries_per_second"] = speed
-        (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
-        opened = gifdex.open(copy)
-        opened.search(queries[0])
-        opened.search(queries)
-        assert asked == expected
-        asked.clear()
-        opened.search(queries, engine="annoy")
-        assert asked == ["annoy"]
-        asked.clear()
+    assert reduced.search(queries) == reduced.search(queries, engine="scan")
 
 
 @pytest.mark.parametrize("huge", [10**18, 10**400])
 def test_numbers_beyond_any_index_mean_all_of_it(index: Index, huge: int) -> None:
     query = np.ones(DIMENSIONS)
     assert len(index.search(query, huge)) == 700
-    assert index.search(query, 5, engine="annoy", effort=huge) == index.search(query, 5, exact=True)
+    assert index.search(query, 5, engine="annoy", num_candidates=huge) == index.search(query, 5, exact=True)
 
 
-def test_unknown_engine_and_effort_are_query_errors(tmp_path: Path, make_version: Callable[..., Path]) -> None:
+def test_unknown_engine_and_odd_candidates_are_query_errors(tmp_path: Path, make_version: Callable[..., Path]) -> None:
     opened = gifdex.open(make_version(tmp_path / "00000000000000bb", unit(np.ones((5, 3)))))
     with pytest.raises(QueryError, match=r"has no engine 'hnsw', only annoy, scan: build it with --hnsw"):
         opened.search(np.ones(3), engine="hnsw")
@@ -232,12 +216,12 @@ def test_unknown_engine_and_effort_are_query_errors(tmp_path: Path, make_version
         opened.search(np.ones(3), engine="faiss")
     with pytest.raises(QueryError, match="has no engine"):
         opened.search(np.ones(3), engine=["annoy"])  # type: ignore[call-overload]
-    for effort in (0, -1, 2.5, "9"):
-        with pytest.raises(QueryError, match=r"effort is .*at least 1"):
-            opened.search(np.ones(3), effort=effort)  # type: ignore[call-overload]
+    for count in (0, -1, 2.5, "9"):
+        with pytest.raises(QueryError, match=r"num_candidates is .*at least 1"):
+            opened.search(np.ones(3), num_candidates=count)  # type: ignore[call-overload]
 
 
-def test_graph_is_walked_where_its_library_is_absent(reduced_version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graph_is_searched_where_its_library_is_absent(reduced_version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = gifdex.open(reduced_version).search(np.ones(128), engine="hnsw")
     monkeypatch.setitem(sys.modules, "usearch", None)
     opened = gifdex.open(reduced_version)
@@ -324,9 +308,8 @@ def test_index_of_one_item_answers(tmp_path: Path, make_version: Callable[..., P
     opened = gifdex.open(make_version(tmp_path / "00000000000000bb", unit(np.ones((1, 3))), hnsw=True))
     for how in WAYS:
         assert [hit.id for hit in opened.search(np.array([1.0, 0.0, 0.0]), **how)] == ["gif-00000"]
-    assert {name: facts.quality.recall["10"] for name, facts in opened.manifest.engines.items()} == dict.fromkeys(
-        opened.engines, 1.0
-    )
+    engines = opened.manifest.fields["image"].engines
+    assert {name: record.vector_recall.at["10"] for name, record in engines.items()} == dict.fromkeys(ENGINES, 1.0)
 
 
 def test_vector_without_direction_scores_zero(tmp_path: Path, make_version: Callable[..., Path]) -> None:

@@ -32,7 +32,7 @@ def test_threads_share_one_text_encoder(version: Path) -> None:
 
     def load(_: int) -> int:
         ready.wait()
-        return id(fresh._encoder())
+        return id(fresh._embedder._loaded())
 
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(load, range(4)))) == 1

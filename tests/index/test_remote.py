@@ -87,11 +87,11 @@ def test_only_files_that_changed_are_fetched(s3: S3Server, two: tuple[Path, Path
     pushing.push(first, s3.url("index"))
     before = gifdex.open(s3.url("index"), cache=cache)
     pushing.push(second, s3.url("index"))
-    s3.object(f"index/{second.name}/shard-00000.vectors.npy").unlink()  # which the cache has
+    s3.object(f"index/{second.name}/image-00000.vectors.npy").unlink()  # which the cache has
     after = gifdex.open(s3.url("index"), cache=cache)
     assert after.search(QUERY) == gifdex.open(second).search(QUERY)
     assert before.search(QUERY) == gifdex.open(first).search(QUERY)
-    assert (after.path / "shard-00000.vectors.npy").samefile(before.path / "shard-00000.vectors.npy")
+    assert (after.path / "image-00000.vectors.npy").samefile(before.path / "image-00000.vectors.npy")
 
 
 def test_a_cached_version_is_opened_without_reading_its_files_again(
@@ -150,7 +150,7 @@ def test_a_part_that_was_left_is_gone_on_with_from_its_end(
 ) -> None:
     first, _ = two
     pushing.push(first, s3.url("index"))
-    name = "shard-00000.vectors.npy"
+    name = "image-00000.vectors.npy"
     whole = (first / name).read_bytes()
     facts = read_manifest(first).files[name]
     cache = tmp_path / "cache"
@@ -180,7 +180,7 @@ def test_a_part_with_a_wrong_beginning_is_fetched_again_from_the_start(
 
 
 @pytest.mark.parametrize(
-    "name", ["items.arrow", "shard-00001.ann", "shard-00000.vectors.npy", "projection.safetensors"]
+    "name", ["items.arrow", "image-00001.ann", "image-00000.vectors.npy", "projection.safetensors"]
 )
 def test_one_altered_byte_in_the_bucket_is_refused_by_name(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path, name: str

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,31 +15,51 @@ from hypothesis import strategies as st
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.index import search
 from gifdex.index.artifact import read_manifest
-from gifdex.index.build import write_shard
-from gifdex.index.engines.settings import AnnoySettings, EngineSettings
-from gifdex.index.search import Searcher, _best, _contenders, candidates, open_shards, recall
+from gifdex.index.build import write_rows
+from gifdex.index.engines import registry
+from gifdex.index.engines.base import Rows
+from gifdex.index.fields import Field
+from gifdex.index.queries.fuse import Fusion
+from gifdex.index.row_items import RowItems
+from gifdex.index.search import Searcher, best, candidates_for, contenders, open_shards, recall
+from gifdex.index.vectors import StoredVectors
 from gifdex.schemas.errors import CorruptIndexError
-from gifdex.schemas.manifest import ShardFacts
+from gifdex.schemas.manifest import FieldRecord, ShardRecord, SpaceRecord
 
 DIMENSIONS = 16
-COUNTS = (300, 250, 150)
+NAME = "image-00000.vectors.npy"
+ENGINES = registry.names()
 
 
-def facts(number: int, items: int) -> ShardFacts:
-    name = f"shard-{number:05d}"
-    return ShardFacts(items, f"{name}.vectors.npy", {"annoy": f"{name}.ann", "hnsw": f"{name}.graph"})
+def record(version: Path) -> FieldRecord:
+    return read_manifest(version).fields["image"]
+
+
+def one_shard(rows: int, dimensions: int, dtype: str = "float32") -> FieldRecord:
+    """A field of one shard without engines."""
+    shards = (ShardRecord(0, rows, rows, NAME, None, {}),)
+    return FieldRecord(SpaceRecord("joint", "0"), dimensions, dtype, rows, shards, None, None, {})
 
 
 @pytest.fixture(scope="module")
 def searcher(version: Path) -> Searcher:
-    shards = open_shards(version, [facts(n, items) for n, items in enumerate(COUNTS)], DIMENSIONS, reduced=False)
-    return Searcher(shards, read_manifest(version).engines, None)
+    return Searcher(open_shards(version, record(version)), record(version).engines, None)
 
 
 def searcher_of(folder: Path, vectors: FloatArray) -> Searcher:
     """Write vectors as one shard and open it, for exact search alone."""
-    write_shard(folder, 0, vectors, None, EngineSettings(AnnoySettings(1)))
-    return Searcher(open_shards(folder, [facts(0, len(vectors))], vectors.shape[1], reduced=False), {}, None)
+    folder.mkdir(exist_ok=True)
+    write_rows(folder, "image", 0, vectors, [np.array([row]) for row in range(len(vectors))], len(vectors))
+    return Searcher(open_shards(folder, one_shard(*vectors.shape)), {}, None)
+
+
+def ranks(searcher: Searcher, queries: FloatArray, rows: Rows) -> list[int]:
+    """Rank rows as a field of a row for each item ranks its items."""
+    rows_are_items = RowItems(searcher.rows, searcher.rows, None, None)
+    dimensions = searcher.shards[0].vectors.dimensions
+    field = Field(Path(), "image", one_shard(searcher.rows, dimensions), searcher, rows_are_items)
+    found: list[int] = Fusion(((field, 1.0),)).ranks(queries, rows).tolist()
+    return found
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -47,7 +68,7 @@ def searcher_of(folder: Path, vectors: FloatArray) -> Searcher:
     k=st.integers(1, 50),
 )
 def test_best_are_the_first_of_a_stable_sort(scores: list[float], k: int) -> None:
-    rows, kept = _best(np.arange(len(scores)) + 100, np.array(scores), k)
+    rows, kept = best(np.arange(len(scores)) + 100, np.array(scores), k)
     expected = sorted(range(len(scores)), key=lambda row: -scores[row])[:k]
     assert rows.tolist() == [row + 100 for row in expected]
     assert kept.tolist() == [scores[row] for row in expected]
@@ -59,11 +80,11 @@ def test_contenders_hold_the_best_whatever_the_rounding_of_their_scores(seed: in
     random = np.random.default_rng(seed)
     exact = np.round(random.uniform(-1, 1, n), 1)  # many ties
     rounded = (exact + random.uniform(-2e-6, 2e-6, n)).astype(np.float32)
-    kept = _contenders(rounded, k)
-    best = _best(np.arange(n), exact, k)[0]
-    assert set(best.tolist()) <= set(kept.tolist())
+    kept = contenders(rounded, k)
+    highest = best(np.arange(n), exact, k)[0]
+    assert set(highest.tolist()) <= set(kept.tolist())
     assert (np.diff(kept) > 0).all()
-    assert len(kept) == n or exact[kept].min() == exact[best[-1]]
+    assert len(kept) == n or exact[kept].min() == exact[highest[-1]]
 
 
 def test_scores_are_those_of_the_rows_asked_for_across_shards(searcher: Searcher, vectors: FloatArray) -> None:
@@ -80,7 +101,7 @@ def test_scores_do_not_depend_on_the_batch_or_the_way_they_are_found(searcher: S
     ways = [
         searcher.scan(queries, 700),
         searcher.scan_rows(queries, np.arange(700), 700),
-        *(searcher.search(queries, 700, engine, 700) for engine in ("annoy", "scan", "hnsw")),
+        *(searcher.search(queries, 700, engine, 700) for engine in ENGINES),
     ]
     for number in range(9):
         alone = searcher.scan(queries[number : number + 1], 700)[0]
@@ -89,10 +110,10 @@ def test_scores_do_not_depend_on_the_batch_or_the_way_they_are_found(searcher: S
             assert scores.tobytes() == alone[1].tobytes()
 
 
-@pytest.mark.parametrize("engine", ["annoy", "scan", "hnsw"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_scores_of_proposed_rows_are_those_of_a_scan(searcher: Searcher, engine: str) -> None:
     queries = unit(np.random.default_rng(1).standard_normal((9, DIMENSIONS)))
-    assert 2 * 3 * candidates(20, 10) < 700  # or everything would be scanned
+    assert 2 * 3 * candidates_for(20, 10) < 700  # or everything would be scanned
     for query, (rows, scores) in zip(queries, searcher.search(queries, 10, engine, 20), strict=True):
         assert len(rows) == len(set(rows.tolist())) == 10
         exact = dict(zip(*(part.tolist() for part in searcher.scan(query[None], 700)[0]), strict=True))
@@ -103,8 +124,9 @@ def test_everything_is_scanned_where_the_candidates_of_all_shards_are_half_of_it
     version: Path, searcher: Searcher
 ) -> None:
     # Without their engines' files, these shards can only be scanned.
-    shards = [ShardFacts(items, facts(n, items).vectors, {"annoy": "absent.ann"}) for n, items in enumerate(COUNTS)]
-    opened = Searcher(open_shards(version, shards, DIMENSIONS, reduced=False), searcher.engines, None)
+    whole = record(version)
+    shards = tuple(replace(shard, engines={"annoy": "absent.ann"}) for shard in whole.shards)
+    opened = Searcher(open_shards(version, replace(whole, shards=shards)), searcher.engines, None)
     query = unit(np.random.default_rng(4).standard_normal((1, DIMENSIONS)))
     (found, scores), (rows, exact) = opened.search_among(query, 10, "annoy", 117)[0], searcher.scan(query, 10)[0]
     assert (found.tolist(), scores.tolist()) == (rows.tolist(), exact.tolist())
@@ -112,17 +134,11 @@ def test_everything_is_scanned_where_the_candidates_of_all_shards_are_half_of_it
         opened.search_among(query, 10, "annoy", 116)
 
 
-@pytest.mark.parametrize("engine", ["annoy", "hnsw"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_that_four_threads_ask_for_at_once_is_opened_once(
     version: Path, searcher: Searcher, engine: str
 ) -> None:
-    opened = [
-        shard
-        for _ in range(100)
-        for shard in open_shards(
-            version, [facts(n, items) for n, items in enumerate(COUNTS)], DIMENSIONS, reduced=False
-        )
-    ]
+    opened = [shard for _ in range(100) for shard in open_shards(version, record(version))]
     ready = threading.Barrier(4, timeout=60)
 
     def engines(_: int) -> list[object]:
@@ -143,8 +159,8 @@ def test_an_engine_that_four_threads_ask_for_at_once_is_opened_once(
 
 
 def test_candidates_grow_with_the_hits_and_are_never_fewer() -> None:
-    assert [candidates(40, k) for k in (1, 10, 40, 1000)] == [40, 40, 80, 1500]
-    assert [candidates(1, k) for k in (1, 3, 10)] == [1, 4, 15]
+    assert [candidates_for(40, k) for k in (1, 10, 40, 1000)] == [40, 40, 80, 1500]
+    assert [candidates_for(1, k) for k in (1, 3, 10)] == [1, 4, 15]
 
 
 def test_scan_answers_a_batch_of_more_scores_than_one_block_holds(
@@ -168,7 +184,8 @@ def test_vectors_at_crosses_shards(searcher: Searcher, vectors: FloatArray) -> N
 
 def test_shards_lie_end_to_end_and_cannot_be_written(searcher: Searcher) -> None:
     assert [(shard.first, len(shard.vectors)) for shard in searcher.shards] == [(0, 300), (300, 250), (550, 150)]
-    assert all(type(shard.vectors) is np.ndarray and not shard.vectors.flags.writeable for shard in searcher.shards)
+    stored = [shard.vectors.at(slice(None)) for shard in searcher.shards]
+    assert all(type(vectors) is np.ndarray and not vectors.flags.writeable for vectors in stored)
 
 
 def test_rank_counts_the_items_that_score_higher(searcher: Searcher, vectors: FloatArray) -> None:
@@ -176,15 +193,15 @@ def test_rank_counts_the_items_that_score_higher(searcher: Searcher, vectors: Fl
     rows = np.random.default_rng(3).integers(0, 700, 25)
     scores = queries.astype(np.float64) @ vectors.T.astype(np.float64)
     expected = 1 + (scores > scores[np.arange(25), rows][:, None]).sum(axis=1)
-    assert searcher.ranks(queries, rows).tolist() == expected.tolist()
+    assert ranks(searcher, queries, rows) == expected.tolist()
 
 
 def test_equal_vectors_share_the_best_rank(tmp_path: Path) -> None:
     # 33 dimensions and an odd count: here a matrix product gives equal rows unequal scores.
     opened = searcher_of(tmp_path, np.repeat(unit(np.random.default_rng(4).standard_normal((3, 33))), 7, axis=0))
     for query in unit(np.random.default_rng(5).standard_normal((20, 33))):
-        found = opened.ranks(np.tile(query, (21, 1)), np.arange(21))
-        assert sorted(found.tolist()) == [1] * 7 + [8] * 7 + [15] * 7
+        found = ranks(opened, np.tile(query, (21, 1)), np.arange(21))
+        assert sorted(found) == [1] * 7 + [8] * 7 + [15] * 7
 
 
 def test_ranks_tell_scores_apart_that_float32_products_may_not(tmp_path: Path) -> None:
@@ -193,7 +210,7 @@ def test_ranks_tell_scores_apart_that_float32_products_may_not(tmp_path: Path) -
     query = unit(np.array([1.0, 0.0, 0.0]))
     scores = stored.astype(np.float64) @ query
     expected = [1 + np.count_nonzero(scores > score) for score in scores]
-    assert searcher_of(tmp_path, stored).ranks(np.tile(query, (30, 1)), np.arange(30)).tolist() == expected
+    assert ranks(searcher_of(tmp_path, stored), np.tile(query, (30, 1)), np.arange(30)) == expected
     assert max(expected) > 10
 
 
@@ -207,11 +224,11 @@ def test_recall_counts_what_scores_no_less_than_the_last_exact_hit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("items", "dimensions"), [(299, DIMENSIONS), (301, DIMENSIONS), (300, 8), (150, 2 * DIMENSIONS)]
+    ("rows", "dimensions"), [(299, DIMENSIONS), (301, DIMENSIONS), (300, 8), (150, 2 * DIMENSIONS)]
 )
-def test_shard_of_another_shape_is_refused(version: Path, items: int, dimensions: int) -> None:
-    with pytest.raises(CorruptIndexError, match=rf"float32 of shape \({items}, {dimensions}\)"):
-        open_shards(version, [facts(0, items)], dimensions, reduced=False)
+def test_shard_of_another_shape_is_refused(version: Path, rows: int, dimensions: int) -> None:
+    with pytest.raises(CorruptIndexError, match=rf"float32 of shape \({rows}, {dimensions}\)"):
+        open_shards(version, one_shard(rows, dimensions))
 
 
 @pytest.mark.parametrize(
@@ -225,33 +242,62 @@ def test_shard_of_another_shape_is_refused(version: Path, items: int, dimensions
     ],
 )
 def test_vectors_of_another_type_are_refused(tmp_path: Path, stored: FloatArray) -> None:
-    np.save(tmp_path / facts(0, 5).vectors, stored)
+    np.save(tmp_path / NAME, stored)
     with pytest.raises(CorruptIndexError, match="the manifest says float32"):
-        open_shards(tmp_path, [facts(0, 5)], 3, reduced=False)
+        open_shards(tmp_path, one_shard(5, 3))
+
+
+def test_float16_is_no_float32_and_the_other_way_round(tmp_path: Path) -> None:
+    for dtype, other in (("float16", "float32"), ("float32", "float16")):
+        np.save(tmp_path / NAME, np.ones((5, 3), dtype))
+        with pytest.raises(CorruptIndexError, match=f"holds {dtype} of shape .* the manifest says {other}"):
+            open_shards(tmp_path, one_shard(5, 3, other))
+
+
+def test_float16_vectors_of_any_length_are_scored_by_their_cosines() -> None:
+    random = np.random.default_rng(7)
+    stored = (random.standard_normal((5000, 9)) * random.uniform(0.01, 900, (5000, 1))).astype(np.float16)
+    stored[4321] = 0
+    query = unit(random.standard_normal((1, 9)))
+    wide = stored.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1)
+    expected = np.divide(wide @ query[0].astype(np.float64), lengths, out=np.zeros(5000), where=lengths > 0)
+    vectors = StoredVectors(stored)
+    np.testing.assert_allclose(vectors.products(query)[0], expected, atol=2e-6)
+    rows = random.permutation(5000)[:4800]
+    np.testing.assert_allclose(vectors.products(query, np.sort(rows))[0], expected[np.sort(rows)], atol=2e-6)
+    np.testing.assert_allclose(vectors.cosines(query[0], rows), expected[rows], atol=2e-7)
+    found, scores = vectors.rescore(query[0], rows, 20)
+    assert found.tolist() == sorted(rows.tolist(), key=lambda row: -expected[row])[:20]
+    np.testing.assert_allclose(scores, expected[found], atol=2e-7)
+    np.testing.assert_allclose(np.linalg.norm(vectors.at(slice(0, 4000)), axis=1), 1, atol=1e-6)
+    for odd in ([0, 5000], [-1, 3], [3, 3]):
+        with pytest.raises(CorruptIndexError, match="rows that are none, or one twice"):
+            vectors.rescore(query[0], np.array(odd), 2)
 
 
 def test_vectors_that_lie_column_by_column_are_refused(tmp_path: Path) -> None:
     stored = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
-    path = tmp_path / facts(0, 5).vectors
+    path = tmp_path / NAME
     np.save(path, stored)
     size = path.stat().st_size
     np.save(path, np.asfortranarray(stored))
     assert path.stat().st_size == size
     with pytest.raises(CorruptIndexError, match=r"float32 of shape \(5, 3\), row by row"):
-        open_shards(tmp_path, [facts(0, 5)], 3, reduced=False)
+        open_shards(tmp_path, one_shard(5, 3))
 
 
 def test_pickled_vectors_are_never_loaded(tmp_path: Path) -> None:
-    np.save(tmp_path / facts(0, 1).vectors, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / NAME, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(CorruptIndexError, match="cannot read"):
-        open_shards(tmp_path, [facts(0, 1)], 1, reduced=False)
+        open_shards(tmp_path, one_shard(1, 1))
 
 
 def test_vectors_that_do_not_begin_at_a_multiple_of_their_size_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / facts(0, 5).vectors
+    path = tmp_path / NAME
     np.save(path, np.full((5, 3), 0.25, np.float32))
     data = bytearray(path.read_bytes())
     data[8] -= 1  # the header's length: numbers now begin where its last byte was
     path.write_bytes(data[:127] + data[128:] + b"\0")
     with pytest.raises(CorruptIndexError, match="from a multiple of its size"):
-        open_shards(tmp_path, [facts(0, 5)], 3, reduced=False)
+        open_shards(tmp_path, one_shard(5, 3))

@@ -56,14 +56,14 @@ def test_what_is_published_is_served_soon_after(folder: Path) -> None:
 
 
 def test_a_version_that_does_not_verify_is_refused_and_the_old_one_goes_on(folder: Path) -> None:
-    path = folder / name(2) / "shard-00000.vectors.npy"
+    path = folder / name(2) / "image-00000.vectors.npy"
     intact = path.read_bytes()
     path.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
     with gifdex.serve_latest(folder, every=3600) as served:
         store.publish(folder, name(2))
         status = served.check()
         assert (status.serving, status.latest) == (name(1), name(2))
-        assert "shard-00000.vectors.npy has SHA-256" in status.refused[name(2)]
+        assert "image-00000.vectors.npy has SHA-256" in status.refused[name(2)]
         assert served.search(QUERY) == gifdex.open(folder / name(1)).search(QUERY)
         store.publish(folder, name(3))
         assert served.check().serving == name(3)

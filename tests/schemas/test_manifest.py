@@ -14,19 +14,27 @@ from gifdex.schemas.errors import CorruptIndexError, FormatVersionError
 from gifdex.schemas.manifest import (
     FORMAT,
     FORMAT_VERSION,
-    EncoderFacts,
-    EngineFacts,
-    FileFacts,
+    EncoderRecord,
+    EngineRecord,
+    FieldRecord,
+    FileRecord,
     Manifest,
-    ProjectionFacts,
-    QualityFacts,
-    ReductionFacts,
-    ShardFacts,
+    ProjectionRecord,
+    RecallRecord,
+    ReductionRecord,
+    ShardRecord,
+    SpaceRecord,
 )
 
 WHERE = "store/20260101/manifest.json"
 
-QUALITY = QualityFacts(5, {"10": 0.5}, 1234.5)
+RECALL = RecallRecord(5, {"10": 0.5})
+ANNOY = EngineRecord("annoy", "1.17.3", "angular", 64, {"trees": 50, "seed": 7}, 40, RECALL, RecallRecord(9, {}))
+SHARDS = (
+    ShardRecord(0, 3, 2, "a.npy", "a.rows.arrow", {"annoy": "a.ann"}),
+    ShardRecord(3, 2, 2, "b.npy", None, {"annoy": "b.ann"}),
+)
+JOINT = SpaceRecord("joint", "abcd")
 
 MANIFEST = Manifest(
     format=FORMAT,
@@ -34,25 +42,58 @@ MANIFEST = Manifest(
     created_by="gifdex 0.1.0",
     build_id="20260101T000000-0a1b2c",
     items=5,
-    dimensions=512,
     metric="cosine",
-    engine="annoy",
-    engines={"annoy": EngineFacts("annoy", "1.17.3", "angular", 64, {"trees": 50, "seed": 7}, 40, QUALITY)},
-    reduction=ReductionFacts(64, 20_000, "reduction.safetensors"),
-    image_encoder=EncoderFacts("efficientnet-lite0", "00ff", 1280),
+    image_encoder=EncoderRecord("efficientnet-lite0", "00ff", 1280),
     features_fingerprint="0123",
-    text_encoder=EncoderFacts("use-multilingual", "ff00", 512),
-    projection=ProjectionFacts("zero-shot", "abcd", "projection.safetensors"),
-    items_file="items.parquet",
-    shards=(ShardFacts(3, "a.npy", {"annoy": "a.ann"}), ShardFacts(2, "b.npy", {"annoy": "b.ann"})),
-    files={"a.ann": FileFacts(10, "aa"), "b.ann": FileFacts(20, "bb")},
+    text_encoder=EncoderRecord("use-multilingual", "ff00", 512),
+    projection=ProjectionRecord("zero-shot", "abcd", "projection.safetensors"),
+    items_file="items.arrow",
+    fields={
+        "image": FieldRecord(
+            JOINT, 512, "float32", 4, SHARDS, ReductionRecord(64, 20_000, "r"), "annoy", {"annoy": ANNOY}
+        ),
+        "features": FieldRecord(SpaceRecord("lite0", "00ff"), 1280, "float16", 2, SHARDS[:1], None, None, {}),
+    },
+    files={"a.ann": FileRecord(10, "aa"), "b.ann": FileRecord(20, "bb")},
 )
 
 # 64-bit counts and every character that is no surrogate; NaN is no number that equals itself
 _counts = st.integers(0, 2**63)
 _texts = st.text(max_size=12)
 _numbers = st.floats(allow_nan=False, allow_infinity=False)
-_encoders = st.builds(EncoderFacts, _texts, _texts, _counts)
+_encoders = st.builds(EncoderRecord, _texts, _texts, _counts)
+_recalls = st.builds(RecallRecord, _counts, st.dictionaries(_texts, _numbers, max_size=3))
+_engines = st.builds(
+    EngineRecord,
+    _texts,
+    _texts,
+    _texts,
+    _counts,
+    st.dictionaries(_texts, st.integers(), max_size=3),
+    _counts,
+    _recalls,
+    st.none() | _recalls,
+)
+_shards = st.builds(
+    ShardRecord,
+    _counts,
+    _counts,
+    _counts,
+    _texts,
+    st.none() | _texts,
+    st.dictionaries(_texts, _texts, max_size=2),
+)
+_fields = st.builds(
+    FieldRecord,
+    st.builds(SpaceRecord, _texts, _texts),
+    _counts,
+    _texts,
+    _counts,
+    st.lists(_shards, max_size=3).map(tuple),
+    st.none() | st.builds(ReductionRecord, _counts, _counts, _texts),
+    st.none() | _texts,
+    st.dictionaries(_texts, _engines, max_size=3),
+)
 _manifests = st.builds(
     Manifest,
     format=st.just(FORMAT),
@@ -60,34 +101,19 @@ _manifests = st.builds(
     created_by=_texts,
     build_id=_texts,
     items=_counts,
-    dimensions=_counts,
     metric=_texts,
-    engine=_texts,
-    engines=st.dictionaries(
-        _texts,
-        st.builds(
-            EngineFacts,
-            _texts,
-            _texts,
-            _texts,
-            _counts,
-            st.dictionaries(_texts, st.integers(), max_size=3),
-            _counts,
-            st.builds(QualityFacts, _counts, st.dictionaries(_texts, _numbers, max_size=3), _numbers),
-        ),
-        max_size=3,
-    ),
-    reduction=st.none() | st.builds(ReductionFacts, _counts, _counts, _texts),
     image_encoder=_encoders,
     features_fingerprint=_texts,
     text_encoder=_encoders,
-    projection=st.builds(ProjectionFacts, _texts, _texts, _texts),
+    projection=st.builds(ProjectionRecord, _texts, _texts, _texts),
     items_file=_texts,
-    shards=st.lists(
-        st.builds(ShardFacts, _counts, _texts, st.dictionaries(_texts, _texts, max_size=2)), max_size=3
-    ).map(tuple),
-    files=st.dictionaries(_texts, st.builds(FileFacts, _counts, _texts), max_size=3),
+    fields=st.dictionaries(_texts, _fields, max_size=2),
+    files=st.dictionaries(_texts, st.builds(FileRecord, _counts, _texts), max_size=3),
 )
+
+
+IMAGE = ["fields", "image"]
+ENGINE = [*IMAGE, "engines", "annoy"]
 
 
 def parsed() -> dict[str, Any]:
@@ -96,14 +122,14 @@ def parsed() -> dict[str, Any]:
 
 
 def read(value: Any) -> Manifest:
-    return Manifest.from_json(json.dumps(value), WHERE)
+    return Manifest.from_json(json.dumps(value), WHERE, {})
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(manifest=_manifests)
 def test_a_manifest_comes_back_from_its_json_as_it_was(manifest: Manifest) -> None:
     text = manifest.to_json()
-    again = Manifest.from_json(text, WHERE)
+    again = Manifest.from_json(text, WHERE, {})
     assert again == manifest
     assert again.to_json() == text
 
@@ -140,8 +166,8 @@ def test_every_field_is_required_by_name(name: str) -> None:
 
 def test_a_missing_field_deep_inside_is_named_with_its_path() -> None:
     value = parsed()
-    del value["shards"][1]["vectors"]
-    with pytest.raises(CorruptIndexError, match=r"manifest\.shards\[1\]\.vectors is missing"):
+    del value["fields"]["image"]["shards"][1]["vectors"]
+    with pytest.raises(CorruptIndexError, match=r"manifest\.fields\.image\.shards\[1\]\.vectors is missing"):
         read(value)
     value = parsed()
     del value["files"]["b.ann"]["sha256"]
@@ -157,15 +183,22 @@ def test_a_missing_field_deep_inside_is_named_with_its_path() -> None:
         (["items"], True, r"manifest\.items is True, expected int"),
         (["items"], None, r"manifest\.items is None, expected int"),
         (["build_id"], 7, r"manifest\.build_id is 7, expected str"),
-        (["engine"], [], r"manifest\.engine is \[\], expected str"),
-        (["engines"], [], r"manifest\.engines is \[\], expected dict"),
-        (["engines", "annoy", "parameters", "seed"], "x", r"engines\.annoy\.parameters\.seed is 'x', expected int"),
-        (["reduction"], 7, r"manifest\.reduction is 7, expected dict"),
-        (["reduction", "sample"], None, r"manifest\.reduction\.sample is None, expected int"),
-        (["shards"], {}, r"manifest\.shards is \{\}, expected list"),
-        (["shards", 0], "x", r"manifest\.shards\[0\] is 'x', expected dict"),
-        (["engines", "annoy", "quality", "recall", "10"], "1", r"quality\.recall\.10 is '1', expected float"),
-        pytest.param(["engines", "annoy", "quality", "recall", "10"], 10**400, "too large", id="ten to the 400"),
+        (["fields"], [], r"manifest\.fields is \[\], expected dict"),
+        (["fields", "image"], "x", r"manifest\.fields\.image is 'x', expected dict"),
+        ([*IMAGE, "space"], "joint", r"fields\.image\.space is 'joint', expected dict"),
+        ([*IMAGE, "space", "fingerprint"], None, r"fields\.image\.space\.fingerprint is None, expected str"),
+        ([*IMAGE, "engine"], [], r"fields\.image\.engine is \[\], expected str"),
+        ([*IMAGE, "engines"], [], r"fields\.image\.engines is \[\], expected dict"),
+        ([*ENGINE, "parameters", "seed"], "x", r"engines\.annoy\.parameters\.seed is 'x', expected int"),
+        ([*IMAGE, "reduction"], 7, r"fields\.image\.reduction is 7, expected dict"),
+        ([*IMAGE, "reduction", "sample"], None, r"fields\.image\.reduction\.sample is None, expected int"),
+        ([*IMAGE, "shards"], {}, r"fields\.image\.shards is \{\}, expected list"),
+        ([*IMAGE, "shards", 0], "x", r"fields\.image\.shards\[0\] is 'x', expected dict"),
+        ([*IMAGE, "shards", 1, "row_items"], 7, r"fields\.image\.shards\[1\]\.row_items is 7, expected str"),
+        ([*ENGINE, "vector_recall"], None, r"annoy\.vector_recall is None, expected dict"),
+        ([*ENGINE, "vector_recall", "at", "10"], "1", r"vector_recall\.at\.10 is '1', expected float"),
+        ([*ENGINE, "sentence_recall", "queries"], 1.5, r"sentence_recall\.queries is 1\.5, expected int"),
+        pytest.param([*ENGINE, "vector_recall", "at", "10"], 10**400, "too large", id="ten to the 400"),
         (["files"], [], r"manifest\.files is \[\], expected dict"),
         (["files", "a.ann", "bytes"], "10", r"manifest\.files\.a\.ann\.bytes is '10', expected int"),
     ],
@@ -189,14 +222,14 @@ def test_a_long_wrong_value_does_not_flood_the_message() -> None:
 
 def test_a_whole_number_is_a_recall() -> None:
     value = parsed()
-    value["engines"]["annoy"]["quality"]["recall"]["10"] = 1
-    recall = read(value).engines["annoy"].quality.recall["10"]
+    value["fields"]["image"]["engines"]["annoy"]["vector_recall"]["at"]["10"] = 1
+    recall = read(value).fields["image"].engines["annoy"].vector_recall.at["10"]
     assert (recall, type(recall)) == (1.0, float)
 
 
 def test_a_newer_format_says_to_upgrade_even_where_the_rest_is_unknown() -> None:
     with pytest.raises(FormatVersionError, match=rf"^{WHERE} has format version {FORMAT_VERSION + 1}.*upgrade gifdex"):
-        Manifest.from_json(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION + 1}), WHERE)
+        Manifest.from_json(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION + 1}), WHERE, {})
 
 
 @pytest.mark.parametrize("version", [None, "1", 1.0, 0, -1, [1], True])
@@ -208,17 +241,40 @@ def test_a_format_version_that_is_no_whole_number_is_damage(version: object) -> 
 @pytest.mark.parametrize("text", ["[]", "null", "{}", '"gifdex-index"', '{"format": "voyager"}', '{"format": null}'])
 def test_the_json_of_something_else_says_what_was_expected(text: str) -> None:
     with pytest.raises(CorruptIndexError, match=rf'^{WHERE} is not the manifest of a gifdex index.*"{FORMAT}"'):
-        Manifest.from_json(text, WHERE)
+        Manifest.from_json(text, WHERE, {})
 
 
 @pytest.mark.parametrize("text", ["", "{", "not json", "\ufeff{}", "[" * 100_000, '{"items": ' + "9" * 5000 + "}"])
 def test_text_that_is_no_json_is_damage(text: str) -> None:
     with pytest.raises(CorruptIndexError, match=rf"^{WHERE} is not JSON"):
-        Manifest.from_json(text, WHERE)
+        Manifest.from_json(text, WHERE, {})
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(length=st.integers(0, len(MANIFEST.to_json()) - 2))
 def test_a_truncated_manifest_is_damage(length: int) -> None:
     with pytest.raises(CorruptIndexError, match=WHERE):
-        Manifest.from_json(MANIFEST.to_json()[:length], WHERE)
+        Manifest.from_json(MANIFEST.to_json()[:length], WHERE, {})
+
+
+def test_recall_of_an_engine_is_the_lower_of_what_was_measured() -> None:
+    found = [None, RecallRecord(0, {}), RecallRecord(5, {"10": 0.9})]
+    stored = [RecallRecord(0, {}), RecallRecord(5, {"10": 0.5}), RecallRecord(5, {"10": 1.0})]
+    recalls = [[dataclasses.replace(ANNOY, vector_recall=v, sentence_recall=s).recall for s in found] for v in stored]
+    assert recalls == [[None, None, 0.9], [0.5, 0.5, 0.5], [1.0, 1.0, 0.9]]
+
+
+def test_an_older_format_is_upgraded_one_step_at_a_time() -> None:
+    def to_2(value: dict[str, Any]) -> dict[str, Any]:
+        return {**value, "items": value["things"]}
+
+    def to_3(value: dict[str, Any]) -> dict[str, Any]:
+        return {**value, "metric": "cosine"}
+
+    old = parsed() | {"format_version": 1, "things": 5}
+    del old["items"], old["metric"]
+    manifest = Manifest.from_json(json.dumps(old), WHERE, {1: to_2, 2: to_3})
+    assert manifest == dataclasses.replace(MANIFEST, format_version=1)
+    del old["things"]
+    with pytest.raises(CorruptIndexError, match=rf"^{WHERE} is damaged \(things\)"):
+        Manifest.from_json(json.dumps(old), WHERE, {1: to_2, 2: to_3})

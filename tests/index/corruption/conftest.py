@@ -7,28 +7,54 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gifdex.encoders.base import FloatArray
 from gifdex.index import artifact
+from gifdex.index.field_records import CAPTION, FEATURES
 from gifdex.schemas.manifest import MANIFEST_NAME
 
 Rewriter = Callable[[Path, Callable[[dict[str, Any]], object]], None]
 
 
+ITEMS, SHARDS = 4000, (2500, 1500)
+DIMENSIONS = 8  # of the features
+
+
 @pytest.fixture(scope="session")
-def version(reduced_version: Path) -> Path:
+def make_damageable(make_version: Callable[..., Path], spectral: Callable[..., FloatArray]) -> Callable[..., Path]:
+    """Return a function that makes a version with every kind of file: `make(folder, seed)`.
+
+    Versions of other seeds have the same counts, other vectors, and other items to their rows.
+    """
+
+    def make(folder: Path, seed: int) -> Path:
+        vectors, random = spectral(ITEMS, seed=seed), np.random.default_rng(seed)
+        vectors[1000 + seed : 1040 + seed] = vectors[:40]
+        vectors[3000 + seed : 3030 + seed] = vectors[2600:2630]
+        captions = np.full_like(vectors, np.nan)
+        captions[100 + seed : 130 + seed] = spectral(30, seed=seed + 1)
+        captions[3000 + seed : 3010 + seed] = spectral(10, seed=seed + 2)
+        features = random.uniform(-3, 3, (ITEMS, DIMENSIONS)).astype(np.float16)
+        features[10 + seed : 20 + seed] = np.nan
+        return make_version(
+            folder, vectors, SHARDS, seed=seed, hnsw=True, fields={CAPTION: captions, FEATURES: features}
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def version(tmp_path_factory: pytest.TempPathFactory, make_damageable: Callable[..., Path]) -> Path:
     """One that has every kind of file."""
-    return reduced_version
+    return make_damageable(tmp_path_factory.mktemp("damaged") / "00000000000000dd", 0)
 
 
 @pytest.fixture(scope="session")
-def other_version(
-    tmp_path_factory: pytest.TempPathFactory, make_version: Callable[..., Path], spectral: Callable[..., FloatArray]
-) -> Path:
+def other_version(tmp_path_factory: pytest.TempPathFactory, make_damageable: Callable[..., Path]) -> Path:
     """A version of the same counts as `version`, of other vectors and another projection."""
-    folder = tmp_path_factory.mktemp("other") / "00000000000000cc"
-    return make_version(folder, spectral(4000, seed=77), (2500, 1500), seed=77, hnsw=True)
+    return make_damageable(tmp_path_factory.mktemp("other") / "00000000000000cc", 77)
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +74,7 @@ def vouch_for(rewrite: Rewriter) -> Callable[[Path, str], None]:
     """Return a function that lets the manifest say what a file of the version now is: `vouch_for(folder, name)`."""
 
     def vouch(copy: Path, name: str) -> None:
-        facts = artifact.file_facts(copy, [name])[name]
-        rewrite(copy, lambda manifest: manifest["files"].update({name: vars(facts)}))
+        record = artifact.file_records(copy, [name])[name]
+        rewrite(copy, lambda manifest: manifest["files"].update({name: vars(record)}))
 
     return vouch

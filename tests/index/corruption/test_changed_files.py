@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import gifdex
+from gifdex.index.engines import registry
+from gifdex.index.engines.names import HNSW
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import MANIFEST_NAME
 
@@ -23,15 +25,14 @@ def test_another_file_between_opening_and_the_first_use_of_an_engine_is_refused(
 ) -> None:
     copy = shutil.copytree(version, tmp_path / version.name)
     manifest = json.loads((copy / MANIFEST_NAME).read_text())
-    manifest["engine"] = "scan"
+    manifest["fields"]["image"]["engine"] = "scan"
     (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
     opened = gifdex.open(copy)
-    shutil.copy(version / "shard-00001.graph", tmp_path / "new")
-    (tmp_path / "new").replace(copy / "shard-00001.graph")
+    graph = registry.kind(HNSW).file("image-00001", True)
+    shutil.copy(version / graph, tmp_path / "new")
+    (tmp_path / "new").replace(copy / graph)
     for _ in range(2):
-        with pytest.raises(
-            CorruptIndexError, match=r"shard-00001\.graph was replaced while the index was being opened"
-        ):
+        with pytest.raises(CorruptIndexError, match=f"{graph} was replaced while the index was being opened"):
             opened.search(np.ones(128), engine="hnsw")
     assert len(opened.search(np.ones(128))) == 10
 
@@ -40,6 +41,7 @@ REPLACER = """
 import json, os, shutil, sys
 import numpy as np
 import gifdex
+from gifdex.index.evaluation import engine_recall
 for line in sys.stdin:
     copy, name, other, how = json.loads(line)
     path = os.path.join(copy, name)
@@ -48,8 +50,9 @@ for line in sys.stdin:
         index.prepare(engine)
     queries = np.random.default_rng(1).standard_normal((30, index.dimensions))
     def ask():
-        ways = ({}, {"exact": True}, {"engine": "annoy"})
-        return [index.search(query, 5, **way) for query in queries for way in ways]
+        ways = ({}, {"exact": True}, {"engine": "annoy"}, {"fields": {"image": 1, "caption": 1}})
+        found = [index.search(query, 5, **way) for query in queries for way in ways]
+        return found + [index.search(query[:8], 5, fields={"features": 1}) for query in queries]
     before = ask()
     if how == "rename":
         shutil.copy(other, path + ".new"); os.replace(path + ".new", path)
@@ -64,8 +67,8 @@ for line in sys.stdin:
     others = [
         lambda: index.ids,
         lambda: index.columns,
-        lambda: index.ranks(queries[:1], np.array([3])),
-        lambda: index.engine_recall(queries[:2]),
+        lambda: index.fusion().ranks(queries[:1].astype(np.float32), np.array([3])),
+        lambda: engine_recall(index.fusion(), queries[:2].astype(np.float32)),
     ]
     try:
         outcome = "same" if ask() == before else "other answers"
@@ -85,8 +88,9 @@ for line in sys.stdin:
 def test_files_replaced_under_an_open_index_are_no_harm_or_one_error(
     tmp_path: Path, version: Path, other_version: Path
 ) -> None:
-    mapped = sorted(path.name for path in version.iterdir() if path.suffix not in (".json", ".safetensors"))
-    assert len(mapped) == 7
+    in_memory = (".json", ".safetensors", ".rows.arrow")
+    mapped = sorted(path.name for path in version.iterdir() if not path.name.endswith(in_memory))
+    assert len(mapped) == 1 + 2 * (3 + 3 + 1)  # items, and of each shard of image, caption and features
     cases = [(name, how) for name in mapped for how in ("rename", "unlink", "truncate", "empty", "copy")]
     orders = []
     for number, (name, how) in enumerate(cases):
@@ -105,7 +109,7 @@ def test_files_replaced_under_an_open_index_are_no_harm_or_one_error(
             assert f"{name} was changed in place while the index was open" in outcome
 
 
-@pytest.mark.parametrize("name", ["reduction.safetensors", "projection.safetensors"])
+@pytest.mark.parametrize("name", ["image.reduction.safetensors", "projection.safetensors", "image-00000.rows.arrow"])
 @pytest.mark.parametrize(
     "change", [Path.unlink, lambda path: path.write_bytes(bytes(path.stat().st_size))], ids=["gone", "rewritten"]
 )

@@ -15,19 +15,25 @@ import pytest
 
 import gifdex
 from gifdex.index import artifact
+from gifdex.index.engines import registry
+from gifdex.index.engines.names import HNSW
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import MANIFEST_NAME
 
+GRAPHS = tuple(registry.kind(HNSW).file(f"image-0000{shard}", True) for shard in (0, 1))
 FILES = (
     "items.arrow",
     "projection.safetensors",
-    "reduction.safetensors",
-    "shard-00000.ann",
-    "shard-00000.graph",
-    "shard-00000.vectors.npy",
-    "shard-00001.ann",
-    "shard-00001.graph",
-    "shard-00001.vectors.npy",
+    "image.reduction.safetensors",
+    "image-00000.ann",
+    "image-00000.rows.arrow",
+    "image-00000.vectors.npy",
+    "image-00001.ann",
+    "image-00001.rows.arrow",
+    "image-00001.vectors.npy",
+    *GRAPHS,
+    "caption-00000.rows.arrow",
+    "features-00000.vectors.npy",
 )
 # One line an index: the error's class, or the answers; anything but a GifdexError is "raw".
 OPENER = """
@@ -41,7 +47,10 @@ for line in sys.stdin:
         query = np.linspace(-1, 1, index.dimensions)
         hits = index.search(query, 5, exact=True)
         for engine in index.engines:
-            hits += index.search(query, 5, engine=engine, effort=100)
+            hits += index.search(query, 5, engine=engine, num_candidates=100)
+        hits += index.search(query, 5, fields={"image": 1.0, "caption": 0.5})
+        hits += index.search(query, 50, fields={"caption": 1.0})
+        hits += index.search(query[:8], 5, fields={"features": 1.0})
         hits += index.search(np.stack([query, -query]), 5)[0]
         hits += index.search(query, 5, where={"tags": "a"})
         outcome = "opened " + repr([(hit.id, hit.uri, round(hit.score, 5)) for hit in hits])
@@ -207,7 +216,8 @@ def test_without_hashing_another_versions_engine_files_change_no_score(
     opened = gifdex.open(version)
     queries = np.random.default_rng(0).standard_normal((20, opened.dimensions))
     exact = [{hit.id: hit.score for hit in hits} for hits in opened.search(queries, len(opened), exact=True)]
-    for name in (name for shard in manifest.shards for name in shard.engines.values()):
+    image = manifest.fields["image"]
+    for name in {name for shard in image.shards for name in shard.engines.values()}:
         copy = shutil.copytree(version, tmp_path / name / version.name)
         shutil.copy(other_version / name, copy)
         vouch_for(copy, name)  # as if it had been told its size and hash
@@ -218,7 +228,7 @@ def test_without_hashing_another_versions_engine_files_change_no_score(
 
 
 @pytest.mark.parametrize("fill", [0xFF, 0x7F])
-@pytest.mark.parametrize("name", ["shard-00000.vectors.npy", "shard-00000.ann", "shard-00000.graph"])
+@pytest.mark.parametrize("name", ["image-00000.vectors.npy", "image-00000.ann", GRAPHS[0]])
 def test_blocks_of_no_numbers_are_an_error_or_no_harm(tmp_path: Path, version: Path, name: str, fill: int) -> None:
     size = (version / name).stat().st_size
 
@@ -242,14 +252,15 @@ def test_blocks_of_no_numbers_are_an_error_or_no_harm(tmp_path: Path, version: P
 def test_trees_that_share_branches_are_refused(tmp_path: Path, version: Path) -> None:
     # Each split leads twice to the one before: as many paths as two to the power of their number.
     manifest = artifact.read_manifest(version)
-    width = manifest.engines["annoy"].dimensions + 1
-    items, words = manifest.shards[0].items, 4 + width
-    path = version / "shard-00000.ann"
+    image = manifest.fields["image"]
+    width = image.engines["annoy"].dimensions + 1
+    rows, words = image.shards[0].rows, 4 + width
+    path = version / "image-00000.ann"
     nodes = np.frombuffer(path.read_bytes(), np.int32).reshape(-1, words).copy()
-    splits = nodes[items:]
+    splits = nodes[rows:]
     splits[:, 0], splits[:, 1], splits[:, 4:] = width + 3, 0, 0
-    splits[:, 2] = splits[:, 3] = np.arange(items - 1, len(nodes) - 1)
-    splits[-1, 0] = items
+    splits[:, 2] = splits[:, 3] = np.arange(rows - 1, len(nodes) - 1)
+    splits[-1, 0] = rows
     copy = shutil.copytree(version, tmp_path / version.name)
     (copy / path.name).write_bytes(nodes.tobytes())
     with pytest.raises(CorruptIndexError, match="lead out of the file"):
@@ -287,7 +298,7 @@ def test_manifest_that_is_gone_cut_off_or_garbage_is_one_error_each(
     cases: dict[str, tuple[str, Damage]] = {
         "gone": (MANIFEST_NAME, Path.unlink),
         "folder": (MANIFEST_NAME, become_folder),
-        "newer": (MANIFEST_NAME, lambda path: rewrite(path.parent, lambda manifest: manifest.update(format_version=3))),
+        "newer": (MANIFEST_NAME, lambda path: rewrite(path.parent, lambda manifest: manifest.update(format_version=4))),
         "text": become(b"not JSON"),
         "list": become(b"[]"),
         "deep": become(b"[" * 100_000),

@@ -14,8 +14,22 @@ import pytest
 
 import gifdex
 from gifdex.encoders.base import FloatArray
-from gifdex.index import artifact
+from gifdex.index import artifact, row_items
+from gifdex.index.engines import registry
+from gifdex.index.engines.names import HNSW
 from gifdex.schemas.errors import CorruptIndexError
+
+GRAPH = registry.kind(HNSW).file("image-00000", True)
+
+
+def image(manifest: dict[str, Any]) -> dict[str, Any]:
+    field: dict[str, Any] = manifest["fields"]["image"]
+    return field
+
+
+def shard(manifest: dict[str, Any], number: int, field: str = "image") -> dict[str, Any]:
+    record: dict[str, Any] = manifest["fields"][field]["shards"][number]
+    return record
 
 
 def add_file(name: str) -> Callable[[dict[str, Any]], object]:
@@ -26,48 +40,81 @@ def add_file(name: str) -> Callable[[dict[str, Any]], object]:
     "change",
     [
         *(
-            lambda manifest, value=value: manifest.update(dimensions=value)
+            lambda manifest, value=value: image(manifest).update(dimensions=value)
             for value in (64, 256, 127, 1, 0, -3, -128, 2**70)
         ),
         *(
             lambda manifest, value=value: manifest.update(items=value)
             for value in (0, -4000, 3999, 4001, 2**70, 4000.0, "4000")
         ),
-        lambda manifest: manifest["shards"].pop(),
-        lambda manifest: manifest["shards"].clear(),
-        lambda manifest: (manifest["shards"].clear(), manifest.update(items=0)),
-        lambda manifest: manifest["shards"][0].update(items=2501) or manifest["shards"][1].update(items=1499),
-        lambda manifest: manifest["shards"][0].update(items=4300) or manifest["shards"][1].update(items=-300),
-        lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00001.ann"),
-        lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00000.vectors.npy"),
-        lambda manifest: manifest["shards"][0]["engines"].update(annoy="shard-00000.graph"),
-        lambda manifest: manifest["shards"][0]["engines"].pop("annoy"),
-        lambda manifest: manifest["shards"][1]["engines"].pop("hnsw"),
-        lambda manifest: manifest["shards"][0].update(vectors="shard-00000.ann"),
-        lambda manifest: manifest["shards"][0].update(vectors="items.arrow"),
+        *(
+            lambda manifest, value=value: image(manifest).update(rows=value)
+            for value in (0, -3930, 3929, 3931, 4000, 2**70, "3930")
+        ),
+        lambda manifest: manifest.update(fields={}),
+        lambda manifest: manifest["fields"].update(pictures=manifest["fields"].pop("image")),
+        lambda manifest: image(manifest)["shards"].pop(),
+        lambda manifest: image(manifest)["shards"].clear(),
+        lambda manifest: image(manifest)["shards"].reverse(),
+        lambda manifest: (image(manifest)["shards"].clear(), image(manifest).update(rows=0)),
+        lambda manifest: (image(manifest)["shards"].clear(), manifest.update(items=0)),
+        lambda manifest: shard(manifest, 0).update(items=2501) or shard(manifest, 1).update(items=1499),
+        lambda manifest: shard(manifest, 0).update(rows=2461) or shard(manifest, 1).update(rows=1469),
+        lambda manifest: shard(manifest, 0).update(rows=4300) or shard(manifest, 1).update(rows=-370),
+        lambda manifest: shard(manifest, 0).update(first_item=1),
+        lambda manifest: shard(manifest, 0).update(first_item=-1),
+        lambda manifest: shard(manifest, 1).update(first_item=2499),
+        lambda manifest: shard(manifest, 1).update(first_item=2501),
+        lambda manifest: shard(manifest, 0).update(row_items=None),
+        lambda manifest: shard(manifest, 0).update(row_items="image-00001.rows.arrow"),
+        lambda manifest: shard(manifest, 0).update(row_items="items.arrow"),
+        lambda manifest: shard(manifest, 0).update(row_items="../secret"),
+        lambda manifest: shard(manifest, 0, "caption").update(row_items=None),
+        lambda manifest: shard(manifest, 1, "caption").update(first_item=0),
+        lambda manifest: shard(manifest, 1, "features").update(items=1501),
+        lambda manifest: shard(manifest, 0)["engines"].update(annoy="image-00001.ann"),
+        lambda manifest: shard(manifest, 0)["engines"].update(annoy="image-00000.vectors.npy"),
+        lambda manifest: shard(manifest, 0)["engines"].update(annoy=GRAPH),
+        lambda manifest: shard(manifest, 0)["engines"].update(scan="image-00000.vectors.npy"),
+        lambda manifest: shard(manifest, 0)["engines"].update(scan="image-00001.ann"),
+        lambda manifest: shard(manifest, 0)["engines"].pop("annoy"),
+        lambda manifest: shard(manifest, 0)["engines"].pop("scan"),
+        lambda manifest: shard(manifest, 1)["engines"].pop("hnsw"),
+        lambda manifest: shard(manifest, 0).update(vectors="image-00000.ann"),
+        lambda manifest: shard(manifest, 0).update(vectors="items.arrow"),
+        lambda manifest: manifest["fields"]["caption"]["space"].update(name="pixels"),
+        lambda manifest: manifest["fields"]["caption"]["space"].update(name="words"),
+        lambda manifest: manifest["fields"]["caption"]["space"].update(fingerprint="0" * 16),
+        lambda manifest: manifest["fields"]["caption"]["space"].update(fingerprint="f" * 16),
         lambda manifest: manifest.update(items_file="projection.safetensors"),
         lambda manifest: manifest["projection"].update(file="items.arrow"),
         lambda manifest: manifest.update(metric="euclidean"),
-        lambda manifest: manifest.update(engine="faiss"),
-        lambda manifest: manifest["engines"].update(faiss=manifest["engines"]["annoy"]),
-        lambda manifest: manifest["engines"].pop("annoy"),
-        lambda manifest: manifest["engines"].pop("scan"),
-        lambda manifest: manifest["engines"]["annoy"].update(library="faiss"),
-        lambda manifest: manifest["engines"]["annoy"].update(metric="angular"),
-        lambda manifest: manifest["engines"]["annoy"].update(metric="dot"),
-        lambda manifest: manifest["engines"]["annoy"].update(effort=0),
-        lambda manifest: manifest["engines"]["annoy"].update(effort=10**400),
-        lambda manifest: manifest["engines"]["scan"].update(effort=-1),
+        lambda manifest: image(manifest).update(dtype="float16"),
+        lambda manifest: image(manifest).update(dtype="float64"),
+        lambda manifest: manifest["fields"]["features"].update(dtype="float32"),
+        lambda manifest: image(manifest).update(engine="faiss"),
+        lambda manifest: image(manifest).update(engine=None),
+        lambda manifest: manifest["fields"]["features"].update(engine="scan"),
+        lambda manifest: image(manifest)["engines"].update(faiss=image(manifest)["engines"]["annoy"]),
+        lambda manifest: image(manifest)["engines"].pop("annoy"),
+        lambda manifest: image(manifest)["engines"].pop("scan"),
+        lambda manifest: image(manifest)["engines"]["annoy"].update(library="faiss"),
+        lambda manifest: image(manifest)["engines"]["annoy"].update(metric="angular"),
+        lambda manifest: image(manifest)["engines"]["annoy"].update(metric="dot"),
+        lambda manifest: image(manifest)["engines"]["annoy"].update(num_candidates=0),
+        lambda manifest: image(manifest)["engines"]["annoy"].update(num_candidates=10**400),
+        lambda manifest: image(manifest)["engines"]["scan"].update(num_candidates=-1),
         *(
-            lambda manifest, name=name, value=value: manifest["engines"][name].update(dimensions=value)
+            lambda manifest, name=name, value=value: image(manifest)["engines"][name].update(dimensions=value)
             for name in ("annoy", "scan")
             for value in (0, -1, 1, 15, 17, 128, 2**70)
         ),
-        lambda manifest: manifest.update(reduction=None),
-        lambda manifest: manifest["reduction"].update(dimensions=127),
-        lambda manifest: manifest["reduction"].update(file="projection.safetensors"),
+        lambda manifest: image(manifest).update(reduction=None),
+        lambda manifest: image(manifest)["reduction"].update(dimensions=127),
+        lambda manifest: image(manifest)["reduction"].update(file="projection.safetensors"),
         lambda manifest: manifest["files"].pop("items.arrow"),
-        lambda manifest: manifest["files"].pop("shard-00001.ann"),
+        lambda manifest: manifest["files"].pop("image-00001.ann"),
+        lambda manifest: manifest["files"].pop("image-00001.rows.arrow"),
         lambda manifest: manifest["files"]["items.arrow"].update(bytes=2**80),
         lambda manifest: manifest["files"]["items.arrow"].update(bytes=-1),
         lambda manifest: manifest.update(items_file="../secret"),
@@ -191,3 +238,18 @@ def test_metadata_that_is_no_json_is_an_error_of_its_row(
     opened = gifdex.open(copy)
     with pytest.raises(CorruptIndexError, match=r"one of the rows \[.*0.*\] of the items"):
         opened.search(np.ones(128), 4000)
+
+
+def test_items_without_a_row_in_the_image_field_are_refused(
+    tmp_path: Path, version: Path, vouch_for: Callable[[Path, str], None]
+) -> None:
+    copy = shutil.copytree(version, tmp_path / version.name)
+    path = copy / "image-00001.rows.arrow"
+    lists = pa.ipc.open_file(path).read_all()["items"].to_pylist()
+    shared = next(items for items in lists if len(items) > 1)
+    shared.pop()
+    path.unlink()
+    row_items.write(path, [np.array(items) for items in lists])
+    vouch_for(copy, path.name)
+    with pytest.raises(CorruptIndexError, match="has items without a row in the field image"):
+        gifdex.open(copy)
