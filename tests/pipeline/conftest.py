@@ -75,7 +75,7 @@ def run() -> Runner:
 
 @pytest.fixture(scope="session")
 def contents() -> Contents:
-    """Return a function that reads a folder: `contents(folder)`, each file's bytes by its path, histories without times."""
+    """Return a function that reads a folder: `contents(folder)`, bytes by file, histories without times."""
 
     def read(folder: Path) -> dict[str, bytes]:
         found = {
