@@ -75,7 +75,7 @@ def test_another_projection_encodes_nothing(nights: Nights) -> None:
 
     known = projections.load(path)
     tensors = {name: tensor * (2 if name == "classifier_bias" else 1) for name, tensor in known.tensors.items()}
-    other = projections.make(known.kind, tensors, known.facts)
+    other = projections.make(known.kind, tensors, known.metadata)
     other.save(nights.root / "other.safetensors")
     summary = nights.run(index=IndexSettings(projection=nights.root / "other.safetensors"))
     assert (summary.build.run.tried, summary.outcome, summary.build.index_reused) == (0, "published", False)
