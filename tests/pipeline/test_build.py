@@ -244,7 +244,7 @@ def test_a_gif_cut_short_is_a_partial_item_and_with_strict_a_reject(
     assert (strict.run.items, strict.run.partial, strict.run.rejects, strict.run.tried) == (1, 0, 1, 0)
     row = reject_rows(workspace, strict)["cut"]
     assert (row["stage"], row["error"]) == ("encode", "DecodeError")
-    assert row["reason"] == f"only the beginning of the file is good, and --strict was asked for: it {found['cut']}"
+    assert row["reason"] == f"only the beginning of the file is good, and --strict rejects that: it {found['cut']}"
     again = run(corpus, workspace)
     assert (again.build_id, again.run.partial, again.run.tried, damage(again)) == (first.build_id, 1, 0, found)
 

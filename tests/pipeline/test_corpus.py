@@ -287,5 +287,5 @@ def test_a_compressed_name_is_not_decompressed(tmp_path: Path) -> None:
 @pytest.mark.timeout(20)
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.gif")
-    with pytest.raises(OSError, match="is no regular file"):
+    with pytest.raises(OSError, match="is not a regular file"):
         read_bytes(str(tmp_path / "pipe.gif"))
