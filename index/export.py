@@ -1,8 +1,7 @@
-"""Write an index's vectors and items as plain files for readers that know nothing of gifdex.
+"""Write an index's vectors and items as plain files that other programs can read.
 
-An export is a folder: the vectors in one format, `items.jsonl` with an item a line in the same order, and
-`facts.json`. It is written beside its place under a temporary name and moved there whole, so that it is all
-there or not at all.
+An export is a folder: the vectors in one format, `items.jsonl` with one item per line in the same order, and
+`facts.json` with a summary. It is written under a temporary name and renamed, so it is either complete or absent.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, commit_bytes, commi
 from gifdex.schemas.manifest import FileRecord, Manifest
 from gifdex.schemas.progress import QUIET, Progress
 
-FACTS_NAME = "facts.json"
+SUMMARY_NAME = "facts.json"
 ITEMS_NAME = "items.jsonl"
-# Trees of an exported Annoy index. Asked as Annoy is by default, for 10 of 20,000 clustered vectors of 256
+# Trees of an exported Annoy index. With Annoy's default search_k, for 10 of 20,000 clustered vectors of 256
 # dimensions, 10 trees have recall .52, 50 have .84 and 100 have .94, in 1.1, 1.6 and 2.2 times the vectors' bytes.
 TREES = 50
-# Vectors that are read at a time.
+# Vectors per read.
 _BLOCK_BYTES = 16 * 1024**2
 _ITEMS_BLOCK = 10_000
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the folder, and for each of its files but `facts.json` its size and SHA-256."""
+    """A finished export: the folder, and the size and SHA-256 of each file except `facts.json`."""
 
     path: Path
     format: str
@@ -71,7 +70,7 @@ class _Source:
         return self.field.dimensions
 
     def blocks(self) -> Iterator[tuple[int, FloatArray]]:
-        """Yield the items' vectors, in their order, in blocks float32 (m, d), each with its first item."""
+        """Yield the items' vectors in order, in blocks float32 (m, d), each with the row of its first item."""
         size = max(1, _BLOCK_BYTES // (4 * self.dimensions))
         count, rows = self.manifest.items, self.field.items.row_of
         self.progress.stage("vectors", 0, count)
@@ -99,14 +98,12 @@ def export(
     - usearch: `vectors.usearch`, an HNSW graph over float32 by cosine, keys are rows; needs memory of its file;
     - faiss: `vectors.faiss`, an IndexFlatIP; needs memory of twice its file.
 
-    Vectors are of unit length (one without a direction is zero), and row i is line i of `items.jsonl`, from 0.
-    One thread and fixed seeds: the same version, format and libraries give the same bytes. `destination` is made;
-    it may be there if it is empty or, with `force`, if it holds an earlier export and nothing else, which is
-    replaced. `progress` is told how far it is.
+    Vectors have unit length (or are zero), and row i is line i of `items.jsonl`, from 0. One thread and fixed seeds:
+    the same version, format and libraries give the same bytes. `destination` must be new or empty; `force` replaces an
+    earlier export, and nothing else.
 
-    Raises ExportError where `destination` cannot be written or holds something, an ArtifactError for the first
-    file of the version that is not what its manifest says, MissingExtraError for a format whose library is not
-    installed.
+    Raises ExportError if `destination` cannot be written or is not empty, an ArtifactError at the first file of the
+    version that differs from its manifest, MissingExtraError if the format's library is not installed.
     """
     if format not in _WRITERS:
         raise ExportError(f"the format is {format!r:.40}; expected one of {', '.join(FORMATS)}")
@@ -125,18 +122,18 @@ def export(
             progress.stage("hash", 0, 1)
             files = file_records(folder, sorted([ITEMS_NAME, writer.name]))
             progress.stage("hash", 1, 1)
-            facts = _facts(format, writer.package, manifest, parameters, files)
-            commit_bytes(folder / FACTS_NAME, (json.dumps(facts, indent=2) + "\n").encode())
+            summary = _summary(format, writer.package, manifest, parameters, files)
+            commit_bytes(folder / SUMMARY_NAME, (json.dumps(summary, indent=2) + "\n").encode())
     except OSError as err:
         where = f" ({err.filename})" if err.filename else ""
         raise ExportError(
-            f"cannot write the export {place}: {err.strerror or err}{where}; nothing was written there: mend that "
+            f"cannot write the export {place}: {err.strerror or err}{where}; nothing was written there: fix that "
             "or choose another place, and run again"
         ) from err
     return Exported(place, format, manifest.build_id, manifest.items, files)
 
 
-def _facts(
+def _summary(
     format: str, package: str, manifest: Manifest, parameters: dict[str, Any], files: dict[str, FileRecord]
 ) -> dict[str, Any]:
     return {
@@ -151,12 +148,12 @@ def _facts(
         "library": package,
         "library_version": package_version(package),
         "parameters": parameters,
-        "files": {name: asdict(facts) for name, facts in files.items()},
+        "files": {name: asdict(record) for name, record in files.items()},
     }
 
 
 def _replaces(place: Path, force: bool) -> bool:
-    """Tell whether an earlier export is at `place`; raises ExportError for anything else that is there."""
+    """Tell whether there is an earlier export at `place`; raises ExportError for anything else."""
     if not place.exists():
         return False
     if not place.is_dir():
@@ -174,26 +171,26 @@ def _replaces(place: Path, force: bool) -> bool:
     others = sorted(found - _exported_names(place))
     if others:
         raise ExportError(
-            f"{place} holds {others[0]!r:.80}, which no export wrote, and --force replaces earlier exports alone: "
+            f"{place} has {others[0]!r:.80}, which is not part of an export, and --force only replaces exports: "
             "choose another folder or empty this one"
         )
     return True
 
 
 def _exported_names(place: Path) -> set[str]:
-    """Return the names that the facts of an export have, none where there are no such facts."""
+    """Return the names of an export's files by its summary; empty if there is no valid summary."""
     try:
-        facts = json.loads((place / FACTS_NAME).read_text(encoding="utf-8"))
-        return {FACTS_NAME, *facts["files"]} if facts["format"] in FORMATS else set()
+        summary = json.loads((place / SUMMARY_NAME).read_text(encoding="utf-8"))
+        return {SUMMARY_NAME, *summary["files"]} if summary["format"] in FORMATS else set()
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 
 @contextmanager
 def _committing_folder(place: Path, replaces: bool) -> Iterator[Path]:
-    """Yield a new folder beside `place` that becomes `place` on leaving, and goes if that fails.
+    """Yield a temporary folder beside `place` that becomes `place` at the end, or is deleted after an error.
 
-    What it replaces is moved aside just before, and deleted after.
+    The folder that it replaces is moved aside just before, and deleted after.
     """
     aside = place.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{place.name}")
     folder = place.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{place.name}")
@@ -220,11 +217,11 @@ def _committing_folder(place: Path, replaces: bool) -> Iterator[Path]:
 
 
 def _read_items(version: Path, manifest: Manifest) -> pa.Table:
-    """Return the items (schema ITEMS, but with 64-bit offsets), every byte of which was looked at."""
+    """Return the items (schema ITEMS, but with 64-bit offsets), fully validated."""
     path = version / manifest.items_file
     item_files.load(path, manifest.items)
     try:
-        is_first = path.suffix == ".parquet"  # of format version 1
+        is_first = path.suffix == ".parquet"  # format version 1
         table = read_table(path) if is_first else pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table = table.select(tables.STORED_ITEMS.names)
         table.validate(full=True)
@@ -235,7 +232,7 @@ def _read_items(version: Path, manifest: Manifest) -> pa.Table:
 
 
 def _write_items(path: Path, source: _Source) -> None:
-    """Write an item a line: its row, and its columns, of which `metadata` is an object."""
+    """Write one item per line: its row and its columns, with `metadata` as an object."""
     with committing(path) as temporary, temporary.open("w", encoding="ascii", newline="\n") as stream:
         for start in range(0, len(source.items), _ITEMS_BLOCK):
             block = source.items.slice(start, _ITEMS_BLOCK).to_pylist()
@@ -246,17 +243,17 @@ def _write_items(path: Path, source: _Source) -> None:
 def _line(row: int, item: dict[str, Any]) -> str:
     try:
         metadata = json.loads(item["metadata"]) if item["metadata"] else {}
-        # ASCII: no character in it can be taken for the end of a line.
+        # ASCII has no other line ends that readers might split at.
         return json.dumps({"row": row, **item, "metadata": metadata}, allow_nan=False) + "\n"
     except (ValueError, RecursionError) as err:
-        raise CorruptIndexError(f"the metadata of item {item['id']!r:.80} is no JSON ({err}): rebuild") from err
+        raise CorruptIndexError(f"the metadata of item {item['id']!r:.80} is not JSON ({err}): rebuild") from err
 
 
 def _write_npy(path: Path, source: _Source, library: Any) -> dict[str, Any]:
     shape = (source.manifest.items, source.dimensions)
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        # Written, not mapped: a full disk is an error then, and not a signal that ends the process.
+        # Written rather than mapped, so that a full disk raises an error instead of killing the process.
         for _, block in source.blocks():
             stream.write(block.data)
     return {}
@@ -310,7 +307,7 @@ def _write_faiss(path: Path, source: _Source, library: Any) -> dict[str, Any]:
 
 @contextmanager
 def _saving() -> Iterator[None]:
-    """Turn what a library says of the disk into an OSError, as Python's own functions raise it."""
+    """Turn a library's errors of writing into an OSError."""
     try:
         yield
     except RuntimeError as err:
@@ -319,7 +316,7 @@ def _saving() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Writer:
-    """How a format is written: its file's name, what writes it, and what must be installed for it."""
+    """The writer of a format: the name of its file, a function, and the library and extra that it needs."""
 
     name: str
     write: Callable[[Path, _Source, Any], dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Whether mapped files are still what was mapped."""
+"""Detect changes of memory-mapped files."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from gifdex.schemas.errors import CorruptIndexError
 
 
 class FileWatch:
-    """Notices when mapped files are changed in place.
+    """Detects when mapped files are changed in place.
 
-    A file that is replaced by a rename, or unlinked, stays mapped as it was. One that is cut off or written over in
-    place does not: reading it then ends the process or gives wrong answers. So sizes and times are looked at before
-    each search, a microsecond a file. What happens between a look and the reading cannot be seen; nothing that
-    gifdex does writes over a file.
+    A file that is unlinked or replaced by a rename stays mapped unchanged. But reading a file that was truncated or
+    overwritten in place kills the process or gives wrong answers. So sizes and times are checked before each search,
+    which takes a microsecond per file. A change between the check and the reading is not detected; gifdex itself never
+    overwrites a file.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._known = [(os.fspath(path), os.stat(path)) for path in paths]  # noqa: PTH116  # a path object is slow
+        self._known = [(os.fspath(path), os.stat(path)) for path in paths]  # noqa: PTH116  # Path objects are slow
 
     def check(self, *, replaced: bool = False) -> None:
-        """Raise CorruptIndexError where a file was changed in place or, if asked for, `replaced` by another."""
+        """Raise CorruptIndexError if a file was changed in place or, with `replaced`, replaced by another."""
         for path, known in self._known:
             try:
                 found = os.stat(path)  # noqa: PTH116
-            except OSError:  # unlinked; the mapping stays
+            except OSError:  # unlinked; the mapping stays valid
                 if replaced:
                     raise _replaced(path) from None
                 continue
@@ -35,12 +35,12 @@ class FileWatch:
                     raise _replaced(path)
             elif found.st_mtime_ns != known.st_mtime_ns or found.st_size != known.st_size:
                 raise CorruptIndexError(
-                    f"{path} was changed in place while the index was open, which is not safe to read: restore it, "
+                    f"{path} was changed in place while the index was open, so it is not safe to read: restore it, "
                     "open the index again, and replace files by renaming new ones over them"
                 )
 
 
 def _replaced(path: str) -> CorruptIndexError:
     return CorruptIndexError(
-        f"{path} was replaced while the index was being opened: open it again, and leave versions as they are"
+        f"{path} was replaced while the index was being opened: open it again, and do not change versions"
     )

@@ -1,6 +1,6 @@
-"""The items of an index, in row order: an Arrow IPC file that is read where it lies, and what is asked of it.
+"""The items of an index, in row order, in a memory-mapped Arrow IPC file, with look-ups and filters.
 
-Opening reads its schema alone; a hit reads the few bytes of its row; a filter reads the columns it names.
+Opening reads only the schema; a hit reads the few bytes of its row; a filter reads the columns it names.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from gifdex.schemas import tables
 from gifdex.schemas.errors import CorruptIndexError, QueryError
 from gifdex.schemas.files import committing, read_table
 
-# The items themselves; behind them, one column for each key of their metadata.
+# The columns of items; one column for each key of their metadata follows.
 _COLUMNS = tables.STORED_ITEMS.names
 _READ = ("id", "uri", "caption", "metadata")
-_FIRST_SUFFIX = ".parquet"  # of format version 1
+_FIRST_SUFFIX = ".parquet"  # format version 1
 Where: TypeAlias = Mapping[str, Any] | pc.Expression
 
 
 def write(path: Path, items: pa.Table) -> None:
-    """Write items (schema ITEMS), and their metadata once more as columns for filters, as an Arrow IPC file."""
+    """Write items (schema ITEMS) as an Arrow IPC file, with additional columns of metadata for filters."""
     stored = items.cast(tables.ITEMS).cast(tables.STORED_ITEMS)
     for name, column in metadata_columns(items["metadata"]).items():
         stored = stored.append_column(name, column)
@@ -41,10 +41,10 @@ def write(path: Path, items: pa.Table) -> None:
 
 
 def metadata_columns(metadata: pa.ChunkedArray) -> dict[str, pa.Array]:
-    """Return JSON objects as one column for each of their keys, in alphabetical order.
+    """Return JSON objects as one column per key, in alphabetical order.
 
-    Booleans, whole numbers (of 64 bits), numbers, strings and lists of strings are columns of that type; what is
-    mixed or nested is a column of JSON text. Keys that are names of items' own columns are left out.
+    Booleans, 64-bit integers, numbers, strings and lists of strings become columns of that type; mixed or nested values
+    become JSON text. Keys with the name of an item's own column are omitted.
     """
     rows = [json.loads(text) if text else {} for text in metadata.to_pylist()]
     keys = sorted(key for key in {key for row in rows for key in row} - set(_COLUMNS) if _is_text(key))
@@ -56,7 +56,7 @@ def _column(values: Sequence[Any]) -> pa.Array:
     if kinds == {pa.int64(), pa.float64()}:
         kinds = {pa.float64()}
     if len(kinds) == 1 and (kind := kinds.pop()) is not None:
-        with suppress(pa.ArrowInvalid):  # a whole number among others that no double holds
+        with suppress(pa.ArrowInvalid):  # an integer among floats that does not fit a double
             return pa.array(values, kind)
     return pa.array([None if value is None else _as_text(value) for value in values], pa.large_string())
 
@@ -80,7 +80,7 @@ def _as_text(value: Any) -> str:
 
 
 def _is_text(value: str) -> bool:
-    """Tell whether a string has a form in UTF-8, which one with half of a surrogate pair has not."""
+    """Tell whether a string can be encoded in UTF-8; one with a lone surrogate cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -89,7 +89,7 @@ def _is_text(value: str) -> bool:
 
 
 class Items:
-    """An opened items file; several threads may ask it at once."""
+    """An opened items file; thread-safe."""
 
     def __init__(self, path: Path, table: pa.Table) -> None:
         self._path = path
@@ -107,30 +107,30 @@ class Items:
 
     @property
     def columns(self) -> dict[str, str]:
-        """What a filter may name, and its Arrow type."""
+        """The columns that a filter may use, with their Arrow types."""
         return {field.name: str(field.type) for field in self._whole.schema}
 
     @functools.cached_property
     def _whole(self) -> pa.Table:
-        """The table, every byte of which was looked at, so that Arrow's own functions may run over it."""
+        """The fully validated table, which is safe for Arrow's functions."""
         try:
             self._table.validate(full=True)
         except pa.ArrowException as err:
             raise CorruptIndexError(f"{self._path} is damaged ({err}): restore the file or rebuild") from err
         table = self._table
-        if self._path.suffix == _FIRST_SUFFIX:  # which has no columns of metadata
+        if self._path.suffix == _FIRST_SUFFIX:  # it has no columns of metadata
             try:
                 columns = metadata_columns(table["metadata"])
             except (ValueError, AttributeError, TypeError, RecursionError) as err:
                 raise CorruptIndexError(
-                    f"{self._path} has metadata that are no JSON objects ({err}): restore the file or rebuild"
+                    f"{self._path} has metadata that are not JSON objects ({err}): restore the file or rebuild"
                 ) from err
             for name, column in columns.items():
                 table = table.append_column(name, column)
         return table
 
     def rows(self, rows: Rows) -> tuple[list[str], list[str], list[dict[str, Any]]]:
-        """Return the ids, the uris and the metadata of rows, their captions under "caption"."""
+        """Return the ids, URIs and metadata of rows, with captions under the key "caption"."""
         try:
             keys, uris, captions, texts = (column.take(rows) for column in self._texts)
             if None in keys or None in uris:
@@ -143,7 +143,7 @@ class Items:
             ) from err
 
     def matching(self, where: Where) -> Rows:
-        """Return the ascending rows that a filter lets through; raises QueryError for one that cannot be applied."""
+        """Return the rows that match a filter, ascending; raises QueryError if it cannot be applied."""
         table = self._whole
         if isinstance(where, Mapping):
             masks = [_equal(table, key, value) for key, value in where.items()]
@@ -172,7 +172,7 @@ def _metadata(caption: str | None, text: str | None) -> dict[str, Any]:
         return {} if caption is None else {"caption": caption}
     metadata = json.loads(text)
     if not isinstance(metadata, dict):
-        raise ValueError("its metadata are no JSON object")
+        raise ValueError("its metadata are not a JSON object")
     return metadata if caption is None else {"caption": caption, **metadata}
 
 
@@ -185,9 +185,9 @@ def _names(table: pa.Table) -> str:
 
 
 def _equal(table: pa.Table, key: str, value: Any) -> NDArray[np.bool_]:
-    """Return which rows have `value` under `key`: equal, among the element of a list, or one of several values."""
+    """Return which rows have `value` under `key`: equal to it, containing it in a list, or equal to one of a list."""
     if key not in table.column_names:
-        raise QueryError(f"no item has {key!r}, which the filter asks for: the items have {_names(table)}")
+        raise QueryError(f"the filter uses {key!r}, which no item has: the items have {_names(table)}")
     column = table[key].combine_chunks()
     if isinstance(value, (list, tuple, set, frozenset)):
         masks = [_equal(table, key, one) for one in value]
@@ -201,18 +201,18 @@ def _equal(table: pa.Table, key: str, value: Any) -> NDArray[np.bool_]:
             result[pc.list_parent_indices(column).filter(holding).to_numpy()] = True
             return result
         if isinstance(value, bool) != pa.types.is_boolean(column.type):
-            raise pa.ArrowInvalid(f"{value!r} is no {column.type}")
+            raise pa.ArrowInvalid(f"{value!r} is not of type {column.type}")
         equal = pc.equal(column, pa.scalar(value))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as err:
         raise QueryError(
-            f"the filter asks for {key} = {_line(repr(value))}, but the items' {key} is {column.type}: give a value of "
+            f"the filter has {key} = {_line(repr(value))}, but the items' {key} is {column.type}: give a value of "
             "that type"
         ) from err
     return np.asarray(equal.fill_null(False).to_numpy(zero_copy_only=False))
 
 
 class _Texts:
-    """One column of strings, decoded when they are asked for, and never from outside of its buffers."""
+    """One column of strings, decoded on demand with bounds checks."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
@@ -224,18 +224,18 @@ class _Texts:
         self._first = array.offset
 
     def take(self, rows: Rows) -> list[str | None]:
-        """Return the strings of rows; raises ValueError for what cannot be one."""
+        """Return the strings of rows; raises ValueError for damaged ones."""
         return kernels.texts(self._offsets, self._large, self._data, self._valid, self._first, rows)
 
 
 def read_rows(path: Path, first: int, count: int) -> pa.Table:
-    """Return the id, sha256 and caption of `count` rows of an Arrow items file from `first` on."""
+    """Return the id, sha256 and caption of `count` rows of an Arrow items file, beginning with `first`."""
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     return table.select(["id", "sha256", "caption"]).slice(first, count)
 
 
 def load(path: Path, count: int) -> Items:
-    """Open an items file, Arrow or (of format version 1) Parquet; raises CorruptIndexError unless it has `count`."""
+    """Open an items file, Arrow or (format version 1) Parquet; raises CorruptIndexError unless it has `count` rows."""
     is_first = path.suffix == _FIRST_SUFFIX
     try:
         if is_first:
@@ -243,9 +243,9 @@ def load(path: Path, count: int) -> Items:
         else:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate()
-        types = {field.name: field.type for field in table.schema}  # whose names may be no text
+        types = {field.name: field.type for field in table.schema}  # names may not be text
     except (OSError, pa.ArrowException, ValueError) as err:
-        reason = str(err).partition("\n")[0]  # Arrow goes on for many lines
+        reason = str(err).partition("\n")[0]  # Arrow's messages have many lines
         raise CorruptIndexError(f"cannot read {path}: {reason}; restore the file or rebuild") from err
     expected = tables.ITEMS if is_first else tables.STORED_ITEMS
     if len(types) < len(table.column_names) or any(types.get(name) != expected.field(name).type for name in _READ):

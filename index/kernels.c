@@ -1,5 +1,5 @@
-/* The steps that take most of a query's time, compiled: normalize it, reduce it, search a graph for candidates, rescore
-   them exactly, and read their texts.
+/* The slowest steps of a query, compiled: normalize and reduce it, search a graph for candidates, rescore them exactly,
+   and read their texts.
 
    The files are memory-mapped and may be damaged, so every number from a file is checked before it is used as an
    offset. The GIL is released during the work. kernels.pyi documents the functions; arrays are passed by the buffer
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The inner loops are compiled for several processors; the fitting version is chosen when the module is loaded. */
+/* The inner loops are compiled for several processors; loading the module chooses the best version. */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -20,18 +20,18 @@
 #endif
 #if defined(__GNUC__)
 #define PREFETCH(address) __builtin_prefetch(address, 0, 2)
-#define INLINE static inline __attribute__((always_inline)) /* a search takes .8 of the time that it takes without */
+#define INLINE static inline __attribute__((always_inline)) /* a search takes 20 % less time */
 #else
 #define PREFETCH(address) ((void)(address))
 #define INLINE static inline
 #endif
 
-#define LANES 64  /* sums of float32 that run side by side: four registers of AVX-512 */
-#define WIDE 16   /* and of float64; their order is the same on all processors, so scores are */
+#define LANES 64  /* parallel sums of float32: four registers of AVX-512 */
+#define WIDE 16   /* parallel sums of float64; their order, so the scores, are equal on all processors */
 #define LINE 64   /* bytes of a cache line */
-#define WHOLE 32767 /* the length of a vector in whole numbers */
-#define AHEAD 8   /* vectors are prefetched so many rows ahead */
-#define LEAD 512  /* bytes of each; the processor prefetches the rest by itself */
+#define WHOLE 32767 /* the length of a vector of integers */
+#define AHEAD 8   /* how many rows ahead vectors are prefetched */
+#define LEAD 512  /* bytes to prefetch of each; the processor prefetches the rest */
 
 /* Add up sums, a power of two of them, in an order that is the same on all processors. */
 #define ADD_UP(sums, count)                           \
@@ -58,7 +58,7 @@ CLONES static double product64(const float *a, const float *b, Py_ssize_t n)
     Py_ssize_t i = 0;
     for (; i + WIDE <= n; i += WIDE)
         for (int j = 0; j < WIDE; j++)
-            sums[j] += (double)a[i + j] * (double)b[i + j]; /* exact, so a fused sum is the same */
+            sums[j] += (double)a[i + j] * (double)b[i + j]; /* exact, so a fused sum gives the same */
     for (; i < n; i++)
         sums[i % WIDE] += (double)a[i] * (double)b[i];
     ADD_UP(sums, WIDE);
@@ -100,7 +100,7 @@ INLINE void fetch(const void *address, Py_ssize_t bytes)
         PREFETCH((const char *)address + at);
 }
 
-/* A vector in whole numbers of length 32767. A product of two, or of one with as many bytes, fits into 32 bits. */
+/* Vectors of integers have the length 32767, so products of two of them fit into 32 bits. */
 static double whole_numbers(const float *vector, Py_ssize_t d, int16_t *into)
 {
     double length = sqrt(product64(vector, vector, d));
@@ -109,7 +109,7 @@ static double whole_numbers(const float *vector, Py_ssize_t d, int16_t *into)
     return length;
 }
 
-/* rescore: the k rows of highest product with a query. */
+/* rescore: the k rows with the highest products with a query. */
 
 typedef struct {
     double score;
@@ -124,8 +124,8 @@ static int higher(const void *left, const void *right)
     return (a->row > b->row) - (a->row < b->row);
 }
 
-/* Fill `scored` (m) with the k highest first; return how many, -1 for a row out of range or twice among them, -2 for a
-   score that is not finite. */
+/* Write the k highest scores to the front of `scored` (m); return how many, -1 for a row that is out of range or twice
+   among them, -2 for a score that is not finite. */
 static Py_ssize_t highest_of(const float *vectors, Py_ssize_t n, Py_ssize_t d, const int64_t *rows, Py_ssize_t m,
                              const float *query, Py_ssize_t k, double rounding, Scored *scored)
 {
@@ -154,7 +154,7 @@ static Py_ssize_t highest_of(const float *vectors, Py_ssize_t n, Py_ssize_t d, c
         scored[i].score = product64(vectors + scored[i].row * d, query, d);
     qsort(scored, kept, sizeof(Scored), higher);
     for (Py_ssize_t i = 1; i < kept; i++)
-        if (scored[i].row == scored[i - 1].row) /* the same row, so the same score, so next to each other */
+        if (scored[i].row == scored[i - 1].row) /* equal rows have equal scores, so they are neighbours */
             return -1;
     return k < kept ? k : kept;
 }
@@ -214,16 +214,16 @@ static PyObject *rescore(PyObject *module, PyObject *args)
     return result;
 }
 
-/* search_graph: the nearest nodes of a graph, as Malkov and Yashunin's algorithms 2 and 5 find them (arXiv:1603.09320).
+/* search_graph: the nearest nodes of a graph by Malkov and Yashunin's algorithms 2 and 5 (arXiv:1603.09320).
 
-   A node is its score and its slot in one number, and numbers compare as scores do. */
+   A node is a number made of its score and its slot, so nodes compare by score. */
 
 #define MAX_LINKS 4096
 #define NO_LINK UINT32_MAX /* ends a list of links in our file */
 #define NODE_HEAD 10       /* bytes of a node of usearch's file before its links: its key and its level */
 
-/* A graph in sections of our own (docs/index-format.md, shard-NNNNN.graph), or in usearch's file, where `starts` is not
-   NULL. What a file holds is checked when it is read; the offsets in `starts` are not a file's. */
+/* A graph in our own format (docs/index-format.md, shard-NNNNN.graph), or in usearch's file if `starts` is not NULL.
+   Values from a file are checked when they are read; the offsets in `starts` are ours. */
 typedef struct {
     const int8_t *vectors;
     const uint32_t *keys, *upper_offsets, *lowest, *upper;
@@ -237,7 +237,7 @@ typedef struct {
 static int64_t node(int32_t score, uint32_t slot) { return (int64_t)((uint64_t)(uint32_t)score << 32 | slot); }
 static uint32_t slot_of(int64_t one) { return (uint32_t)one; }
 
-/* Heaps with the least number on top. */
+/* Heaps with the smallest number on top. */
 static void push(int64_t *heap, Py_ssize_t *size, int64_t one)
 {
     Py_ssize_t at = (*size)++;
@@ -262,7 +262,7 @@ static int64_t pop(int64_t *heap, Py_ssize_t *size)
     return top;
 }
 
-/* Return the key of a node; it may be damaged. */
+/* Return the key of a node, unchecked. */
 INLINE uint64_t key_of(const Graph *graph, uint32_t slot)
 {
     uint64_t key;
@@ -272,7 +272,7 @@ INLINE uint64_t key_of(const Graph *graph, uint32_t slot)
     return key;
 }
 
-/* As links_of, of a node of usearch's file. */
+/* As links_of, for usearch's file. */
 INLINE Py_ssize_t usearch_links_of(const Graph *graph, uint32_t slot, Py_ssize_t level, uint32_t *links)
 {
     Py_ssize_t start = graph->starts[slot] + NODE_HEAD, room = level ? graph->upper_links : graph->lowest_links;
@@ -292,8 +292,8 @@ INLINE Py_ssize_t usearch_links_of(const Graph *graph, uint32_t slot, Py_ssize_t
     return count;
 }
 
-/* Copy the links of a node at a level, because the file may change meanwhile. Return how many there may be, or -1 where
-   the file is damaged. Links are not checked yet: one from n on ends them or is damage. */
+/* Copy the links of a node at a level, because the file may change while they are used. Return their maximal number, or
+   -1 if the file is damaged. Links are not checked yet: one of n or more ends the list or is damage. */
 INLINE Py_ssize_t links_of(const Graph *graph, uint32_t slot, Py_ssize_t level, uint32_t *links)
 {
     if (graph->starts)
@@ -321,8 +321,8 @@ INLINE void fetch_links(const Graph *graph, uint32_t slot)
         fetch(graph->lowest + slot * graph->lowest_links, 4 * graph->lowest_links);
 }
 
-/* Walk down the upper levels, always to the nearest node; return where that ends, or -1 where the graph is damaged. A
-   node that is left out is only ever where the walk starts. */
+/* Descend through the upper levels, always to the nearest node; return the last one, or -1 if the graph is damaged. An
+   excluded node can only be the start. */
 static int64_t descend(const Graph *graph, const int16_t *query, int64_t left_out, uint32_t *links)
 {
     Py_ssize_t d = graph->d;
@@ -354,9 +354,9 @@ static int64_t descend(const Graph *graph, const int16_t *query, int64_t left_ou
     return at;
 }
 
-/* Write the rows of the `count` nearest nodes of the `expansion` that are kept, best first; return how many, or -1
-   where the graph is damaged. The node in the slot `left_out`, if it is not -1, is treated as if it were not there.
-   `kept` has room for `expansion` numbers, `open` for `n`, `seen` for a bit each. */
+/* Write the rows of the `count` nearest of `expansion` nodes, best first; return how many, or -1 if the graph is
+   damaged. The node in the slot `left_out` is ignored (-1 for none). `kept` has room for `expansion` numbers, `open` for
+   `n`, `seen` for `n` bits. */
 static Py_ssize_t search_one(const Graph *graph, const int16_t *query, Py_ssize_t expansion, Py_ssize_t count,
                              int64_t left_out, int64_t *kept, int64_t *open, unsigned char *seen, int64_t *rows)
 {
@@ -402,7 +402,7 @@ static Py_ssize_t search_one(const Graph *graph, const int16_t *query, Py_ssize_
             }
             push(kept, &kept_count, one);
             push(open, &open_count, -one);
-            fetch_links(graph, links[i]); /* it may be next */
+            fetch_links(graph, links[i]); /* it may be the next node */
         }
     }
     while (kept_count > count)
@@ -426,14 +426,14 @@ static int64_t slot_with_key(const Graph *graph, int64_t key)
     return -1;
 }
 
-/* What a search is asked for, and where its answers go. */
+/* The inputs and outputs of a search. */
 typedef struct {
     Py_buffer queries, without, found, counts;
     PyObject *without_object, *found_object, *counts_object;
     Py_ssize_t expansion, count;
 } Search;
 
-/* Search for each query and write what is found; return 0, -1 where the graph is damaged, -2 without memory. */
+/* Search for each query and write the results; return 0, -1 if the graph is damaged, -2 if memory ran out. */
 static int search_all(const Graph *graph, const Search *search, Py_ssize_t n)
 {
     Py_ssize_t d = graph->d, expansion = search->expansion < graph->n ? search->expansion : graph->n;
@@ -465,7 +465,7 @@ static int graph_fits(const Graph *graph)
            graph->highest_level >= 0 && graph->entry >= 0 && graph->entry < graph->n;
 }
 
-/* Check what is asked for, search, and release the buffers of `search`. */
+/* Check the inputs, search, and release the buffers of `search`. */
 static PyObject *search_checked(const Graph *graph, int fits, Search *search)
 {
     PyObject *result = NULL;
@@ -570,7 +570,7 @@ static PyObject *normalize(PyObject *module, PyObject *args)
             const double *from = (const double *)wide.buf + good * d;
             float *into = (float *)narrow.buf + good * d;
             double square = square64(from, d);
-            if (!(square > min_square && square < max_square)) /* of NaN, neither is true */
+            if (!(square > min_square && square < max_square)) /* false for NaN */
                 break;
             double length = sqrt(square);
             for (Py_ssize_t i = 0; i < d; i++)

@@ -1,7 +1,7 @@
-"""The steps that take most of a query's time, compiled (kernels.c).
+"""The slowest steps of a query, compiled (kernels.c).
 
-Arrays must be contiguous and of these types. ValueError is raised where their sizes do not fit together; nothing else
-is checked. Output arrays must be at least as long as what is written to them.
+Arrays must be contiguous and of these types. ValueError is raised if their sizes do not match; nothing else is checked.
+Output arrays must be at least as long as the output.
 """
 
 import numpy as np
@@ -22,10 +22,10 @@ def rescore(
 ) -> int:
     """Write the `k` of `rows` (m,) whose vectors float32 (n, d) have the highest products with `query` (d,).
 
-    `found` and `scores` are at least min(k, m) long; as many are written, best first, equal scores in row order, and
-    that count is returned. A product is first summed in float32; those within `rounding` of the k-th are summed again,
-    in float64, in an order that depends on d alone. Raises IndexError for a row that is out of range or twice among
-    the best, FloatingPointError for a vector whose product is not finite.
+    Writes min(k, m) rows and scores to `found` and `scores`, best first and equal scores in row order; returns that
+    count. Products are first summed in float32; those within `rounding` of the k-th are summed again in float64, in an
+    order that depends only on d. Raises IndexError for a row that is out of range or twice among the best,
+    FloatingPointError for a vector whose product is not finite.
     """
 
 def search_graph(
@@ -38,13 +38,13 @@ def search_graph(
     found: Rows,
     counts: NDArray[np.int64],
 ) -> None:
-    """Write, for queries float32 (n, d), the rows of the `count` nearest of the `expansion` nodes that a search keeps.
+    """Search a graph for queries float32 (n, d), and write the rows of the `count` nearest of `expansion` nodes.
 
-    `sections` are those of a graph's file (docs/index-format.md, shard-NNNNN.graph): vectors, keys, upper offsets,
-    lowest and upper links. `layout` is d, the links of a node on the lowest level and on others, the highest level, and
-    the slot where a search begins. `without` int64 (n,) has, for each query, a row that the search treats as if it
-    were not in the graph, or -1. `found` (n, count) gets rows, best first, and `counts` (n,) how many. Nearest are the
-    nodes of highest product. Raises IndexError where a link or a key leads out of the graph.
+    The nearest nodes have the highest products. `sections` are those of a graph's file (docs/index-format.md,
+    shard-NNNNN.graph): vectors, keys, upper offsets, lowest and upper links. `layout` is d, the links per node on the
+    lowest level and on others, the highest level, and the slot where a search begins. `without` int64 (n,) has one row
+    per query that the search ignores, or -1. Rows are written to `found` (n, count), best first, and their numbers to
+    `counts` (n,). Raises IndexError if a link or a key is out of range.
     """
 
 def search_usearch_graph(
@@ -57,22 +57,23 @@ def search_usearch_graph(
     found: Rows,
     counts: NDArray[np.int64],
 ) -> None:
-    """As `search_graph`, in a file of usearch's: its bytes, and int64 (nodes,) the offset of each node."""
+    """As `search_graph`, in the bytes of a usearch file, with the offset of each node int64 (nodes,)."""
 
 def normalize(wide: NDArray[np.float64], d: int, min_square: float, max_square: float, narrow: FloatArray) -> int:
     """Write vectors float64 (n, d) as unit vectors float32 (n, d).
 
-    Stop before a vector whose squared length is not between `min_square` and `max_square`; return how many are written.
+    Stops before a vector whose squared length is not between `min_square` and `max_square`; returns how many were
+    written.
     """
 
 def reduce(queries: FloatArray, directions: NDArray[np.int16], d: int, reduced: FloatArray) -> None:
     """Write the products float32 (n, r) of queries float32 (n, d) with directions int16 (r, d) of length 32767.
 
-    Directions count as vectors of length one. Queries are rounded to whole numbers in the same way.
+    Directions represent unit vectors. Queries are rounded to integers in the same way.
     """
 
 def texts(offsets: Buffer, wide: bool, data: Buffer, valid: Buffer | None, first: int, rows: Rows) -> list[str | None]:
-    """Return the strings of `rows` of an Arrow column of (large, if `wide`) strings that begins at row `first`.
+    """Return the strings of `rows` of an Arrow column of strings (large if `wide`) that begins at row `first`.
 
-    Raises ValueError for offsets or bytes that are not a column's, also as UnicodeDecodeError.
+    Raises ValueError for invalid offsets, and its subclass UnicodeDecodeError for invalid bytes.
     """

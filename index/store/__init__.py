@@ -1,7 +1,7 @@
-"""A store: versions of an index, which of them is published, and copies of them elsewhere.
+"""A store: the versions of an index, the published one, and remote copies.
 
-`versions` is what a local store can do, and its functions can be called on this package; `place` is a folder on an
-object store, `push` copies versions there, `fetch` brings them into a local cache, `serving` follows what is published.
+`versions` implements local stores; its functions are also available on this package. `place` is a folder on an object
+store, `push` copies versions there, `fetch` copies them into a local cache, `serving` follows the published version.
 """
 
 from gifdex.index.store.versions import (
@@ -17,7 +17,6 @@ from gifdex.index.store.versions import (
     history,
     is_build_id,
     is_store,
-    kept,
     known_current,
     locked,
     parse_pointer,
@@ -26,6 +25,7 @@ from gifdex.index.store.versions import (
     resolve,
     rollback,
     rolled_back,
+    versions_to_keep,
 )
 
 __all__ = [
@@ -41,7 +41,6 @@ __all__ = [
     "history",
     "is_build_id",
     "is_store",
-    "kept",
     "known_current",
     "locked",
     "parse_pointer",
@@ -50,4 +49,5 @@ __all__ = [
     "resolve",
     "rollback",
     "rolled_back",
+    "versions_to_keep",
 ]

@@ -1,4 +1,4 @@
-"""A local cache of the versions that stores elsewhere publish."""
+"""A local cache of the versions that remote stores publish."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from gifdex.schemas.manifest import MANIFEST_NAME, FileRecord, Manifest
 from gifdex.schemas.progress import QUIET, Progress
 
 CACHE_VARIABLE = "GIFDEX_CACHE"
-_BLOCK = 8 * 1024**2  # bytes that are read at a time
+_BLOCK = 8 * 1024**2  # bytes per read
 _MIB = 1024**2
-# Versions that stay in the cache: the one that is published, and the one before, which may be open.
+# Versions to keep in the cache: the published one, and the one before, which may be open.
 _CACHED = 2
-_TRIES = 5  # versions that may be published while one is fetched
-_MAX_POINTER_BYTES = 1024  # a larger one is none
+_TRIES = 5  # attempts, in case new versions are published during the fetch
+_MAX_POINTER_BYTES = 1024  # a larger file is not a pointer
 
 
 def fetch(url: str, cache: Path | None = None, progress: Progress = QUIET, *, distrust: bool = False) -> Path:
-    """Bring the version that a URL publishes (or is) into the local cache, and return its folder.
+    """Copy the version at a URL, or the one published there, into the local cache; return its folder.
 
-    Only files whose SHA-256 no cached version has are read, an interrupted one from where it was left; each is
-    checked against the manifest before it counts. A version that is in the cache is taken by its sizes or, with
-    `distrust`, is hashed again, and mended. Raises RemoteError where the store cannot be read, an ArtifactError that
-    names the file for what is not as it should be.
+    Downloads only files that no cached version has (by SHA-256), resumes interrupted downloads, and checks every file
+    against the manifest. A cached version is checked by file sizes or, with `distrust`, hashed again and repaired.
+    Raises RemoteError if the store cannot be read, an ArtifactError naming the file for wrong content.
     """
     place = Place.of(url)
     local = (cache or default_cache()) / hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -44,7 +43,7 @@ def fetch(url: str, cache: Path | None = None, progress: Progress = QUIET, *, di
         except (ArtifactError, RemoteError):
             if _published(place)[0] == build_id:
                 raise
-            # Another version was published, and this one pruned, while it was being fetched.
+            # Another version was published and this one pruned during the fetch.
     return _fetch(place, local, *_published(place), progress, distrust)
 
 
@@ -60,12 +59,12 @@ def _fetch(
     try:
         manifest = artifact.parse_manifest(text.decode(), where)
     except UnicodeDecodeError as err:
-        raise CorruptIndexError(f"{where} is no text in UTF-8 ({err}): push the version again") from err
+        raise CorruptIndexError(f"{where} is not UTF-8 text ({err}): push the version again") from err
     artifact.check_names(where, manifest)
     if build_id is None:
         build_id = hashlib.sha256(text).hexdigest()[:16]
     local.mkdir(parents=True, exist_ok=True)
-    with _alone(local):
+    with _locked_cache(local):
         version = local / build_id
         if distrust or not _is_here(version, text, manifest):
             _fill(place, names, version, manifest, progress)
@@ -76,7 +75,7 @@ def _fetch(
 
 
 def published(url: str) -> str:
-    """Return the build id that a store elsewhere publishes, or what `fetch` calls the version that a URL is."""
+    """Return the build id that a remote store publishes, or `fetch`'s folder name for a URL of one version."""
     place = Place.of(url)
     build_id, _ = _published(place)
     if build_id is None:
@@ -85,21 +84,21 @@ def published(url: str) -> str:
 
 
 def _published(place: Place) -> tuple[str | None, tuple[str, ...]]:
-    """Return the build id that a store publishes, and the names that lead to it; none for a URL of one version."""
+    """Return the build id that a store publishes and its path below the URL; None and () for one version."""
     pointer = place.read(_MAX_POINTER_BYTES, store.POINTER_NAME)
     if pointer is None:
         if place.size(MANIFEST_NAME) is not None:
             return None, ()
         raise IndexNotFoundError(
             f"{place.shown()} holds neither {store.POINTER_NAME} nor {MANIFEST_NAME}; expected an index store: "
-            "copy one there with gifdex push"
+            "push an index there with gifdex push"
         )
     build_id = store.parse_pointer(pointer, place.shown(store.POINTER_NAME))
     return build_id, (build_id,)
 
 
 def _is_here(version: Path, text: bytes, manifest: Manifest) -> bool:
-    """Tell whether the cache has a version, whole, as far as sizes tell."""
+    """Tell whether the cache has the whole version, judged by file sizes."""
     try:
         artifact.check_sizes(version, manifest)
         return (version / MANIFEST_NAME).read_bytes() == text
@@ -108,7 +107,7 @@ def _is_here(version: Path, text: bytes, manifest: Manifest) -> bool:
 
 
 def _fill(place: Place, names: tuple[str, ...], version: Path, manifest: Manifest, progress: Progress) -> None:
-    """Bring every file of a version here, from other cached versions where they have it."""
+    """Copy every file of a version into the cache, from other cached versions if they have it."""
     artifact.remove_manifest(version)
     version.mkdir(exist_ok=True)
     known = _cached_files(version.parent)
@@ -120,14 +119,14 @@ def _fill(place: Place, names: tuple[str, ...], version: Path, manifest: Manifes
                 progress.stage("fetch", (done + count) // _MIB, total // _MIB)
         done += facts.bytes
         progress.stage("fetch", done // _MIB, total // _MIB)
-    for path in version.iterdir():  # of an earlier manifest of the same id
+    for path in version.iterdir():  # files of an earlier manifest with the same id
         if path.name not in manifest.files:
             path.unlink()
     sync(version)
 
 
 def _cached_files(local: Path) -> dict[str, Path]:
-    """Return the files of the cached versions, by SHA-256."""
+    """Return the files of all cached versions by SHA-256."""
     found: dict[str, Path] = {}
     for path in local.glob(f"*/{MANIFEST_NAME}"):
         with suppress(ArtifactError):
@@ -145,7 +144,7 @@ def _is_right(path: Path, facts: FileRecord) -> bool:
 
 
 def _link(source: Path | None, target: Path, facts: FileRecord) -> bool:
-    """Give a cached file another name, if it is what it should be."""
+    """Hard-link a cached file if it has the expected content; tell whether that succeeded."""
     if source is None or not _is_right(source, facts):
         return False
     target.unlink(missing_ok=True)
@@ -157,7 +156,7 @@ def _link(source: Path | None, target: Path, facts: FileRecord) -> bool:
 
 
 def _download(place: Place, names: tuple[str, ...], target: Path, facts: FileRecord) -> Iterator[int]:
-    """Copy a file here, going on where an interrupted copy of the same SHA-256 ends; yield how far it is."""
+    """Download a file, resuming an interrupted download of the same SHA-256; yield the bytes so far."""
     part = target.parent.parent / f"{TEMPORARY_PREFIX}{facts.sha256}"
     resumed = part.exists() and 0 < part.stat().st_size <= facts.bytes
     if not resumed:
@@ -174,7 +173,7 @@ def _download(place: Place, names: tuple[str, ...], target: Path, facts: FileRec
         return
     found, size = sha256_file(part), part.stat().st_size
     part.unlink()
-    if resumed:  # the beginning may be what is wrong
+    if resumed:  # the resumed part may be wrong
         yield from _download(place, names, target, facts)
         return
     raise CorruptIndexError(
@@ -184,10 +183,10 @@ def _download(place: Place, names: tuple[str, ...], target: Path, facts: FileRec
 
 
 def _forget(local: Path, build_id: str) -> None:
-    """Delete old versions of the cache, and parts of files that nothing goes on with."""
+    """Delete old versions from the cache, and unfinished downloads that will not be resumed."""
     stay = [build_id, *(version for version in store.finished(local) if version != build_id)][:_CACHED]
     for folder in local.iterdir():
-        if store.is_build_id(folder.name) and folder.name not in stay:  # also one that was never whole
+        if store.is_build_id(folder.name) and folder.name not in stay:  # including incomplete ones
             artifact.remove_manifest(folder)
             shutil.rmtree(folder)
     for part in local.glob(f"{TEMPORARY_PREFIX}*"):
@@ -195,8 +194,8 @@ def _forget(local: Path, build_id: str) -> None:
 
 
 @contextmanager
-def _alone(local: Path) -> Iterator[None]:
-    """Hold a store's cache; another process that wants the same waits, and then finds it filled."""
+def _locked_cache(local: Path) -> Iterator[None]:
+    """Lock a store's cache; other processes wait, and then find it filled."""
     descriptor = os.open(local / ".fetch", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -212,4 +211,4 @@ def default_cache() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gifdex"
     except RuntimeError as err:
-        raise RemoteError(f"nobody knows the home folder of this user: set {CACHE_VARIABLE} to a folder") from err
+        raise RemoteError(f"cannot determine this user's home directory: set {CACHE_VARIABLE} to a folder") from err

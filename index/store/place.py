@@ -1,4 +1,4 @@
-"""A folder on an object store or any other filesystem that pyarrow knows: s3://, gs:// and so on."""
+"""A folder on an object store or another filesystem that pyarrow supports: s3://, gs:// and so on."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gifdex.schemas.errors import RemoteError
 from gifdex.schemas.files import committing
 from gifdex.schemas.manifest import FileRecord
 
-_BLOCK = 8 * 1024**2  # bytes that are read at a time
-MAX_MANIFEST_BYTES = 64 * 1024**2  # a larger one is none
-_PATIENCE = 30  # seconds that an object store is tried again
+_BLOCK = 8 * 1024**2  # bytes per read
+MAX_MANIFEST_BYTES = 64 * 1024**2  # a larger file is not a manifest
+_RETRY_SECONDS = 30  # how long requests to an object store are retried
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder on a filesystem of pyarrow's."""
+    """A folder on one of pyarrow's filesystems."""
 
     url: str
     filesystem: fs.FileSystem
@@ -32,9 +32,9 @@ class Place:
 
     @classmethod
     def of(cls, url: str) -> Place:
-        """Parse a URL; raises RemoteError for one that pyarrow does not know."""
+        """Parse a URL; raises RemoteError if pyarrow does not support it."""
         try:
-            filesystem, root = fs.FileSystem.from_uri(_patient(url))
+            filesystem, root = fs.FileSystem.from_uri(_with_retry_limit(url))
         except (pa.ArrowException, OSError, ValueError) as err:
             user, at, _ = urlsplit(url).netloc.rpartition("@")
             reason = _line(err).replace(user + at, "") if at else _line(err)
@@ -45,7 +45,7 @@ class Place:
         return cls(url, filesystem, root.rstrip("/"))
 
     def shown(self, *names: str) -> str:
-        """Return what messages call something below the folder: no key, no secret, no options of the URL."""
+        """Return a path below the folder for messages, without keys, secrets or options of the URL."""
         parts = urlsplit(self.url)
         host = parts.netloc.rpartition("@")[2]
         return "/".join([f"{parts.scheme}://{host}{parts.path}".rstrip("/"), *names])
@@ -55,30 +55,30 @@ class Place:
         return "/".join([self.root, *names])
 
     def size(self, *names: str) -> int | None:
-        """Return a file's bytes, None where there is no such file; raises RemoteError where nobody can tell."""
-        with self._telling(*names):
+        """Return a file's size in bytes, None if it does not exist; raises RemoteError if that is unknown."""
+        with self._remote_errors(*names):
             found = self.filesystem.get_file_info(self.path(*names))
         return found.size if found.type == fs.FileType.File else None
 
-    def read(self, most: int, *names: str) -> bytes | None:
-        """Return a small file's bytes, None where there is no such file or it has more than `most`."""
+    def read(self, max_bytes: int, *names: str) -> bytes | None:
+        """Return a small file's bytes, None if it does not exist or is larger than `max_bytes`."""
         size = self.size(*names)
-        if size is None or size > most:
+        if size is None or size > max_bytes:
             return None
-        with self._telling(*names), self.filesystem.open_input_stream(self.path(*names)) as stream:
+        with self._remote_errors(*names), self.filesystem.open_input_stream(self.path(*names)) as stream:
             return bytes(stream.read())
 
     def append_to(self, local: BinaryIO, *names: str) -> Iterator[int]:
-        """Copy a file from where `local` ends to its end; yield the bytes of each block that was written."""
-        with self._telling(*names), self.filesystem.open_input_file(self.path(*names)) as stream:
+        """Append the part of a file that `local` lacks; yield the size of each block."""
+        with self._remote_errors(*names), self.filesystem.open_input_file(self.path(*names)) as stream:
             stream.seek(local.tell())
             while block := stream.read(_BLOCK):
                 local.write(block)
                 yield len(block)
 
     def write(self, source: BinaryIO, *names: str) -> Iterator[int]:
-        """Copy `source` to a file, which is there when all of it is; yield the bytes of each block."""
-        with self._telling(*names):
+        """Copy `source` to a file, which appears when it is complete; yield the size of each block."""
+        with self._remote_errors(*names):
             if isinstance(self.filesystem, fs.LocalFileSystem):
                 yield from self._write_locally(source, Path(self.path(*names)))
                 return
@@ -87,7 +87,7 @@ class Place:
                 while block := source.read(_BLOCK):
                     stream.write(block)
                     yield len(block)
-            except BaseException:  # closing a stream is what puts an object in its place, and there is no other end
+            except BaseException:  # a stream can only be closed, which creates the object: delete that
                 with suppress(pa.ArrowException, OSError):
                     stream.close()
                     self.filesystem.delete_file(self.path(*names))
@@ -101,23 +101,23 @@ class Place:
                 pass
 
     def files(self) -> Iterator[tuple[str, int, float]]:
-        """Yield the path below the folder, the bytes, and the time of change of every file."""
+        """Yield the relative path, the size in bytes and the modification time of every file."""
         selector = fs.FileSelector(self.root, recursive=True, allow_not_found=True)
-        with self._telling():
+        with self._remote_errors():
             found = self.filesystem.get_file_info(selector)
         for info in found:
             if info.type == fs.FileType.File:
                 yield info.path[len(self.root) + 1 :], info.size, info.mtime.timestamp() if info.mtime else 0.0
 
     def changed(self, *names: str) -> float:
-        """Return a file's time of change."""
-        with self._telling(*names):
+        """Return a file's modification time."""
+        with self._remote_errors(*names):
             found = self.filesystem.get_file_info(self.path(*names)).mtime
         return found.timestamp() if found else 0.0
 
     def is_folder(self, *names: str) -> bool:
-        """Tell whether there is a folder or, on an object store, anything whose name begins like one."""
-        with self._telling(*names):
+        """Tell whether there is a folder or, on an object store, any object with that prefix."""
+        with self._remote_errors(*names):
             return bool(self.filesystem.get_file_info(self.path(*names)).type == fs.FileType.Directory)
 
     @property
@@ -129,11 +129,11 @@ class Place:
 
     def delete(self, *names: str) -> None:
         """Delete a file."""
-        with self._telling(*names):
+        with self._remote_errors(*names):
             self.filesystem.delete_file(self.path(*names))
 
     def _write_locally(self, source: BinaryIO, path: Path) -> Iterator[int]:
-        """A folder shows files that are not whole yet, where an object store does not."""
+        """Write through a temporary file, because a local folder would show an incomplete one."""
         with committing(path) as temporary, temporary.open("wb") as stream:
             while block := source.read(_BLOCK):
                 stream.write(block)
@@ -141,37 +141,37 @@ class Place:
             stream.flush()
 
     def has(self, facts: FileRecord, checksum: bool, *names: str) -> bool:
-        """Tell whether a file is there already: of that size or, with `checksum`, by its bytes, which are read."""
+        """Tell whether a file exists with the right size or, with `checksum`, with the right content."""
         if self.size(*names) != facts.bytes:
             return False
         if not checksum:
             return True
-        with self._telling(*names), self.filesystem.open_input_stream(self.path(*names)) as stream:
+        with self._remote_errors(*names), self.filesystem.open_input_stream(self.path(*names)) as stream:
             digest = hashlib.sha256()
             while block := stream.read(_BLOCK):
                 digest.update(block)
         return digest.hexdigest() == facts.sha256
 
     @contextmanager
-    def _telling(self, *names: str) -> Iterator[None]:
-        """Turn what filesystems raise into a RemoteError that says where."""
+    def _remote_errors(self, *names: str) -> Iterator[None]:
+        """Turn errors of the filesystem into a RemoteError with the path."""
         try:
             yield
         except (pa.ArrowException, OSError) as err:
-            if isinstance(err, OSError) and err.filename is not None:  # of the local side
+            if isinstance(err, OSError) and err.filename is not None:  # an error of the local side
                 raise
             raise RemoteError(
-                f"cannot read or write {self.shown(*names)}: {_line(err)}; see that it is there, and that the network "
-                "and the credentials are, then try again"
+                f"cannot read or write {self.shown(*names)}: {_line(err)}; check that it exists, check the network and "
+                "the credentials, then try again"
             ) from err
 
 
-def _patient(url: str) -> str:
-    """Return a URL with how long to try again, which is a quarter of an hour for gs:// unless it says."""
+def _with_retry_limit(url: str) -> str:
+    """Return a URL with a limit on retries; the default for gs:// is a quarter of an hour."""
     parts = urlsplit(url)
     if parts.scheme not in ("gs", "gcs") or "retry_limit_seconds" in parts.query:
         return url
-    return parts._replace(query="&".join(filter(None, [parts.query, f"retry_limit_seconds={_PATIENCE}"]))).geturl()
+    return parts._replace(query="&".join(filter(None, [parts.query, f"retry_limit_seconds={_RETRY_SECONDS}"]))).geturl()
 
 
 def _line(err: BaseException) -> str:

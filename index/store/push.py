@@ -1,7 +1,8 @@
-"""Publish on stores elsewhere: push a version there, and list, publish, roll back and prune what is there.
+"""Remote stores: push a version, and list, publish, roll back and prune versions.
 
-Object stores have no locks and no renames, so two that change one store's pointer at once may lose an entry of its
-history; each reads both as late as it can. What others read goes last: files, manifest, history, pointer.
+Object stores have no locks and no renames, so two writers that publish at the same time may lose an entry of the
+history; each reads it as late as possible. Files are written in an order that is safe for readers: a version's files,
+manifest, history, pointer.
 """
 
 from __future__ import annotations
@@ -27,18 +28,17 @@ from gifdex.schemas.manifest import MANIFEST_NAME, FileRecord, Manifest
 from gifdex.schemas.progress import QUIET, Progress
 
 _MIB = 1024**2
-# The manifest of what is being pushed, until it is there.
+# The manifest of a version while it is being pushed.
 _COMING = f"{TEMPORARY_PREFIX}{MANIFEST_NAME}"
-# A version without a manifest may be one that is being pushed, file by file, until nothing came for so long.
+# A version without a manifest counts as being pushed until no file has arrived for this long.
 ABANDONED = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class WorkingCopy:
-    """A store elsewhere, and a folder here with what is small of it: pointer, history and manifests.
+    """A remote store, and a local folder with its small files: pointer, history and manifests.
 
-    `files` are the paths of each version's files below the store, by build id, and `changed` is when the newest of
-    them came.
+    `files` are the paths of each version's files below the store, by build id; `changed` is the time of the newest.
     """
 
     place: Place
@@ -49,10 +49,9 @@ class WorkingCopy:
 
 @contextmanager
 def working_copy(place: Place, only: str | None = None) -> Iterator[WorkingCopy]:
-    """Yield a copy on which the functions of `store` work; what they publish in it goes to the store at the end.
+    """Yield a working copy for the functions of `store`; pointer and history are written back at the end.
 
-    `only` one version's manifest is read, if it is given. A folder is its own copy. Errors about the copy
-    say where the store is.
+    With `only`, reads just that version's manifest. A local store is its own copy. Errors name the store, not the copy.
     """
     files: dict[str, list[str]] = defaultdict(list)
     changed: dict[str, float] = defaultdict(float)
@@ -71,11 +70,11 @@ def working_copy(place: Place, only: str | None = None) -> Iterator[WorkingCopy]
     with tempfile.TemporaryDirectory(prefix="gifdex-") as temporary:
         folder = Path(temporary)
         for version, moment in manifests.items():
-            if (data := place.read(MAX_MANIFEST_BYTES, version, MANIFEST_NAME)) is not None:  # it was not just pruned
+            if (data := place.read(MAX_MANIFEST_BYTES, version, MANIFEST_NAME)) is not None:  # None if just pruned
                 (folder / version).mkdir()
                 (folder / version / MANIFEST_NAME).write_bytes(data)
                 os.utime(folder / version / MANIFEST_NAME, (moment, moment))
-        small = (store.HISTORY_NAME, store.POINTER_NAME)  # in the order in which they go back
+        small = (store.HISTORY_NAME, store.POINTER_NAME)  # in the order of writing back
         before = {name: place.read(MAX_MANIFEST_BYTES, name) for name in small}
         for name, known in before.items():
             if known is not None:
@@ -90,7 +89,7 @@ def working_copy(place: Place, only: str | None = None) -> Iterator[WorkingCopy]
 
 
 def verify(place: Place, build_id: str, progress: Progress = QUIET) -> None:
-    """Read and hash every file of a version elsewhere; raises an ArtifactError for the first that is not right."""
+    """Read and hash every file of a remote version; raises an ArtifactError at the first mismatch."""
     with working_copy(place, build_id) as copy:
         store.check_finished(copy.folder, build_id)
         manifest = artifact.read_manifest(copy.folder / build_id)
@@ -100,7 +99,7 @@ def verify(place: Place, build_id: str, progress: Progress = QUIET) -> None:
         progress.stage("verify", done // _MIB, total // _MIB)
         if not place.has(facts, True, build_id, name):
             raise CorruptIndexError(
-                f"{place.shown(build_id, name)} is not there or not what the manifest says ({facts.bytes:,} bytes of "
+                f"{place.shown(build_id, name)} is missing or differs from the manifest ({facts.bytes:,} bytes of "
                 f"SHA-256 {facts.sha256[:16]}...): push the version again with --checksum"
             )
         done += facts.bytes
@@ -108,18 +107,18 @@ def verify(place: Place, build_id: str, progress: Progress = QUIET) -> None:
 
 
 def prune(place: Place, keep: int, protected: timedelta) -> list[str]:
-    """Delete the versions that `store.kept` does not name, their manifests first, and what pushes left unfinished.
+    """Delete all but `store.versions_to_keep`, manifests first, and unfinished pushes; return the deleted names.
 
-    Unfinished is a version without a manifest to which nothing came for a day. Return the names of what is gone.
-    Raises IndexNotFoundError where there is no store.
+    A version without a manifest is an unfinished push if no file has arrived for a day. Raises IndexNotFoundError if
+    there is no store.
     """
     with working_copy(place) as copy:
         finished = set(store.finished(copy.folder))
         if not finished and not store.is_store(copy.folder):
-            raise IndexNotFoundError(f"{place.shown()} is no index store; expected one that gifdex push made")
+            raise IndexNotFoundError(f"{place.shown()} is not an index store; expected one made by gifdex push")
         if isinstance(place.filesystem, fs.LocalFileSystem):
             return store.prune(copy.folder, keep, protected, abandoned=ABANDONED)
-        gone = finished - set(store.kept(copy.folder, keep, protected))
+        gone = finished - set(store.versions_to_keep(copy.folder, keep, protected))
         since = (datetime.now(UTC) - ABANDONED).timestamp()
         gone |= {name for name in copy.files if name not in finished and copy.changed[name] < since}
     for name in sorted(gone):
@@ -129,18 +128,18 @@ def prune(place: Place, keep: int, protected: timedelta) -> list[str]:
 
 
 def destination_of(destination: str) -> Place:
-    """Return the place that a URL or a folder names."""
+    """Return the place of a URL or a folder."""
     return Place.of(destination if is_url(destination) else absolute(destination).as_uri())
 
 
 def push(version: Path, destination: str, progress: Progress = QUIET, *, checksum: bool = False) -> dict[str, Any]:
-    """Copy a version to a store elsewhere and publish it there; what is there already is not copied again.
+    """Copy a version to another store and publish it there, without copying existing files again.
 
-    A whole version of that build id is taken for it, though its bytes may differ where other machines built it. What
-    an interrupted push of these bytes left is gone on with: a file of the right size is there. `checksum` reads all
-    that is there instead, and mends it. The version is verified first. Returns the build id, and the files and bytes
-    that were copied and that were there. Raises an ArtifactError for a version that is not whole, RemoteError where
-    the destination cannot be written.
+    A complete version with the same build id is accepted, even if another machine built it with other bytes. An
+    interrupted push of the same bytes is resumed: files of the right size are accepted. `checksum` hashes existing
+    files instead, and replaces wrong ones. The version is verified first. Returns the build id, and counts and bytes of
+    files that were copied and that existed. Raises an ArtifactError for a damaged version, RemoteError if the
+    destination cannot be written.
     """
     manifest, text = artifact.verify(version, progress), (version / MANIFEST_NAME).read_bytes()
     place, build_id = destination_of(destination), manifest.build_id
@@ -162,7 +161,7 @@ def push(version: Path, destination: str, progress: Progress = QUIET, *, checksu
 
 
 def _whole(place: Place, build_id: str) -> Manifest | None:
-    """Return the manifest of a version elsewhere whose files all have their sizes; else nothing."""
+    """Return the manifest of a remote version if all files have the right sizes, otherwise None."""
     text = place.read(MAX_MANIFEST_BYTES, build_id, MANIFEST_NAME)
     try:
         manifest = artifact.parse_manifest((text or b"").decode(), place.shown(build_id, MANIFEST_NAME))
@@ -175,13 +174,13 @@ def _whole(place: Place, build_id: str) -> Manifest | None:
 def _copy(
     version: Path, place: Place, manifest: Manifest, text: bytes, progress: Progress, checksum: bool
 ) -> tuple[list[FileRecord], list[FileRecord]]:
-    """Copy the files that are not there, then the manifest; return those that were copied and those that were there.
+    """Copy missing files, then the manifest; return the copied and the existing files.
 
-    Until it is whole, the version does not exist there, and a note says which bytes are coming.
+    Until the manifest is written, the version does not exist there, and a note records which bytes are being pushed.
     """
     build_id = manifest.build_id
     resumed = place.read(MAX_MANIFEST_BYTES, build_id, _COMING) == text
-    # Files of other bytes go before the note says that ours are coming, and files that were not read have none.
+    # Without hashing them, existing files are only trusted if the note matches; delete others before writing the note.
     gone = [MANIFEST_NAME, *([_COMING] if checksum or not resumed else [])]
     gone += [] if checksum or resumed else list(manifest.files)
     for name in gone:
@@ -206,7 +205,7 @@ def _copy(
         done += facts.bytes
     for name, facts in manifest.files.items():
         if not place.has(facts, False, build_id, name):
-            raise RemoteError(f"{place.shown(build_id, name)} was deleted while the version was pushed: push it again")
+            raise RemoteError(f"{place.shown(build_id, name)} was deleted during the push: push the version again")
     place.put(text, build_id, MANIFEST_NAME)
     if place.size(build_id, _COMING) is not None:
         place.delete(build_id, _COMING)

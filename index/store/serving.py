@@ -1,4 +1,4 @@
-"""An index for a long-lived service: it follows what a store publishes, and never stops answering."""
+"""An index for a long-lived service: it follows the published version and never stops answering."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from gifdex.index.opening import open_index
 from gifdex.index.store import versions as store
 from gifdex.schemas.files import is_url
 
-# A check comes up to this share of the time sooner or later, so that many services do not come at once.
+# The interval varies by this share, so that many services do not check at the same time.
 _JITTER = 0.1
 
 
 @dataclass(frozen=True)
 class ServingStatus:
-    """Which version answers (`serving`), which one the store publishes (`latest`), and what was refused and why.
+    """The version that answers (`serving`), the published one (`latest`), and versions refused with reasons.
 
-    `error` is why the store could not be looked at the last time, None if it could.
+    `error` is why the last check of the store failed, None if it succeeded.
     """
 
     serving: str
@@ -39,7 +39,7 @@ class ServingStatus:
 
 
 class ServedIndex:
-    """Answers from the newest version of a store that opens, verifies and answers; see `serve_latest`."""
+    """Answers from the last published version that opened and passed its checks; see `serve_latest`."""
 
     def __init__(
         self,
@@ -52,13 +52,13 @@ class ServedIndex:
     ) -> None:
         """Open the published version; raises as `gifdex.open` does."""
         if not every > 0:
-            raise ValueError(f"every is {every}; expected seconds, more than 0")
+            raise ValueError(f"every is {every}; expected a number of seconds above 0")
         self._path, self._every, self._warm_up = path, every, tuple(warm_up)
         self._text_encoder, self._cache = text_encoder, cache
         self._lock = threading.Lock()  # one check at a time
         self._index = self._opened()
         now = datetime.now(UTC)
-        build_id = self._index.path.name  # of a single version, the name of its folder may be another
+        build_id = self._index.path.name  # not always the build id if the path is a single version
         self._status = ServingStatus(build_id, build_id, now, now)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="gifdex-serve-latest", daemon=True)
@@ -66,35 +66,35 @@ class ServedIndex:
 
     @property
     def index(self) -> Index:
-        """The index that answers now. Keep it in a variable for queries that must be of one version."""
+        """The current index. Keep it in a variable for queries that must use the same version."""
         return self._index
 
     @property
     def status(self) -> ServingStatus:
-        """What is served, what is published, what was refused."""
+        """The versions that are served, published and refused."""
         return self._status
 
     def search(self, query: str | Sequence[str] | NDArray[Any], k: int = 10, **options: Any) -> list[Any]:
-        """Ask the index that answers now; see `Index.search`."""
+        """Search the current index; see `Index.search`."""
         found: list[Hit] | list[list[Hit]] = self._index.search(query, k, **options)
         return found
 
     def check(self) -> ServingStatus:
-        """Look at the store now, open what is new, and return the status; nothing is raised."""
+        """Check the store now, open a new version, and return the status; raises nothing."""
         with self._lock:
             before, now = self._status, datetime.now(UTC)
             try:
                 latest = self._latest()
-            except Exception as err:  # noqa: BLE001  # a filesystem may raise anything, and the thread must go on
-                said = " ".join(str(err).split()) or type(err).__name__
-                self._status = ServingStatus(before.serving, before.latest, before.since, now, before.refused, said)
+            except Exception as err:  # noqa: BLE001  # a filesystem may raise anything, and the thread must continue
+                reason = " ".join(str(err).split()) or type(err).__name__
+                self._status = ServingStatus(before.serving, before.latest, before.since, now, before.refused, reason)
                 return self._status
             if latest == before.serving:
                 self._status = ServingStatus(latest, latest, before.since, now)
                 return self._status
             try:
                 opened = self._opened()
-            except Exception as err:  # noqa: BLE001  # whatever is wrong with a new version, the old one goes on
+            except Exception as err:  # noqa: BLE001  # whatever is wrong with a new version, the old one still answers
                 refused = {**before.refused, latest: " ".join(str(err).split()) or type(err).__name__}
                 self._status = ServingStatus(before.serving, latest, before.since, now, refused)
                 return self._status
@@ -103,7 +103,7 @@ class ServedIndex:
             return self._status
 
     def close(self) -> None:
-        """Stop following the store; the index goes on answering."""
+        """Stop following the store; the index still answers."""
         self._ended.set()
         self._thread.join()
 
@@ -128,7 +128,7 @@ class ServedIndex:
         return store.resolve(Path(self._path)).name
 
     def _opened(self) -> Index:
-        """Open the published version, hash every byte, and ask it something."""
+        """Open the published version, hash every byte, and run some queries."""
         opened = open_index(self._path, verify=True, text_encoder=self._text_encoder, cache=self._cache)
         opened.warm_up(self._warm_up)
         return opened
@@ -142,11 +142,11 @@ def serve_latest(
     text_encoder: str | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> ServedIndex:
-    """Open what a store publishes, and follow it: a service's index for as long as it runs.
+    """Open the published version of a store (a path or a URL), and follow what is published later.
 
-    Every `every` seconds, a tenth sooner or later, a thread looks whether another version is published (`path` may be
-    a URL). A new one is opened, hashed, and asked the sentences of `warm_up` and some of its own vectors; then it
-    takes the old one's place at once, and queries under way end on the old one. Where any of that fails, the old one
-    stays, `status.refused` says why, and the next look tries again.
+    Every `every` seconds, give or take a tenth, a thread checks for a new version. It opens and hashes that version,
+    runs the sentences of `warm_up` and some of its own vectors as queries, then replaces the old one at once; running
+    queries finish on the old one. If any of that fails, the old version stays, `status.refused` says why, and the next
+    check tries again.
     """
     return ServedIndex(path, every=every, warm_up=warm_up, text_encoder=text_encoder, cache=cache)

@@ -1,4 +1,4 @@
-"""A store: a folder of immutable versions, the pointer CURRENT to the published one, and what was published when."""
+"""A store: a folder of immutable versions, the pointer CURRENT to the published one, and the publication history."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ HISTORY_NAME = "PUBLISHED.jsonl"
 _LOCK_NAME = ".lock"
 PUBLISH, ROLLBACK = "publish", "rollback"
 _BUILD_ID = re.compile(r"[0-9a-f]{16}")
-# Publications that are remembered: years of nights.
+# How many publications the history keeps: enough for years of nightly runs.
 _REMEMBERED = 2000
 
 
 @dataclass(frozen=True)
 class Publication:
-    """One change of CURRENT: to which version, when, by publishing or rolling back, and what it replaced.
+    """One change of CURRENT: the new version, the time, the action (publish or rollback), and the previous version.
 
-    `refused` has the rules of the quality gate that were overruled.
+    `refused` are the overruled rules of the quality gate.
     """
 
     build_id: str
@@ -42,21 +42,21 @@ class Publication:
 
 
 def publish(store: Path, build_id: str, *, refused: Sequence[str] = ()) -> str | None:
-    """Make a version the store's current one, by one rename, and return what was; what is current already stays.
+    """Make a version the current one by one rename, and return the previous one; publishing it twice is harmless.
 
-    `refused` has the rules of the quality gate that are overruled, which is recorded in any case. Raises
-    IndexNotFoundError where the version is not finished.
+    `refused` are the overruled rules of the quality gate, which are always recorded. Raises IndexNotFoundError if the
+    version is not finished.
     """
     with locked(store):
         return _point(store, build_id, PUBLISH, tuple(refused))
 
 
 def rollback(store: Path, check: Callable[[str], object]) -> tuple[str, str]:
-    """Publish what was published before the current version; return its build id, and which one was current.
+    """Publish the version before the current one; return its build id and the one it replaces.
 
-    Again, it is what was before that. Versions that were rolled back from are passed over, and so are those for which
-    `check` raises an ArtifactError, which should look at every byte. Raises PublishError where no version is left,
-    IndexNotFoundError where nothing is published.
+    Skips versions that were rolled back earlier, so a second rollback goes back further, and versions for which `check`
+    raises an ArtifactError; it should check every byte. Raises PublishError if no version is left, IndexNotFoundError
+    if nothing is published.
     """
     with locked(store):
         now = known_current(store)
@@ -76,13 +76,13 @@ def rollback(store: Path, check: Callable[[str], object]) -> tuple[str, str]:
             _point(store, build_id, ROLLBACK, ())
             return build_id, now
     raise PublishError(
-        f"no version that was published before {now} is left in {store}{bad}: see what is there with gifdex "
+        f"no version that was published before {now} is left in {store}{bad}: list the versions with gifdex "
         f"versions {store}, and publish one by name"
     )
 
 
 def _point(store: Path, build_id: str, action: str, refused: tuple[str, ...]) -> str | None:
-    """Write the history, then the pointer; killed in between, the history tells of what did not happen: `_happened`."""
+    """Write the history, then the pointer; `_happened` ignores an entry whose writer was killed in between."""
     check_finished(store, build_id)
     before = known_current(store)
     if before == build_id and not refused:
@@ -95,7 +95,7 @@ def _point(store: Path, build_id: str, action: str, refused: tuple[str, ...]) ->
 
 
 def known_current(store: Path) -> str | None:
-    """Return what is current, and None also where the pointer is damaged, for a new one mends it."""
+    """Return the current version, or None if there is none or the pointer is damaged; publishing repairs that."""
     try:
         return current(store)
     except CorruptIndexError:
@@ -103,10 +103,10 @@ def known_current(store: Path) -> str | None:
 
 
 def check_finished(store: Path, build_id: str) -> None:
-    """Raise IndexNotFoundError unless a store has a finished version of that id."""
+    """Raise IndexNotFoundError unless the store has a finished version with that id."""
     if not _is_finished(store, build_id):
         raise IndexNotFoundError(
-            f"{store} has no finished version {build_id}: gifdex versions {store} lists those that it has"
+            f"{store} has no finished version {build_id}: gifdex versions {store} lists the finished ones"
         )
 
 
@@ -116,15 +116,15 @@ def is_store(folder: Path) -> bool:
 
 
 def check_store(folder: Path) -> None:
-    """Raise IndexNotFoundError, which says what is meant instead, unless a folder is a store."""
+    """Raise IndexNotFoundError with a hint unless a folder is a store."""
     if not is_store(folder):
-        found = "is no folder" if not folder.is_dir() else "is no index store"
+        found = "is not a folder" if not folder.is_dir() else "is not an index store"
         hint = f"use {folder / 'index'}" if is_store(folder / "index") else "build one first"
-        raise IndexNotFoundError(f"{folder} {found}; expected an index store, a folder with versions: {hint}")
+        raise IndexNotFoundError(f"{folder} {found}; expected a folder with versions of an index: {hint}")
 
 
 def is_build_id(name: str) -> bool:
-    """Tell whether a name is one of a version."""
+    """Tell whether a name has the form of a build id."""
     return bool(_BUILD_ID.fullmatch(name))
 
 
@@ -144,14 +144,14 @@ def _line(entry: Publication) -> str:
 
 
 def history(store: Path) -> list[Publication]:
-    """Return what was published, the oldest first; raises CorruptIndexError where the file is damaged."""
+    """Return all publications, oldest first; raises CorruptIndexError if the file is damaged."""
     path = store / HISTORY_NAME
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as err:
-        raise CorruptIndexError(f"cannot read {path}: {err}; delete it, which forgets what was published") from err
+        raise CorruptIndexError(f"cannot read {path}: {err}; delete it to start a new history") from err
     try:
         return [
             Publication(
@@ -165,14 +165,14 @@ def history(store: Path) -> list[Publication]:
         ]
     except (KeyError, TypeError, ValueError) as err:
         raise CorruptIndexError(
-            f"{path} has a line that is no publication ({err}): delete it, which forgets what was published"
+            f"{path} has a line that is not a publication ({err}): delete the file to start a new history"
         ) from err
 
 
 def current(store: Path) -> str | None:
-    """Return the published build id, or None where nothing is published.
+    """Return the published build id, or None if nothing is published.
 
-    Raises CorruptIndexError where the pointer is damaged.
+    Raises CorruptIndexError if the pointer is damaged.
     """
     try:
         text = (store / POINTER_NAME).read_text(encoding="ascii").strip()
@@ -184,7 +184,7 @@ def current(store: Path) -> str | None:
 
 
 def parse_pointer(data: bytes, where: str) -> str:
-    """Return the build id that a pointer holds; raises CorruptIndexError that says where it lies."""
+    """Return the build id in a pointer; raises CorruptIndexError naming `where` for anything else."""
     text = data.decode("ascii", "replace").strip()
     if not is_build_id(text):
         raise CorruptIndexError(f"{where} holds {text[:40]!r}, not a build id: publish a version again")
@@ -192,9 +192,9 @@ def parse_pointer(data: bytes, where: str) -> str:
 
 
 def _happened(store: Path) -> list[Publication]:
-    """Return the history without entries that no change of the pointer followed, since their writer was killed.
+    """Return the history without entries whose writer was killed before it changed the pointer.
 
-    The entry after such a one replaced something else, as far as it knew; and the last entry is what is current.
+    The entry after such an entry names another previous version; the last entry must be the current version.
     """
     entries = history(store)
     following = [*(entry.replaced for entry in entries[1:]), known_current(store)]
@@ -202,7 +202,7 @@ def _happened(store: Path) -> list[Publication]:
 
 
 def rolled_back(store: Path, build_id: str) -> datetime | None:
-    """Return when a version was rolled back from, unless it was published again since."""
+    """Return when a version was rolled back, unless it was published again since."""
     return _rolled_back(_happened(store), build_id)
 
 
@@ -216,7 +216,7 @@ def _rolled_back(entries: Sequence[Publication], build_id: str) -> datetime | No
 
 
 def finished(store: Path) -> list[str]:
-    """Return the build ids of all versions of a store, the newest first."""
+    """Return the build ids of all finished versions of a store, newest first."""
     manifests = [path for path in store.glob(f"*/{MANIFEST_NAME}") if is_build_id(path.parent.name)]
     return [path.parent.name for path in sorted(manifests, key=_built, reverse=True)]
 
@@ -230,12 +230,12 @@ def built(store: Path, build_id: str) -> datetime:
     return datetime.fromtimestamp((store / build_id / MANIFEST_NAME).stat().st_mtime, UTC)
 
 
-def kept(store: Path, keep: int, protected: timedelta, also: Collection[str] = ()) -> list[str]:
-    """Return the versions that pruning leaves: the current one, the `keep` that were published last, those lately
-    current, `also` some, and of all others, never published or rolled back from, the `keep` newest.
+def versions_to_keep(store: Path, keep: int, protected: timedelta, also: Collection[str] = ()) -> list[str]:
+    """Return the versions that pruning keeps.
 
-    A reader that has just read CURRENT goes on to open what it names, so a version that was current at any time of
-    the `protected` span stays.
+    These are the current one, the `keep` that were published last, `also`, the `keep` newest of all others (never
+    published or rolled back), and every version that was current within the `protected` span, because a reader that has
+    just read CURRENT is about to open it.
     """
     since = datetime.now(UTC) - protected
     versions, entries = finished(store), _happened(store)
@@ -252,20 +252,21 @@ def kept(store: Path, keep: int, protected: timedelta, also: Collection[str] = (
 def prune(
     store: Path, keep: int, protected: timedelta, also: Collection[str] = (), abandoned: timedelta = timedelta(0)
 ) -> list[str]:
-    """Delete the versions that `kept` does not name, and folders that are no finished version; return their names.
+    """Delete all but `versions_to_keep`, and abandoned unfinished versions; return the deleted names.
 
-    Of those, only such to which nothing came for the span `abandoned`: a version may be coming from elsewhere. It is
-    none for a caller that knows that nothing is being built in the store. A reader that has a version open goes on.
+    An unfinished version is abandoned if no file has arrived for the span `abandoned`, because it may be a push.
+    Callers that know that nothing is being built in the store pass zero. Readers that have a deleted version open
+    continue.
     """
     with locked(store):
-        stay, whole = set(kept(store, keep, protected, also)), set(finished(store))
+        stay, whole = set(versions_to_keep(store, keep, protected, also)), set(finished(store))
         since = (datetime.now(UTC) - abandoned).timestamp()
         gone = [
             path
             for path in sorted(store.iterdir())
             if is_build_id(path.name) and path.name not in stay and (path.name in whole or _last_change(path) <= since)
         ]
-        for folder in gone:  # now, so that nobody can publish it
+        for folder in gone:  # delete manifests while the store is locked, so that nobody can publish them
             (folder / MANIFEST_NAME).unlink(missing_ok=True)
             sync(folder)
     for folder in gone:
@@ -278,9 +279,9 @@ def _last_change(folder: Path) -> float:
 
 
 def clear_unfinished(store: Path, before: float = math.inf) -> int:
-    """Delete what interrupted writers left in a store, and return how many files that were; see `remove_unfinished`.
+    """Delete what interrupted writers left in a store, and return how many files; see `remove_unfinished`.
 
-    Whoever is publishing meanwhile is waited for.
+    Waits for anyone who is publishing.
     """
     if not store.is_dir():
         return 0
@@ -290,9 +291,9 @@ def clear_unfinished(store: Path, before: float = math.inf) -> int:
 
 @contextmanager
 def locked(store: Path) -> Iterator[None]:
-    """Hold the pointer and the history while the block runs, which is short; others wait."""
+    """Lock the pointer and the history while the (short) block runs; others wait."""
     if not store.is_dir():
-        raise IndexNotFoundError(f"{store} is no folder; expected an index store: build one first")
+        raise IndexNotFoundError(f"{store} is not a folder; expected an index store: build one first")
     descriptor = os.open(store / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -302,14 +303,14 @@ def locked(store: Path) -> Iterator[None]:
 
 
 def resolve(path: Path) -> Path:
-    """Return the version's folder that `path` stands for: itself, or the published one of a store.
+    """Return the folder of a version: `path` itself, or the published version of a store.
 
     Raises IndexNotFoundError that says what is there instead.
     """
     try:
         is_folder, exists = path.is_dir(), path.exists()
-    except OSError as err:  # a folder above it may not be entered, or the name is too long
-        raise IndexNotFoundError(f"cannot look at {path}: {err.strerror}; expected an index store") from err
+    except OSError as err:  # no permission for a parent folder, or the name is too long
+        raise IndexNotFoundError(f"cannot access {path}: {err.strerror}; expected an index store") from err
     if not is_folder:
         what = "is a file" if exists else "does not exist"
         raise IndexNotFoundError(f"{path} {what}; expected an index store or one of its versions: build one first")
@@ -319,7 +320,7 @@ def resolve(path: Path) -> Path:
     if build_id is not None:
         if not (path / build_id / MANIFEST_NAME).is_file():
             raise CorruptIndexError(
-                f"{path / POINTER_NAME} names the version {build_id}, which is not there or not finished: publish "
+                f"{path / POINTER_NAME} names the version {build_id}, which is missing or not finished: publish "
                 "another version or rebuild"
             )
         return path / build_id

@@ -272,7 +272,7 @@ def test_what_is_in_the_way_is_kept(version: Path, tmp_path: Path, monkeypatch: 
     (tmp_path / "home" / "thesis.txt").write_text("mine")
     with pytest.raises(ExportError, match=r"is not empty; .* --force$"):
         export(version, tmp_path / "home", "npy")
-    with pytest.raises(ExportError, match=r"holds 'thesis\.txt', which no export wrote"):
+    with pytest.raises(ExportError, match=r"has 'thesis\.txt', which is not part of an export"):
         export(version, tmp_path / "home", "npy", force=True)
     assert (tmp_path / "home" / "thesis.txt").read_text() == "mine"
     (tmp_path / "here").mkdir()
@@ -292,7 +292,7 @@ def test_force_replaces_an_earlier_export_and_nothing_beside_it(version: Path, t
     assert len(items_of(out)) == 60
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(ExportError, match=r"holds 'notes\.txt'"):
+    with pytest.raises(ExportError, match=r"has 'notes\.txt'"):
         export(version, out, "npy", force=True)
     assert (out / "notes.txt").read_text() == "mine"
 

@@ -126,7 +126,7 @@ def test_a_version_is_rolled_back_from_until_it_is_published_again(folder: Path)
 def test_nothing_to_roll_back_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(IndexNotFoundError, match="nothing is published"):
         back(folder)
-    with pytest.raises(IndexNotFoundError, match="is no folder; expected an index store"):
+    with pytest.raises(IndexNotFoundError, match="is not a folder; expected an index store"):
         back(tmp_path / "absent")
 
 
@@ -201,8 +201,8 @@ def test_what_is_being_published_is_not_cleared_away(folder: Path) -> None:
 
 def test_pruning_leaves_the_current_version_and_the_newest_published_and_unpublished_ones(folder: Path) -> None:
     publish_long_ago(folder, 1, 3, 5, 2)
-    assert store.kept(folder, 1, NONE) == names(6, 2)  # of the unpublished 4 and 6; of the published, the last
-    assert store.kept(folder, 2, NONE) == names(6, 5, 4, 2)
+    assert store.versions_to_keep(folder, 1, NONE) == names(6, 2)  # unpublished: 4, 6
+    assert store.versions_to_keep(folder, 2, NONE) == names(6, 5, 4, 2)
     (folder / name(9)).mkdir()  # never finished
     (folder / "notes").mkdir()
     assert store.prune(folder, 1, NONE) == names(1, 3, 4, 5, 9)
@@ -216,7 +216,7 @@ def test_pruning_leaves_what_a_rollback_would_go_to(folder: Path) -> None:
         store.publish(folder, name(number))
     back(folder)
     store.publish(folder, name(3))
-    assert store.kept(folder, 2, NONE) == names(6, 5, 3, 1)  # not 2, which is newer, but was rolled back from
+    assert store.versions_to_keep(folder, 2, NONE) == names(6, 5, 3, 1)  # 2 is newer, but was rolled back
     store.prune(folder, 2, NONE)
     assert back(folder) == name(1)
 
@@ -224,13 +224,13 @@ def test_pruning_leaves_what_a_rollback_would_go_to(folder: Path) -> None:
 def test_pruning_leaves_what_was_current_within_the_protected_span(folder: Path) -> None:
     publish_long_ago(folder, 1, 2)
     store.publish(folder, name(3))
-    assert store.kept(folder, 1, HOUR) == names(6, 3, 2)  # 2 was current until just now
-    assert store.kept(folder, 1, NONE) == names(6, 3)
+    assert store.versions_to_keep(folder, 1, HOUR) == names(6, 3, 2)  # 2 was current until just now
+    assert store.versions_to_keep(folder, 1, NONE) == names(6, 3)
 
 
 def test_pruning_without_a_history_takes_all_others_for_unpublished(folder: Path) -> None:
     (folder / store.POINTER_NAME).write_text(f"{name(1)}\n")
-    assert store.kept(folder, 2, HOUR) == names(6, 5, 1)
+    assert store.versions_to_keep(folder, 2, HOUR) == names(6, 5, 1)
 
 
 def test_publishing_and_rolling_back_at_once_lose_no_entry(folder: Path) -> None:

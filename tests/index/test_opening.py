@@ -88,7 +88,7 @@ def test_path_may_be_a_string_or_the_versions_own_folder(version: Path) -> None:
         ("absent", "does not exist"),
         ("file", "is a file"),
         ("empty", "holds neither CURRENT nor manifest.json"),
-        ("a" * 300, "cannot look at"),
+        ("a" * 300, "cannot access"),
         ("file/below", "does not exist"),
         ("null\0byte", "does not exist"),
         ("empty/unfinished", "holds neither CURRENT nor manifest.json"),

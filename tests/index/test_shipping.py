@@ -198,7 +198,7 @@ def test_a_version_that_is_pruned_while_it_is_pushed_is_not_published(versions: 
             assert pushing.prune(Place.of(copy.as_uri()), 1, HOUR) == []
             (copy / versions[1].name / "items.arrow").unlink()
 
-    with pytest.raises(RemoteError, match="was deleted while the version was pushed"):
+    with pytest.raises(RemoteError, match="was deleted during the push"):
         pushing.push(versions[1], str(copy), Calls(prune))
     assert store.current(copy) == versions[0].name
     pushing.push(versions[1], str(copy))
@@ -221,5 +221,5 @@ def test_a_write_that_is_interrupted_leaves_no_short_object(s3: S3Server) -> Non
 
 
 def test_there_is_no_store_to_prune(s3: S3Server, tmp_path: Path) -> None:
-    with pytest.raises(IndexNotFoundError, match="s3://bucket/absent is no index store"):
+    with pytest.raises(IndexNotFoundError, match="s3://bucket/absent is not an index store"):
         pushing.prune(Place.of(s3.url("absent")), 1, HOUR)

@@ -118,7 +118,7 @@ def test_pointer_to_a_version_that_is_gone_is_a_corrupt_index(published: Path, g
     (published / FIRST / MANIFEST_NAME).unlink()
     if gone == "folder":
         (published / FIRST).rmdir()
-    with pytest.raises(CorruptIndexError, match=f"names the version {FIRST}, which is not there or not finished"):
+    with pytest.raises(CorruptIndexError, match=f"names the version {FIRST}, which is missing or not finished"):
         gifdex.open(published)
 
 

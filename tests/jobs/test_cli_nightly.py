@@ -210,9 +210,9 @@ def test_versions_publish_rollback_and_prune(site: Site) -> None:
     for arguments, message in (
         (("publish", site.store, "0" * 16), "has no finished version 0000000000000000"),
         (("publish", site.store, "../x"), "has no finished version ../x"),
-        (("versions", site.root), "is no index store; expected an index store, a folder with versions: build one"),
-        (("rollback", site.root / "absent"), "is no folder; expected an index store"),
-        (("prune", site.root), "is no index store; expected an index store"),
+        (("versions", site.root), "is not an index store; expected a folder with versions of an index: build one"),
+        (("rollback", site.root / "absent"), "is not a folder; expected an index store"),
+        (("prune", site.root), "is not an index store; expected a folder with versions"),
     ):
         process = run(*arguments)
         assert process.returncode == 1
