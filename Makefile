@@ -5,6 +5,8 @@ BIN = $(VENV)/bin
 # An editable install in strict mode (a tree of links) is the one that type checkers can follow.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=strict
 S3 = $(HOME)/.cache/gifdex-tests/versitygw-v1.8.0
+# A file's tests run in one process, which has its fixtures once; in the order of the folders, as long files come first.
+PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder
 FOLDERS = api schemas encoders index pipeline jobs
 CHECKED = $(FOLDERS) tests benchmarks examples setup.py
 # What is installed depends on these and on which modules there are, not on what the modules say.
@@ -21,7 +23,7 @@ test: lint types unit
 
 # For the daily loop, in under 90 seconds: no test imports TensorFlow or Beam.
 quick: lint types
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" --quick -r fE
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow" --quick -r fE
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check $(CHECKED)
@@ -36,7 +38,7 @@ types: $(VENV)/dev.stamp
 	$(BIN)/mypy tests benchmarks examples setup.py
 
 unit: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -1,9 +1,9 @@
 """`pytest --quick`: the tests that import neither TensorFlow nor Beam, for the daily loop (`make quick`).
 
-Nothing has to be marked. In a quick run, whatever imports one of these packages is skipped at that line: a test, a
-fixture, a module of tests. In child processes, modules that raise an error stand for the packages, and a test whose
-child imported one is skipped when it fails. So what passes has run without them, and a test joins the quick ones as
-soon as it no longer needs them. The marker `heavy` skips a test before it starts, which only saves its preparations.
+Nothing has to be marked for that. In a quick run, whatever imports one of these packages is skipped at that line: a
+test, a fixture, a module of tests. In child processes, modules that raise an error stand for the packages, and a test
+whose child imported one is skipped when it fails. So what passes has run without them, and a test joins the quick ones
+as soon as it no longer needs them. The marker `heavy` is for tests that take seconds for other reasons.
 """
 
 from __future__ import annotations

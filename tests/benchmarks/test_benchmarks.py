@@ -17,6 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 # They are parts of lookup.py, which a test of it runs.
 PARTS = {"contestants.py", "measure.py", "million.py", "report.py", "vectors.py"}
 OURS = ["gifdex-annoy", "gifdex-scan", "gifdex-hnsw", "gifdex-exact"]
+PEERS = ["faiss-flat"]
 
 
 def run(name: str, *arguments: object) -> str:
@@ -47,7 +48,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What lookup.py measured of 400 vectors, and of 500 that were drawn as they were written."""
     path = tmp_path_factory.mktemp("lookup") / "results.json"
     options = ["--queries", 200, "--rounds", 1, "--seconds", 0.001, "--million", "500x16", "--fresh", "--json", path]
-    printed = run("lookup.py", "--data", "400x32", *options, "--only", *OURS, "annoy", "faiss-flat")
+    printed = run("lookup.py", "--data", "400x32", *options, "--only", *OURS, *PEERS)
     assert "400x32: 400 items of 32 dimensions, 200 queries" in printed
     assert "500 items of 16 dimensions, shards of [500]" in printed
     return path
@@ -59,11 +60,12 @@ def test_every_benchmark_has_a_test_here() -> None:
         assert path.name in PARTS or f'run("{path.name}"' in text, path.name
 
 
+@pytest.mark.heavy
 def test_lookup_measures_every_contestant_and_every_engine(results: Path) -> None:
     measured = json.loads(results.read_text())
     data = measured["data"]["400x32"]
-    assert {point["contestant"] for point in data["points"]} == {*OURS, "annoy", "faiss-flat"}
-    assert {row["contestant"] for row in data["builds"]} == {*OURS, "annoy", "faiss-flat"}
+    assert {point["contestant"] for point in data["points"]} == {*OURS, *PEERS}
+    assert {row["contestant"] for row in data["builds"]} == {*OURS, *PEERS}
     for point in data["points"]:
         assert 0 <= point["recall"] <= 1
         assert 0 < point["p50_ms"] <= point["p99_ms"]
@@ -79,12 +81,14 @@ def test_lookup_measures_every_contestant_and_every_engine(results: Path) -> Non
     assert all(math.isfinite(figure) and figure >= 0 for figure in figures(measured))
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed: gifdex[bench]")
 def test_plots_draws_what_lookup_measured(results: Path, tmp_path: Path) -> None:
     run("plots.py", results, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.heavy
 def test_decode_compares_all_decoders_with_imageio(corpus: Path) -> None:
     measured = json.loads(run("decode.py", corpus, "--rounds", 1, "--json"))
     assert (measured["files"], measured["rounds"]) == (3, 1)

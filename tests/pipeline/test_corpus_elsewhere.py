@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from apache_beam.io.filesystems import FileSystems
@@ -32,7 +32,7 @@ def beams_own_options() -> Iterator[None]:
 
 @pytest.mark.usefixtures("beams_own_options")
 def test_a_corpus_on_s3_is_built_and_next_time_not_read_again(
-    s3: S3Server, write_gif: GifWriter, tmp_path: Path
+    s3: S3Server, write_gif: GifWriter, small_models: dict[str, Any], tmp_path: Path
 ) -> None:
     pytest.importorskip("boto3", reason="the extra s3 is not installed")
     place = Place.of(s3.url("gifs"))
@@ -40,7 +40,7 @@ def test_a_corpus_on_s3_is_built_and_next_time_not_read_again(
         place.put(write_gif(tmp_path / "local.gif", seed=number, frames=2).read_bytes(), "deep", f"g{number}.gif")
     place.put(b"GIF89a no more", "broken.gif")
     beam = (f"--s3_endpoint_url=http://127.0.0.1:{s3.port}", "--s3_region_name=us-east-1")
-    settings = BuildSettings("s3://bucket/gifs", tmp_path / "ws", beam_options=beam)
+    settings = BuildSettings("s3://bucket/gifs", tmp_path / "ws", beam_options=beam, **small_models)
     summary = build(settings)
     assert (summary.run.items, summary.run.encoded, summary.run.rejects) == (3, 3, 1)
     assert "s3://bucket/gifs/broken.gif" in summary.run.example_rejects["DecodeError"]
@@ -48,7 +48,7 @@ def test_a_corpus_on_s3_is_built_and_next_time_not_read_again(
     assert (again.build_id, again.run.tried, again.run.unchanged) == (summary.build_id, 0, 4)
     catalog = tmp_path / "some.jsonl"
     catalog.write_text(json.dumps({"uri": "s3://bucket/gifs/deep/g1.gif"}) + "\n")
-    assert build(BuildSettings(str(catalog), tmp_path / "ws", beam_options=beam)).run.reused == 1
+    assert build(BuildSettings(str(catalog), tmp_path / "ws", beam_options=beam, **small_models)).run.reused == 1
 
 
 def test_a_corpus_on_an_object_store_without_its_library_names_the_extra(

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -59,13 +59,17 @@ class Site:
     corpus: Path
     workspace: Workspace
     write_gif: Callable[..., Path]
+    models: Mapping[str, Any]
+
+    def settings(self) -> BuildSettings:
+        return BuildSettings(str(self.corpus), self.workspace.root, **self.models)
 
     def change(self, seed: int) -> None:
         """Make the next version another one, which needs encoding."""
         self.write_gif(self.corpus / "changing.gif", seed=1000 + seed, frames=2)
 
     def run(self) -> NightlySummary:
-        return nightly(NightlySettings(BuildSettings(str(self.corpus), self.workspace.root)))
+        return nightly(NightlySettings(self.settings()))
 
     @contextmanager
     def started(self, limit: int | None = None) -> Iterator[subprocess.Popen[str]]:
@@ -94,14 +98,25 @@ class Site:
         return index.manifest.build_id
 
 
-@pytest.fixture
-def site(tmp_path: Path, write_gif: GifWriter) -> Site:
+def published(tmp_path: Path, write_gif: GifWriter, models: Mapping[str, Any]) -> Site:
     for number in range(GIFS):
         write_gif(tmp_path / "corpus" / f"g{number}.gif", seed=number, frames=2)
-    site = Site(tmp_path / "corpus", Workspace(tmp_path / "ws"), write_gif)
+    site = Site(tmp_path / "corpus", Workspace(tmp_path / "ws"), write_gif, models)
     site.change(-1)
     assert site.run().outcome == "published"
     return site
+
+
+@pytest.fixture
+def site(tmp_path: Path, write_gif: GifWriter) -> Site:
+    """A site of the default encoders."""
+    return published(tmp_path, write_gif, {})
+
+
+@pytest.fixture
+def small_site(tmp_path: Path, write_gif: GifWriter, small_models: dict[str, Any]) -> Site:
+    """A site of encoders that cost next to nothing."""
+    return published(tmp_path, write_gif, small_models)
 
 
 def go(process: subprocess.Popen[str]) -> None:
@@ -190,15 +205,12 @@ def test_a_full_disk_at_any_stage_is_one_error_and_the_next_run_completes(
     check_nothing_is_left_over(site, contents, tmp_path)
 
 
-def test_a_run_that_dies_before_it_publishes_is_taken_up(site: Site) -> None:
+def test_a_run_that_dies_before_it_publishes_is_taken_up(small_site: Site) -> None:
     """One kill for every test run: between the version's last file and the pointer."""
+    site = small_site
     old = store.current(site.workspace.store)
     site.change(2)
-    refused = nightly(
-        NightlySettings(
-            BuildSettings(str(site.corpus), site.workspace.root), GateSettings(max_rejects=0, min_recall=1.1)
-        )
-    )
+    refused = nightly(NightlySettings(site.settings(), GateSettings(max_rejects=0, min_recall=1.1)))
     assert (refused.outcome, site.answers()) == ("refused", old)
     history = site.workspace.store / store.HISTORY_NAME
     entry = {"build_id": refused.build_id, "at": "2026-01-01T00:00:00+00:00", "action": "publish"}

@@ -313,6 +313,7 @@ def test_a_small_stream_cut_at_any_byte_is_refused(path: Path) -> None:
             read(path, GOOD[:length])
 
 
+@pytest.mark.heavy
 def test_the_real_weights_cut_anywhere_are_refused_without_much_memory(path: Path, lite0: EfficientNetLite) -> None:
     data = lite0._path.read_bytes()
     pickles = 48_000  # where the raw elements begin, about

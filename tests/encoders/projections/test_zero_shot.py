@@ -122,6 +122,7 @@ def test_an_encoder_without_a_classifier_says_what_to_give_instead(sentences: Us
         fit(MeanColour(None), sentences)
 
 
+@pytest.mark.heavy
 def test_the_tensors_are_what_the_classifier_and_the_sentences_say(sentences: UseMultilingual) -> None:
     image = MeanColour(LABELS)
     classifier = image.classifier()
@@ -155,6 +156,7 @@ def real(lite0: EfficientNetLite, sentences: UseMultilingual) -> Projection:
     return fit(lite0, sentences)
 
 
+@pytest.mark.heavy
 def test_fitting_twice_gives_the_same_bytes(real: Projection, sentences: UseMultilingual, tmp_path: Path) -> None:
     again = fit(EfficientNetLite(), sentences)
     assert again.data == real.data
@@ -162,12 +164,14 @@ def test_fitting_twice_gives_the_same_bytes(real: Projection, sentences: UseMult
     assert (tmp_path / "p").read_bytes() == again.data
 
 
+@pytest.mark.heavy
 def test_the_real_fit_chooses_a_strength_inside_its_list_and_generalises(real: Projection) -> None:
     assert min(STRENGTHS) < real.facts["strength"] < max(STRENGTHS)
     assert real.facts["leave_one_out_reciprocal_rank"] > 0.15  # chance among 1000 is 0.007
     assert (real.image_dimensions, real.text_dimensions, real.dimensions) == (1280, 512, 512)
 
 
+@pytest.mark.heavy
 def test_each_sentence_finds_its_own_photograph(
     real: Projection, lite0: EfficientNetLite, sentences: UseMultilingual
 ) -> None:

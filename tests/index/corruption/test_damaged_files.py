@@ -189,6 +189,7 @@ def test_without_hashing_a_file_of_another_size_is_still_never_mapped(
     assert {case: came for case, came in found.items() if came != "CorruptIndexError"} == {}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", FILES)
 def test_without_hashing_altered_bytes_never_end_the_process_and_verify_finds_them(
     tmp_path: Path, version: Path, name: str

@@ -213,6 +213,7 @@ def test_indexes_beyond_the_color_table_are_not_drawn(raw_gif: RawGif, name: str
     np.testing.assert_array_equal(draw(name, data)[1], expected)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("folder", ["real-gifs", "clips", "exercises"])
 def test_ordinary_gifs_are_as_pillow_composites_them(data: Path, name: str, folder: str) -> None:

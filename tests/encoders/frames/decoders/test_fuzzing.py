@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tests.encoders.frames.conftest import RawGif
     from tests.encoders.frames.decoders.conftest import Animate, Pictures
 
+pytestmark = pytest.mark.heavy
 GifMaker = Callable[..., Path]
 FUZZ = Path(__file__).with_name("fuzz_decoding.py")
 

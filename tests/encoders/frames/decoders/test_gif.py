@@ -234,6 +234,7 @@ def test_frames_and_durations_agree_with_pillow(make_gif: GifMaker, frames: int,
     assert structure.odd is None
 
 
+@pytest.mark.heavy
 def test_real_gifs_are_as_pillow_has_them_and_nothing_is_odd_about_them(data: Path) -> None:
     paths = sorted(path for folder in ("real-gifs", "clips") for path in (data / folder).glob("*.gif"))
     assert len(paths) > 70
