@@ -196,9 +196,10 @@ def test_without_hashing_altered_bytes_never_end_the_process_and_verify_finds_th
     tmp_path: Path, version: Path, name: str
 ) -> None:
     size = (version / name).stat().st_size
-    # Headers, ends, and everywhere between.
-    places = {*range(0, min(size, 160), 3), *range(max(0, size - 160), size, 3)}
-    places |= set(np.linspace(0, size - 1, 150, dtype=int).tolist())
+    # Headers, ends, and everywhere between; fewer of the second shard's files, which are read as the first one's.
+    step, count = (12, 40) if "-00001" in name else (3, 150)
+    places = {*range(0, min(size, 160), step), *range(max(0, size - 160), size, step)}
+    places |= set(np.linspace(0, size - 1, count, dtype=int).tolist())
     cases: dict[str, tuple[str, Damage]] = {f"at {at}": (name, flip(at)) for at in sorted(places) if at >= 1}
     copies = damaged_copies(version, tmp_path, cases)
     found = open_all(copies, verify=False)
