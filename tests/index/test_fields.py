@@ -16,6 +16,7 @@ import gifdex
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.index.engines import registry
 from gifdex.index.lookup import Hit, Index
+from gifdex.index.queries.vectors import unit_queries
 from gifdex.schemas.errors import QueryError
 
 ITEMS, DIMENSIONS = 900, 16
@@ -274,6 +275,20 @@ def test_scores_lie_within_the_sum_of_the_weights(index: Index, images: FloatArr
             hits = index.search(images[:40], 1, fields={"image": weight}, exact=exact)
             assert all(answer[0].score <= weight for answer in hits)
             np.testing.assert_allclose([answer[0].score / weight for answer in hits], 1, atol=1e-6)
+
+
+def test_weighted_sums_that_float32_cannot_tell_apart_are_put_in_order(
+    tmp_path: Path, make_version: Callable[..., Path]
+) -> None:
+    angles = 0.5 + np.random.default_rng(8).permutation(400) * 1e-7
+    plane = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    turned = unit(plane @ np.linalg.qr(np.random.default_rng(9).standard_normal((33, 33)))[0][:2])
+    index = gifdex.open(make_version(tmp_path / "00000000000000aa", turned, fields={"caption": turned[::-1]}))
+    query = np.random.default_rng(10).standard_normal(33)
+    exact = turned.astype(np.float64) @ unit_queries(query[None], 33)[0].astype(np.float64)
+    for fields, scores in (({"image": 0.5}, 0.5 * exact), ({"image": 3, "caption": 0.25}, 3 * exact + exact[::-1] / 4)):
+        hits = index.search(query, 20, fields=fields, exact=True)
+        np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1][:20], rtol=0, atol=1e-12)
 
 
 weights = st.sampled_from([0.0, 1e-3, 0.5, 1.0, 2.0, 40.0])
