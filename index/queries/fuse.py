@@ -174,12 +174,13 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
             raise QueryError(
                 f"the weight of the field {name} is {weight!r:.40}; expected a number from 0 to {MAX_WEIGHT:,}"
             )
-    # In the index's order of fields, so that a sum's last digits do not depend on the caller's.
-    parts = [(field, float(weights[name])) for name, field in fields.items() if float(weights.get(name, 0))]
+    parts = [(fields[name], float(weight)) for name, weight in weights.items() if float(weight)]
     if not parts:
         raise QueryError(f"the weights {dict(weights)!r:.80} have none above 0; expected such as {{'image': 1.0}}")
     _check_spaces(parts)
-    return Fusion(tuple(parts))
+    # In the index's order of fields, so that a sum's last digits do not depend on the caller's.
+    numbers = {name: number for number, name in enumerate(fields)}
+    return Fusion(tuple(sorted(parts, key=lambda part: numbers[part[0].name])))
 
 
 def _is_weight(value: Any) -> bool:
