@@ -131,7 +131,7 @@ def export(
     except OSError as err:
         where = f" ({err.filename})" if err.filename else ""
         raise ExportError(
-            f"cannot write the export {place}: {err.strerror or err}{where}; nothing was written there: mend that "
+            f"cannot write the export {place}: {err.strerror or err}{where}; nothing was written there: fix it "
             "or choose another place, and run again"
         ) from err
     return Exported(place, format, manifest.build_id, manifest.items, files)
