@@ -212,4 +212,6 @@ def default_cache() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gifdex"
     except RuntimeError as err:
-        raise RemoteError(f"cannot determine the home directory of this user: set {CACHE_VARIABLE} to a folder") from err
+        raise RemoteError(
+            f"cannot determine the home directory of this user: set {CACHE_VARIABLE} to a folder"
+        ) from err
