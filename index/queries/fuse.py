@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from gifdex.index.search import Found, best, contenders
 from gifdex.index.vectors import ROUNDING, Scores
 from gifdex.schemas.errors import QueryError
 
+MAX_WEIGHT = 1_000_000  # so that no weighted sum leaves float32
 USUAL_WEIGHTS: Mapping[str, float] = {IMAGE: 1.0}
 
 
@@ -152,7 +152,7 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
     """Return the fusion that a caller's weights ask for, those of 0 left out.
 
     Raises QueryError for a field that the index does not have, for fields of different spaces, and for weights that are
-    no numbers of at least 0 with one above it.
+    no numbers from 0 to MAX_WEIGHT with one above 0.
     """
     if weights is None:
         weights = USUAL_WEIGHTS
@@ -165,7 +165,9 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
                 f"the index {path} has no field {name!r:.40}, only {', '.join(fields)}{hint.get(str(name), '')}"
             )
         if not _is_weight(weight):
-            raise QueryError(f"the weight of the field {name} is {weight!r:.40}; expected a number, at least 0")
+            raise QueryError(
+                f"the weight of the field {name} is {weight!r:.40}; expected a number from 0 to {MAX_WEIGHT:,}"
+            )
     parts = [(fields[name], float(weight)) for name, weight in weights.items() if weight]
     if not parts:
         raise QueryError(f"the weights {dict(weights)!r:.80} have none above 0; expected such as {{'image': 1.0}}")
@@ -175,7 +177,7 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
 
 def _is_weight(value: Any) -> bool:
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return is_number and 0 <= value < math.inf
+    return bool(is_number and 0 <= value <= MAX_WEIGHT)
 
 
 def _check_spaces(parts: Sequence[tuple[Field, float]]) -> None:
