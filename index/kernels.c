@@ -222,7 +222,7 @@ static PyObject *rescore(PyObject *module, PyObject *args)
 #define NO_LINK UINT32_MAX /* ends a list of links in our file */
 #define NODE_HEAD 10       /* bytes of a node of usearch's file before its links: its key and its level */
 
-/* A graph in sections of our own (docs/index-format.md, shard-NNNNN.graph), or in usearch's file, where `starts` is not
+/* A graph in sections of our own (docs/index-format.md, FIELD-NNNNN.graph), or in usearch's file, where `starts` is not
    NULL. What a file holds is checked when it is read; the offsets in `starts` are not a file's. */
 typedef struct {
     const int8_t *vectors;

@@ -32,7 +32,7 @@ def fetch(url: str, cache: Path | None = None, progress: Progress = QUIET, *, di
 
     Only files whose SHA-256 no cached version has are read, an interrupted one from where it was left; each is
     checked against the manifest before it counts. A version that is in the cache is taken by its sizes or, with
-    `distrust`, is hashed again, and mended. Raises RemoteError where the store cannot be read, an ArtifactError that
+    `distrust`, is hashed again and repaired. Raises RemoteError where the store cannot be read, an ArtifactError that
     names the file for what is not as it should be.
     """
     place = Place.of(url)
@@ -65,7 +65,7 @@ def _fetch(
     if build_id is None:
         build_id = hashlib.sha256(text).hexdigest()[:16]
     local.mkdir(parents=True, exist_ok=True)
-    with _alone(local):
+    with _locked(local):
         version = local / build_id
         if distrust or not _is_here(version, text, manifest):
             _fill(place, names, version, manifest, progress)
@@ -195,7 +195,7 @@ def _forget(local: Path, build_id: str) -> None:
 
 
 @contextmanager
-def _alone(local: Path) -> Iterator[None]:
+def _locked(local: Path) -> Iterator[None]:
     """Hold a store's cache; another process that wants the same waits, and then finds it filled."""
     descriptor = os.open(local / ".fetch", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -212,4 +212,6 @@ def default_cache() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gifdex"
     except RuntimeError as err:
-        raise RemoteError(f"nobody knows the home folder of this user: set {CACHE_VARIABLE} to a folder") from err
+        raise RemoteError(
+            f"cannot determine the home directory of this user: set {CACHE_VARIABLE} to a folder"
+        ) from err

@@ -55,7 +55,7 @@ class Place:
         return "/".join([self.root, *names])
 
     def size(self, *names: str) -> int | None:
-        """Return a file's bytes, None where there is no such file; raises RemoteError where nobody can tell."""
+        """Return a file's bytes, None where there is no such file; raises RemoteError where it cannot be read."""
         with self._telling(*names):
             found = self.filesystem.get_file_info(self.path(*names))
         return found.size if found.type == fs.FileType.File else None

@@ -138,7 +138,7 @@ def push(version: Path, destination: str, progress: Progress = QUIET, *, checksu
 
     A whole version of that build id is taken for it, though its bytes may differ where other machines built it. What
     an interrupted push of these bytes left is gone on with: a file of the right size is there. `checksum` reads all
-    that is there instead, and mends it. The version is verified first. Returns the build id, and the files and bytes
+    that is there instead, and repairs it. The version is verified first. Returns the build id, and the files and bytes
     that were copied and that were there. Raises an ArtifactError for a version that is not whole, RemoteError where
     the destination cannot be written.
     """

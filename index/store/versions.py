@@ -95,7 +95,7 @@ def _point(store: Path, build_id: str, action: str, refused: tuple[str, ...]) ->
 
 
 def known_current(store: Path) -> str | None:
-    """Return what is current, and None also where the pointer is damaged, for a new one mends it."""
+    """Return what is current, and None also where the pointer is damaged, because publishing writes a new one."""
     try:
         return current(store)
     except CorruptIndexError:
