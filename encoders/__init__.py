@@ -1,1 +1,1 @@
-"""Pixels and sentences become vectors; projections bring both into one joint space."""
+"""Encoders turn pixels and sentences into vectors; projections map both into one joint space."""

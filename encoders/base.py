@@ -1,4 +1,4 @@
-"""What an encoder is, and how anything that shapes its vectors is fingerprinted."""
+"""The encoder protocols, fingerprints, and small helpers for vectors."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from gifdex.schemas.errors import UnknownWordsError
 FloatArray = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 
-# One key, because safetensors keeps several in no fixed order and a file must have the same bytes each time.
-FACTS_KEY = "gifdex"
+# A single key: safetensors writes several in no fixed order, and equal content must give equal bytes.
+METADATA_KEY = "gifdex"
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """The last layer of a classifier over the encoder's features, and what its classes are called.
+    """The last layer of a classifier over the encoder's features, and the names of its classes.
 
-    `weight` is float32 (classes, d_image), `bias` float32 (classes,), `labels` one plain English name a
+    `weight` is float32 (classes, d_image), `bias` float32 (classes,), and `labels` has one plain English name per
     class. `feature_mean` is float32 (d_image,), the features' expected value over the training photographs.
     """
 
@@ -39,18 +39,18 @@ class Classifier:
 
     @property
     def data(self) -> bytes:
-        """The classifier as a safetensors file's bytes: the arrays by their names here, and the labels as facts."""
+        """The classifier as a safetensors file: the arrays under the names used here, the labels as metadata."""
         tensors = {"weight": self.weight, "bias": self.bias, "feature_mean": self.feature_mean}
         return safetensors_bytes(tensors, {"labels": self.labels})
 
 
 @dataclass(frozen=True)
 class ImageEncoderOptions:
-    """How an image encoder is made.
+    """Options of an image encoder.
 
-    `weights` is a file to load instead of what the encoder comes with. `precision` is one of PRECISIONS; `auto` takes a
-    lower one where the device is built for it and the encoder's features stay the same. `batch_frames` run at a time,
-    by default what suits the device.
+    `weights` is a file that replaces the encoder's own weights. `precision` is one of PRECISIONS; `auto` chooses a
+    lower one if the device is built for it and the features stay the same. `batch_frames` is the batch size; the
+    default suits the device.
     """
 
     weights: Path | None = None
@@ -64,10 +64,10 @@ class ImageEncoderOptions:
             raise ValueError(f"batch_frames is {self.batch_frames}; expected at least 1")
 
 
-def safetensors_bytes(tensors: Mapping[str, FloatArray], facts: Mapping[str, Any]) -> bytes:
-    """Return tensors, as float32, and JSON facts as a safetensors file; equal ones give equal bytes."""
+def safetensors_bytes(tensors: Mapping[str, FloatArray], metadata: Mapping[str, Any]) -> bytes:
+    """Return tensors, as float32, and JSON metadata as a safetensors file; equal content gives equal bytes."""
     contiguous = {name: np.ascontiguousarray(tensors[name], np.float32) for name in sorted(tensors)}
-    return save(contiguous, metadata={FACTS_KEY: json.dumps(facts, sort_keys=True)})
+    return save(contiguous, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
 
 
 class ImageEncoder(Protocol):
@@ -75,7 +75,7 @@ class ImageEncoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What the registry and the manifest call it."""
+        """Its name in the registry and the manifest."""
 
     @property
     def dimensions(self) -> int:
@@ -91,17 +91,17 @@ class ImageEncoder(Protocol):
 
     @property
     def precision(self) -> str:
-        """What it computes in: float32, bfloat16 or float16. Features of two precisions have a cosine near one."""
+        """What it computes in: float32, bfloat16 or float16. Features in two precisions have a cosine near one."""
 
     @property
     def batch_frames(self) -> int:
-        """How many frames it runs at a time."""
+        """The batch size, in frames."""
 
     def __call__(self, frames: Frames) -> FloatArray:
         """Encode uint8 RGB (n, height, width, 3) into float32 (n, dimensions); n may be anything."""
 
     def classifier(self) -> Classifier | None:
-        """Return the classifier the features were trained with, or None where there is none."""
+        """Return the classifier the features were trained with, or None if there is none."""
 
 
 class TextEncoder(Protocol):
@@ -109,7 +109,7 @@ class TextEncoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What the registry and the manifest call it."""
+        """Its name in the registry and the manifest."""
 
     @property
     def dimensions(self) -> int:
@@ -124,7 +124,7 @@ class TextEncoder(Protocol):
 
 
 def encode_known(encoder: TextEncoder, sentences: Sequence[str]) -> tuple[list[int], FloatArray]:
-    """Encode the sentences that the encoder knows a word of; return their places (k,) and vectors (k, d)."""
+    """Encode the sentences with at least one known word; return their indexes (k,) and vectors (k, d)."""
     places = list(range(len(sentences)))
     try:
         return places, encoder(sentences)
@@ -137,12 +137,12 @@ def encode_known(encoder: TextEncoder, sentences: Sequence[str]) -> tuple[list[i
 
 
 def available_cpus() -> int:
-    """Return how many processors this process may use: no more threads than that are worth starting."""
+    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits that stand for JSON values; equal values, equal digits."""
+    """Return a hash of JSON values as 16 hexadecimal digits; equal values give equal digits."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -150,7 +150,7 @@ def fingerprint(values: Mapping[str, Any]) -> str:
 def unit(vectors: NDArray[Any]) -> FloatArray:
     """Scale each row of (..., d) to length one, as float32; a zero row stays zero.
 
-    The division is done in float64: float32 loses the last digit for long vectors.
+    Divides in float64: float32 loses the last digit for long vectors.
     """
     wide = np.asarray(vectors, dtype=np.float64)
     length = np.linalg.norm(wide, axis=-1, keepdims=True)

@@ -1,8 +1,7 @@
-"""The content-addressed cache of features: what was tried for which bytes, by which encoder.
+"""The content-addressed cache of features: the outcome of each GIF's bytes, by encoder.
 
 A part file `<fingerprint>/<partition>/<task>.parquet` is written once, whole, and never changed. A
-partition is the first hexadecimal digits of the SHA-256, as many as the task that wrote it needed; "all" is
-the partition of none.
+partition is the first hexadecimal digits of the SHA-256, as many as the writing task needed, or "all" for none.
 """
 
 from __future__ import annotations
@@ -29,12 +28,10 @@ _ALL = "all"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one GIF: its pooled features float32 (d,), or why there are none.
+    """The outcome of one GIF: its pooled features float32 (d,), or why there are none.
 
-    A `reason` without an `error` says why only the GIF's beginning counts.
-
-    A reject that does not come from the bytes (the file could not be read) is not `lasting`: it is tried
-    again in the next run.
+    A `reason` without an `error` says why only the beginning of the GIF counts. A reject that is not due to the bytes
+    (the file could not be read) is not `lasting`: the next run tries again.
     """
 
     sha256: str
@@ -58,14 +55,14 @@ def _read_part(path: Path, columns: list[str]) -> pa.Table:
             raise WorkspaceError(f"cannot read the cached features {path}: {detail}; fix it and run again") from err
         path.unlink(missing_ok=True)
         raise DamagedPartError(
-            f"the cached features {path} were damaged ({detail}) and are deleted: run again, which encodes its GIFs "
-            "anew"
+            f"the cached features {path} were damaged ({detail}) and have been deleted: run again to encode these "
+            "GIFs again"
         ) from err
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """The cache of one fingerprint. `attempt` says with what decoder and limits this run tries."""
+    """The cache of one fingerprint. `attempt` identifies this run's decoders and limits."""
 
     root: Path
     fingerprint: str
@@ -74,7 +71,7 @@ class FeatureCache:
 
     @property
     def folder(self) -> Path:
-        """Where this fingerprint's part files lie."""
+        """The folder of this fingerprint's part files."""
         return self.root / self.fingerprint
 
     def part(self, partition: str, task_id: str) -> Path:
@@ -82,7 +79,7 @@ class FeatureCache:
         return self.folder / (partition or _ALL) / f"{task_id}.parquet"
 
     def describe(self, recipe: Mapping[str, Any], classifier: Callable[[], Classifier | None]) -> None:
-        """Leave beside the features what their fingerprint stands for, and the classifier over them if there is one."""
+        """Write, beside the features, the recipe behind the fingerprint and the classifier, if there is one."""
         weights, note = self.folder / CLASSIFIER_NAME, self.folder / "fingerprint.json"
         if not weights.exists() and (found := classifier()) is not None:
             commit_bytes(weights, found.data)
@@ -102,7 +99,7 @@ class FeatureCache:
         commit_table(path, pa.table(rows, schema=tables.features(self.dimensions, self.fingerprint)))
 
     def _parts(self, first: str = "", last: str = "g") -> Iterator[Path]:
-        """Yield, sorted, the part files that may hold keys from `first` to `last`, however long their partition."""
+        """Yield, sorted, the part files that may hold keys from `first` to `last`."""
         if not self.folder.is_dir():
             return
         for folder in sorted(path for path in self.folder.iterdir() if path.is_dir()):
@@ -111,10 +108,10 @@ class FeatureCache:
                 yield from sorted(p for p in folder.glob("*.parquet") if not p.name.startswith(TEMPORARY_PREFIX))
 
     def outcomes(self) -> pa.Table:
-        """Return sha256, error and reason of every GIF whose outcome stands.
+        """Return sha256, error and reason of every GIF whose outcome is still valid.
 
-        Features stand for ever; a reject stands only for the decoder and limits it was tried with. Of a part that is
-        damaged, nothing stands.
+        Features are always valid; a reject only for the decoders and limits it was tried with. Damaged parts are
+        skipped.
         """
         columns = ["sha256", "error", "reason", "attempt"]
         parts = []
@@ -123,8 +120,8 @@ class FeatureCache:
                 parts.append(_read_part(path, columns))
         empty = tables.features(self.dimensions, self.fingerprint)
         table = pa.concat_tables(parts) if parts else empty.empty_table().select(columns)
-        stands = pc.or_(pc.is_null(table["error"]), pc.equal(table["attempt"], self.attempt))
-        return table.filter(stands).select(columns[:3]).replace_schema_metadata(None)
+        is_valid = pc.or_(pc.is_null(table["error"]), pc.equal(table["attempt"], self.attempt))
+        return table.filter(is_valid).select(columns[:3]).replace_schema_metadata(None)
 
     def features(self, keys: list[str]) -> FloatArray:
         """Return the features of distinct `keys` (hexadecimal SHA-256s) as float32 (n, d), in their order.

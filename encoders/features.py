@@ -1,7 +1,7 @@
-"""Bytes become features: frames of several GIFs fill batches of one fixed size, and are pooled by GIF.
+"""Turn GIFs' bytes into features: batches of one fixed size are filled across GIFs, and the results pooled by GIF.
 
 Threads read, decode and sample ahead of the model. A source is a key and the GIF's bytes, or a function that reads
-them: where bytes come from is the caller's business.
+them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.settings import EncodeSettings
 from gifdex.schemas.errors import DecodeError, GifdexError
 
-# Raised when our own decoding, sampling or pooling gives other features than before.
+# Increment when our own decoding, sampling or pooling changes the features.
 _REVISION = 2
 
 Reader = Callable[[], bytes]
@@ -45,7 +45,7 @@ def features_recipe(encoder: ImageEncoder, settings: EncodeSettings) -> dict[str
 
 
 def features_fingerprint(encoder: ImageEncoder, settings: EncodeSettings) -> str:
-    """Return what names the cache of features: a hash of the recipe, but for the path in the encoder's name."""
+    """Return the name of the features' cache: a hash of the recipe without the path in the encoder's name."""
     recipe = features_recipe(encoder, settings)
     kind = encoder.name.partition(":")[0]
     return fingerprint({**recipe, "image_encoder": {**recipe["image_encoder"], "name": kind}})
@@ -56,7 +56,7 @@ def encode(
 ) -> list[Outcome]:
     """Return the outcome of every source, in order: features pooled over its sampled frames, or a reject.
 
-    Keys are distinct. A reader may raise anything, which becomes a reject; a DecodeError says why by itself.
+    Keys must be distinct. Whatever a reader raises becomes a reject; a DecodeError keeps its message.
     """
     batcher = _Batcher(encoder)
     keys: list[str] = []
@@ -76,7 +76,7 @@ def encode(
 def load(
     source: KeyedSource, settings: EncodeSettings, frame_size: tuple[int, int], decode: FrameDecoder
 ) -> SampledFrames | Outcome:
-    """Read and decode one GIF: its frames, or the outcome that says what is wrong with it."""
+    """Read and decode one GIF; return its frames, or a reject."""
     key, data = source
     try:
         data = data if isinstance(data, bytes) else data()
@@ -99,8 +99,8 @@ def load(
 def _loaded_ahead(
     sources: Iterable[KeyedSource], settings: EncodeSettings, encoder: ImageEncoder, decode: FrameDecoder
 ) -> Iterator[tuple[str, SampledFrames | Outcome]]:
-    """Yield what `load` gives for each source, in order, with a few more under way in threads."""
-    # As many as fill a batch, so that the threads have work while the model runs.
+    """Yield `load`'s result for each source, in order, while threads load the next few."""
+    # Enough to fill a batch, so that the threads have work while the model runs.
     max_waiting = settings.threads + encoder.batch_frames // settings.sampling.count
     waiting: deque[tuple[str, Future[SampledFrames | Outcome]]] = deque()
     with ThreadPoolExecutor(settings.threads, "gifdex-decode") as pool:

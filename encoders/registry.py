@@ -1,4 +1,4 @@
-"""Encoders by name. Nothing is imported or loaded before it is asked for."""
+"""Encoders by name. Nothing is imported or loaded before it is needed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DEFAULT_TEXT_ENCODER = "use-multilingual"
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of an encoder before its module is imported.
+    """A description of an encoder, available before its module is imported.
 
-    `target` is "module:class", the module below gifdex.encoders. The class is called with `given` and then with what
-    follows the colon of a name such as tfhub:<folder or URL>; `argument` says what that is, and `optional` whether it
-    may be left away. `needs` are modules, each with the extra that installs it; with an argument that may be left away,
-    only without it. `find` is "module:function" likewise, which returns where the weights are or None, for encoders
-    that look for them. `dimensions` is the size of a vector, None where that depends, and `weights` tells people where
-    the weights come from.
+    `target` is "module:class", relative to gifdex.encoders. The class is called with `given` and with the part of the
+    name after a colon, as in tfhub:<folder or URL>; `argument` describes that part, and `optional` says whether it may
+    be omitted. `needs` are modules, each with the extra that installs it; an encoder with an optional argument needs
+    them only without it. `find` is a "module:function" that returns the path of the weights or None, for encoders that
+    search for them. `dimensions` is the size of a vector, None if it varies, and `weights` describes where the weights
+    come from.
     """
 
     target: str
@@ -37,7 +37,7 @@ class Entry:
     find: str = ""
 
     def pattern(self, name: str) -> str:
-        """Return how the encoder's name is written, such as tfhub:<folder or URL>."""
+        """Return the form of the encoder's name, such as tfhub:<folder or URL>."""
         if not self.argument:
             return name
         return f"{name}[:{self.argument}]" if self.optional else f"{name}:{self.argument}"
@@ -45,9 +45,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """An encoder as a user meets it: its kind (image or text), how its name is written, and what is missing here.
+    """An encoder as shown to users: its kind (image or text), the form of its name, and what is missing here.
 
-    `dimensions` is None where the module or the file decides; `note` says what the first use will do.
+    `dimensions` is None if it depends on the module or file; `note` says what the first use will do.
     """
 
     kind: str
@@ -111,7 +111,7 @@ def _construct(kind: str, table: Mapping[str, Entry], name: str, **options: Any)
     if entry is None or (colon and not (entry.argument and argument)):
         raise EncoderError(f"there is no {kind} encoder {name!r}: choose one of {', '.join(patterns)}")
     if entry.argument and not entry.optional and not colon:
-        raise EncoderError(f"the {kind} encoder {head} needs to be told more: write it {entry.pattern(head)}")
+        raise EncoderError(f"the {kind} encoder {head} needs an argument: write {entry.pattern(head)}")
     given = (*entry.given, argument) if colon else entry.given
     return _attribute(entry.target)(*given, **options)
 
@@ -124,8 +124,8 @@ def _attribute(target: str) -> Any:
 def image_encoder(name: str = DEFAULT_IMAGE_ENCODER, options: ImageEncoderOptions | None = None) -> ImageEncoder:
     """Return the image encoder of that name.
 
-    Raises EncoderError for an unknown name or options it does not have, WeightsError or MissingExtraError where its
-    parts are absent.
+    Raises EncoderError for an unknown name or unsupported options, WeightsError or MissingExtraError if its weights or
+    libraries are missing.
     """
     return cast(ImageEncoder, _construct("image", IMAGE_ENCODERS, name, options=options))
 
@@ -136,7 +136,7 @@ def text_encoder(name: str = DEFAULT_TEXT_ENCODER) -> TextEncoder:
 
 
 def list_encoders() -> list[EncoderInfo]:
-    """Return every encoder with what is missing here; nothing is loaded or downloaded."""
+    """Return every encoder and what it lacks here, without loading or downloading anything."""
     found = []
     for kind, table in (("image", IMAGE_ENCODERS), ("text", TEXT_ENCODERS)):
         for name, entry in table.items():
@@ -163,4 +163,4 @@ def _note(entry: Entry) -> str | None:
         found = _attribute(entry.find)()
     except GifdexError as err:
         return str(err)
-    return f"found {found}" if found else "the first use downloads them, unless a file is named"
+    return f"found {found}" if found else "the first use downloads them, unless --weights names a file"

@@ -1,4 +1,4 @@
-"""How GIFs become features: the settings of the encode stage."""
+"""The settings of the encode stage."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from gifdex.encoders.frames.limits import Limits, Sampling, check_at_least
 from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER
 from gifdex.schemas.files import absolute
 
-# Each decoding thread may hold a canvas of the limit's size (64 MiB as RGBA) a few times over, so memory bounds them.
+# Each decoding thread may hold a few canvases of the maximal size (64 MiB as RGBA), so memory limits their number.
 _MAX_THREADS = 8
 
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How the encode stage runs.
+    """Settings of the encode stage.
 
-    Features depend on the encoder, its `weights` (a file, for encoders that take one) and its `precision`, on the
-    sampling and the decoder, and on nothing else here but in their last digits. `decoder` is the one for GIFs, `auto`
-    for the fastest that is installed. `batch_frames` frames go to the encoder at a time (None: what suits the device),
-    `threads` decode ahead of it, and a task has at most `task_items` GIFs: what is lost when a task dies.
+    Features depend on the encoder, its `weights` (a file, for encoders that take one) and `precision`, the sampling
+    and the decoder; the other settings affect their last digits at most. `decoder` is for GIFs; `auto` is the fastest
+    installed one. `batch_frames` is the encoder's batch size (None: what suits the device), `threads` decode ahead of
+    it, and a task has at most `task_items` GIFs, which have to be encoded again if it dies.
     """
 
     image_encoder: str = DEFAULT_IMAGE_ENCODER
@@ -36,10 +36,10 @@ class EncodeSettings:
 
     def __post_init__(self) -> None:
         check_at_least(1, threads=self.threads, task_items=self.task_items)
-        _ = self.encoder_options  # which checks the others
+        _ = self.encoder_options  # checks the other settings
 
     @property
     def encoder_options(self) -> ImageEncoderOptions:
-        """What the image encoder is made with."""
+        """The options of the image encoder."""
         weights = None if self.weights is None else absolute(self.weights)
         return ImageEncoderOptions(weights, self.precision, self.batch_frames)

@@ -1,9 +1,8 @@
-"""Unpickle what others' weights files hold, and nothing else: opcodes and names are refused unless a reader lists them.
+"""Unpickle third-party weights files safely: only opcodes and names that a reader lists are allowed.
 
-A pickle is a program. Its opcodes are checked first, which runs nothing: some build objects in ways that bypass a call
-(NEWOBJ, INST), look into a registry (EXT1), or reserve the memory of a length that a damaged stream only claims
-(BINBYTES8). Then the unpickler resolves the few names that the reader knows to stand-ins of its own. The format is
-described in the source of ``pickletools``.
+A pickle is a program. Its opcodes are checked before anything runs: some create objects without a call to `find_class`
+(INST, NEWOBJ), read a registry (EXT1), or allocate as much memory as a damaged stream claims (BINBYTES8). Then the
+unpickler resolves the few names that the reader knows to stand-ins. The source of ``pickletools`` describes the format.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Any, BinaryIO
 
-# How many bytes of argument follow an opcode; of those in _COUNTED, a length of so many bytes and then what it counts.
+# How many bytes of argument follow an opcode. In _COUNTED: how many bytes hold the length of the argument that follows.
 _ARGUMENT_BYTES = {
     **dict.fromkeys(b"()]}NabetsuQR\x85\x86\x87\x88\x89\x93\x94", 0),
     **dict.fromkeys(b"Kqh\x80", 1),
@@ -33,7 +32,7 @@ _NAMES = {code: name for name, code in _CODES.items()}
 
 @dataclass(frozen=True)
 class Whitelist:
-    """The opcodes that a reader allows, by pickletools' names, and what it reads, in words that follow "in"."""
+    """The opcodes that a reader allows, by pickletools' names; `place` is what it reads, in words that follow "in"."""
 
     opcodes: Iterable[str]
     place: str
@@ -43,16 +42,16 @@ class Whitelist:
     def __post_init__(self) -> None:
         codes = frozenset(_CODES[name] for name in self.opcodes)
         object.__setattr__(self, "_codes", codes)
-        # A list, because tables have millions of opcodes.
+        # A list for speed: tables have millions of opcodes.
         fixed = [_ARGUMENT_BYTES.get(code, -1) if code in codes else -1 for code in range(256)]
         object.__setattr__(self, "_fixed", fixed)
 
     def check(self, data: mmap | bytes, position: int) -> None:
-        """Walk over the pickle that begins at `position`; raises UnpicklingError for what the reader does not need."""
+        """Check the pickle that begins at `position`; raises UnpicklingError for anything not allowed."""
         try:
             self._walk(data, position)
         except IndexError as err:
-            raise pickle.UnpicklingError("it ends before its pickle does") from err
+            raise pickle.UnpicklingError("it ends within its pickle") from err
 
     def _walk(self, data: mmap | bytes, position: int) -> None:
         fixed, long_puts = self._fixed, 0
@@ -66,7 +65,7 @@ class Whitelist:
             elif width := _COUNTED.get(opcode, 0):
                 position += width + int.from_bytes(data[position : position + width], "little")
             elif opcode == _LONG_BINPUT:
-                # Memo entries are numbered in order; this opcode is for those that one byte cannot hold.
+                # Memo entries are numbered in order; this opcode is for numbers above 255.
                 entry = int.from_bytes(data[position : position + 4], "little")
                 if entry > 256 + long_puts:
                     raise pickle.UnpicklingError(f"the memo entry {entry} is out of order")
@@ -86,21 +85,21 @@ class Whitelist:
 
 
 class WhitelistUnpickler(pickle.Unpickler):
-    """Resolves the names that a reader lists, and nothing else; its stream's opcodes are checked before."""
+    """Resolves only the names that a reader lists; check the stream's opcodes first."""
 
     def __init__(self, stream: BinaryIO, whitelist: Whitelist, encoding: str = "ASCII") -> None:
         super().__init__(stream, encoding=encoding)
         self._place = whitelist.place
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name; raises UnpicklingError for one that is not listed."""
+        """Return the stand-in for a name; raises UnpicklingError for one that is not listed."""
         if (found := self.stand_in(module, name)) is None:
             raise pickle.UnpicklingError(f"the global {module}.{name} is not allowed in {self._place}")
         return found
 
     @abstractmethod
     def stand_in(self, module: str, name: str) -> Any:
-        """Return what stands for a name, or None.
+        """Return the stand-in for a name, or None.
 
-        A function must be a fresh one each time: the opcode BUILD could write to the attributes of a shared one.
+        A function must be a new one each time: the opcode BUILD could change the attributes of a shared one.
         """

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from gifdex.encoders.base import FACTS_KEY, FloatArray, safetensors_bytes
+from gifdex.encoders.base import METADATA_KEY, FloatArray, safetensors_bytes
 from gifdex.index import kernels
 from gifdex.index.engines.base import Rows, Shape
 from gifdex.schemas.errors import CorruptIndexError
@@ -79,8 +79,8 @@ class Reduction:
 
     def save(self, path: Path) -> None:
         """Write the directions as safetensors."""
-        facts = {"kind": "principal-directions", "sample": self.sample, "scanned": self.scanned}
-        commit_bytes(path, safetensors_bytes({_TENSOR: self.directions}, facts))
+        metadata = {"kind": "principal-directions", "sample": self.sample, "scanned": self.scanned}
+        commit_bytes(path, safetensors_bytes({_TENSOR: self.directions}, metadata))
 
 
 def shape_of(dimensions: int, reduction: Reduction | None) -> Shape:
@@ -129,8 +129,8 @@ def load(path: Path, dimensions: int, kept: int | None = None) -> Reduction:
     try:
         with safe_open(path, framework="np") as stream:
             directions = stream.get_tensor(_TENSOR)
-            facts = json.loads((stream.metadata() or {})[FACTS_KEY])
-        scanned, sample = int(facts["scanned"]), int(facts["sample"])
+            metadata = json.loads((stream.metadata() or {})[METADATA_KEY])
+        scanned, sample = int(metadata["scanned"]), int(metadata["sample"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as err:
         raise CorruptIndexError(f"cannot read {path}: {err}; restore the file or rebuild") from err
     found = directions.shape

@@ -1,1 +1,1 @@
-"""The command line, one module a job; the only place that reads arguments or prints."""
+"""The command line, one module per command; the only place that reads arguments or prints."""

@@ -36,10 +36,9 @@ def command(
 
     CORPUS is a folder (its .gif, .webp, .png, .apng, .mp4, .m4v, .mov, .webm and .mkv files, however deep), a glob,
     or a catalog file (.parquet, .csv or .jsonl) with a column `uri` and optionally `id` and `caption`; other
-    columns are kept as metadata. Only GIFs whose bytes were not encoded before are encoded. A GIF that cannot be
-    read or decoded becomes a reject; it never fails the build. Every limit (--max-...) is for one GIF. Items that
-    are encoded already stay whatever the limits; only --max-bytes is looked at again. --strict decodes nothing
-    again.
+    columns are kept as metadata. Only new or changed GIFs are encoded. A GIF that cannot be read or decoded becomes a
+    reject; it never fails the build. The limits (--max-...) apply to each GIF. Only --max-bytes also applies to GIFs
+    that are already encoded. --strict decodes nothing again.
     """
     summary = run_build(build_settings(corpus, workspace, beam_options, options), verbose)
     if as_json:

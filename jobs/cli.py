@@ -1,4 +1,4 @@
-"""The command `gifdex`: finds the job that is asked for and turns errors into exit codes."""
+"""The command `gifdex`: runs a subcommand and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import click
 
 from gifdex.schemas.errors import GifdexError
 
-# command -> (module, one line of help), so that `gifdex --help` imports none of them
+# command -> (module, one line of help), so that `gifdex --help` imports no command
 _JOBS = {
     "build": ("gifdex.jobs.build", "Bring a workspace's index up to date with a corpus and publish it."),
     "encode": ("gifdex.jobs.encode", "Bring a workspace's features up to date with a corpus, without an index."),
     "encoders": ("gifdex.jobs.encoders", "List the encoders, and what is missing here to use them."),
-    "search": ("gifdex.jobs.search", "Ask an index with a sentence."),
+    "search": ("gifdex.jobs.search", "Search an index with a sentence."),
     "evaluate": ("gifdex.jobs.evaluate", "Measure how well an index finds GIFs by their captions."),
     "inspect": ("gifdex.jobs.inspect", "Show what an index is made of."),
     "export": ("gifdex.jobs.export", "Write an index as plain files for other libraries."),
@@ -22,15 +22,15 @@ _JOBS = {
     "nightly": ("gifdex.jobs.nightly", "Build, check, publish and prune: the unattended job."),
     "versions": ("gifdex.jobs.versions", "List the versions of a store, and what was published when."),
     "publish": ("gifdex.jobs.publish", "Publish a version of a store."),
-    "rollback": ("gifdex.jobs.rollback", "Publish what was published before."),
+    "rollback": ("gifdex.jobs.rollback", "Publish the previous version again."),
     "prune": ("gifdex.jobs.prune", "Delete old versions, and what only they need."),
-    "push": ("gifdex.jobs.push", "Copy a version to a store elsewhere, such as s3://bucket/index."),
-    "demo": ("gifdex.jobs.demo", "Make a small corpus, build its index and ask it six sentences."),
+    "push": ("gifdex.jobs.push", "Copy a version to another store, such as s3://bucket/index."),
+    "demo": ("gifdex.jobs.demo", "Make a small corpus, build its index and search it with six sentences."),
 }
 
 
 class _Jobs(click.Group):
-    """Imports a job's module when the job is asked for."""
+    """Imports a command's module when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_JOBS)
@@ -75,6 +75,6 @@ def main() -> None:
         code = err.exit_code
     except OSError as err:
         where = f" ({err.filename})" if err.filename else ""
-        click.echo(f"gifdex: the system said: {err.strerror or err}{where}; fix it and run again", err=True)
+        click.echo(f"gifdex: system error: {err.strerror or err}{where}; fix it and run again", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)

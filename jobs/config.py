@@ -1,4 +1,4 @@
-"""The nightly job's TOML file: read, and checked against the settings that there are."""
+"""Read the nightly job's TOML file and check it against the known settings."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gifdex.schemas.files import absolute, is_url
 
 
 def load(path: Path, command: click.Command, ctx: click.Context) -> dict[str, Any]:
-    """Return what a file says, by option, each value as the option would take it.
+    """Return a file's values by option, converted as the option would.
 
-    Raises ConfigError with the table, the key and what is wrong.
+    Raises ConfigError with the table, the key and the reason.
     """
     try:
         with path.open("rb") as stream:
@@ -39,7 +39,7 @@ def _known(table: str) -> list[str]:
 
 
 def _keys(path: Path, found: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield table, key and value of all that a file says."""
+    """Yield the table, key and value of every setting in a file."""
     for name, value in found.items():
         if name in TABLES and name and not isinstance(value, dict):
             raise ConfigError(f"{name} of {path} is {value!r:.80}; expected a table: [{name}], and its keys below")
@@ -57,11 +57,11 @@ def _keys(path: Path, found: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]
 
 
 def _unknown(path: Path, table: str, shown: str, name: str, known: Collection[str]) -> ConfigError:
-    """Return an error that suggests the nearest name in the same table, or the same name in another."""
+    """Return an error that suggests a similar name in the same table, or the same name in another."""
     where = f"the table [{table}] of {path}" if table else str(path)
     elsewhere = BY_NAME.get(name)
     if name in {*ONLY_OPTIONS, "json"}:
-        hint = f"it is of one run, so it is an option alone, --{name.replace('_', '-')}"
+        hint = f"it applies to a single run, so use the option --{name.replace('_', '-')}"
     elif elsewhere is not None:
         hint = f"it belongs{_place(elsewhere.table)}"
     elif near := difflib.get_close_matches(name, known, 1, 0.5):
@@ -99,7 +99,7 @@ def _converted(path: Path, table: str, key: str, value: Any, option: click.Param
 
 
 def _beside(path: Path, value: str) -> str:
-    """Return a path, relative to the file's folder, and a URL as it is."""
+    """Return a path relative to the file's folder; a URL is unchanged."""
     if not value or is_url(value):
         return value
     joined = path.absolute().parent / value if not value.startswith("~") else absolute(value)
@@ -107,6 +107,6 @@ def _beside(path: Path, value: str) -> str:
 
 
 def _beside_encoder(path: Path, name: str) -> str:
-    """Return an encoder's name such as glove:vectors.txt with the path behind the colon relative to the file."""
+    """Return an encoder's name such as glove:vectors.txt with its path relative to the file's folder."""
     kind, colon, place = name.partition(":")
     return f"{kind}:{_beside(path, place)}" if colon and not is_url(name) else name

@@ -1,4 +1,4 @@
-"""What people see: progress and messages on stderr, tables on stdout."""
+"""Console output: progress and messages on stderr, tables on stdout."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from gifdex.jobs.native_logs import filtered_stderr
 from gifdex.schemas.files import is_url
 from gifdex.schemas.progress import Progress
 
-# Stages whose progress counts GIFs; of others only the time that is left says anything.
+# Stages whose progress counts GIFs; for others only the time left is shown.
 _COUNTS_GIFS = {"scan", "encode", "embed", "index"}
-# Without a terminal, one line of progress this often: a log should say that the job lives, no more.
+# Without a terminal, one line of progress this often: enough for a log to show that the job is alive.
 _LOG_SECONDS = 15.0
 
 
 class PathOption(click.Path):
-    """A path that is not empty: an unset variable in a script must not mean the current folder."""
+    """A non-empty path: an unset variable in a script must not mean the current folder."""
 
     def __init__(self, *, file_okay: bool = True) -> None:
         super().__init__(file_okay=file_okay, path_type=Path)
@@ -44,13 +44,13 @@ class PathOption(click.Path):
 
 
 class PlaceOption(PathOption):
-    """A path that is not empty, or a URL such as s3://bucket/ws, which stays a string."""
+    """A non-empty path, or a URL such as s3://bucket/ws, which stays a string."""
 
     def __init__(self, *, file_okay: bool = False) -> None:
         super().__init__(file_okay=file_okay)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Let a URL through as it is."""
+        """Return a URL unchanged; convert a path."""
         return value if is_url(value) else super().convert(value, param, ctx)
 
 
@@ -60,10 +60,10 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Write a table on stdout, as wide as it needs where that is no terminal."""
+    """Write a table to stdout; if that is not a terminal, as wide as needed."""
     console = Console()
     width = console.width if console.is_terminal else 200
-    # Names of files and what is said of them are text, whatever brackets and colons they have.
+    # File names and messages are plain text, even with brackets and colons.
     Console(width=width, markup=False, emoji=False, highlight=False).print(table)
 
 
@@ -86,7 +86,7 @@ def pairs_table(rows: Mapping[str, Any]) -> Table:
 
 
 class StageProgress:
-    """Shows how far each stage is, with rate and time left: bars on a terminal, now and then a line elsewhere."""
+    """Shows each stage's progress, rate and time left: bars on a terminal, otherwise a line now and then."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -104,7 +104,7 @@ class StageProgress:
         self._logged: dict[str, float] = {}
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """Take note; called from the pipeline, some times a second. A stage with nothing to do is not shown."""
+        """Show progress; called a few times per second. A stage with nothing to do is not shown."""
         if not total:
             return
         now = time.monotonic()
@@ -121,7 +121,7 @@ class StageProgress:
             click.echo(f"{name}: {done:,} of {total:,}{speed}{left}", err=True)
 
     def _is_due(self, stage: str, now: float, ended: bool) -> bool:
-        """Tell whether to write a line: the stage ended, for the first time, or the last line is long ago."""
+        """Tell whether to write a line: the stage has just ended, or the last line was long ago."""
         last = self._logged.setdefault(stage, now)
         if last == math.inf or not (ended or now - last >= _LOG_SECONDS):
             return False
@@ -129,11 +129,11 @@ class StageProgress:
         return True
 
     def notice(self, sentence: str) -> None:
-        """Say something between the bars."""
+        """Print a sentence between the bars."""
         self._console.print(f"gifdex: {sentence}", markup=False, highlight=False, soft_wrap=True)
 
     def event(self, event: str, level: str = "info", **details: Any) -> None:
-        """Nothing: what people want to know of it is in the closing table, or in the error."""
+        """Ignore it: the closing table or the error tells people enough."""
 
     @contextmanager
     def shown(self) -> Iterator[StageProgress]:
@@ -146,18 +146,18 @@ class StageProgress:
 
 
 class Reporter(Progress, Protocol):
-    """What a long job tells while it runs: progress, notices, and events with their details."""
+    """Receives what a long job reports: progress, notices, and events with their details."""
 
     def event(self, event: str, level: str = "info", **details: Any) -> None:
-        """Take note of something that happened."""
+        """Report something that happened."""
 
 
 class JsonLog:
-    """Writes what a job tells as JSON, one object a line, with the time and a level."""
+    """Writes what a job reports as JSON, one object per line, with the time and a level."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._stages: dict[str, tuple[float, float]] = {}  # when it began, and when it was last told of
+        self._stages: dict[str, tuple[float, float]] = {}  # times of the start and of the last line
         self._lock = threading.Lock()
 
     def stage(self, name: str, done: int, total: int) -> None:
@@ -185,15 +185,15 @@ class JsonLog:
 
 @contextmanager
 def _ending_at_once(descriptor: int) -> Iterator[None]:
-    """Let Ctrl-C end the process where it stands, with one sentence on `descriptor`, while the block runs.
+    """While the block runs, let Ctrl-C end the process at once, with one sentence on `descriptor`.
 
-    An exception would have to find its way through Beam and TensorFlow, which wrap it or lose it; and whatever is
-    written survives a process that is killed at any moment.
+    Beam and TensorFlow may wrap or lose an exception. Ending at once is safe: files are written so that they survive a
+    kill at any moment.
     """
 
     def end(*_: object) -> None:
         show_cursor = b"\x1b[?25h\n" if os.isatty(descriptor) else b""
-        os.write(descriptor, show_cursor + b"gifdex: interrupted; what was committed is kept: run again to go on\n")
+        os.write(descriptor, show_cursor + b"gifdex: interrupted; finished work is kept: run again to continue\n")
         os._exit(128 + signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, end)
@@ -205,12 +205,12 @@ def _ending_at_once(descriptor: int) -> Iterator[None]:
 
 @contextmanager
 def stage_progress(verbose: bool, *, log_json: bool = False) -> Iterator[Reporter]:
-    """Yield a reporter; unless `verbose`, libraries keep their warnings and notes to themselves.
+    """Yield a reporter; unless `verbose`, the warnings and logs of libraries are hidden.
 
-    `log_json` makes it write JSON lines instead of bars and sentences.
+    With `log_json` it writes JSON lines instead of bars and sentences.
     """
     logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
-    # It logs what a task raised, with its traceback; the run ends with the same as one sentence.
+    # Beam logs a task's exception with a traceback; the run ends with it as one sentence anyway.
     logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
     with ExitStack() as stack:
         descriptor = 2 if verbose else stack.enter_context(filtered_stderr())

@@ -1,4 +1,4 @@
-"""`gifdex demo`: photographs become a small corpus of moving GIFs, the corpus an index, and six sentences are asked."""
+"""`gifdex demo`: make a small corpus of GIFs from photographs, index it and search it with six sentences."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Examples:
     default=Path("demo"),
     show_default=True,
     type=PathOption(file_okay=False),
-    help="Where the GIFs and the workspace go.",
+    help="Folder for the GIFs and the workspace.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a sentence.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per sentence.")
 def command(folder: Path, as_json: bool) -> None:
-    """Make GIFs that pan and zoom over photographs of installed packages, index them and ask six sentences.
+    """Make GIFs that pan and zoom over photographs from installed packages, index them and search for six sentences.
 
-    Run again, it encodes nothing and asks the same sentences.
+    A second run encodes nothing and searches for the same sentences.
     """
     require_pipeline()
     from gifdex.index.opening import open_index
@@ -60,4 +60,4 @@ def command(folder: Path, as_json: bool) -> None:
     for sentence, (first, *rest) in answers:
         shown.add_row(sentence, first.id, f"{first.score:.3f}", ", ".join(f"{hit.id} {hit.score:.3f}" for hit in rest))
     print_table(shown)
-    click.echo(f'\nAsk your own: gifdex search {workspace / "index"} "something to eat"')
+    click.echo(f'\nSearch for something else: gifdex search {workspace / "index"} "something to eat"')

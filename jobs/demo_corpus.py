@@ -1,4 +1,4 @@
-"""GIFs with real motion, made from photographs that scikit-image and scikit-learn ship in their packages."""
+"""Make GIFs with real motion from photographs in the packages scikit-image and scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FRAMES = 24
 _DELAY_MS = 80
 _SIDE = 200
 
-# id -> (package, file in it). Only files inside the wheels: skimage.data downloads the rest.
+# id -> (package, file in it). Only files in the wheels: skimage.data downloads the rest.
 _PHOTOGRAPHS = {
     "astronaut": ("skimage", "data/astronaut.png"),
     "cameraman": ("skimage", "data/camera.png"),
@@ -44,10 +44,10 @@ _MOTIONS: dict[str, _Motion] = {
 
 
 def make_corpus(folder: Path, only: Container[str] | None = None) -> list[Path]:
-    """Write one panning and one zooming GIF a photograph into `folder`; those already there are kept.
+    """Write one panning and one zooming GIF per photograph to `folder`; existing ones are kept.
 
-    With `only`, write the GIFs of these ids, such as "cat-pan". Raises MissingExtraError where a package with
-    photographs is absent.
+    With `only`, write just the GIFs with these ids, such as "cat-pan". Raises MissingExtraError if a package with
+    photographs is missing.
     """
     written = []
     for name, (package, file) in _PHOTOGRAPHS.items():

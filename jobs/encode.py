@@ -1,4 +1,4 @@
-"""`gifdex encode`: scan and encode alone."""
+"""`gifdex encode`: scan and encode without building an index."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ def command(
     verbose: bool,
     **options: object,
 ) -> None:
-    """Bring the features of a workspace up to date with CORPUS, and build no index.
+    """Bring the features of a workspace up to date with CORPUS, without building an index.
 
-    Everything is as in `gifdex build`, which finds the features there afterwards and encodes nothing again. The
-    features, and the catalog that says which GIF has which SHA-256, are Parquet; docs/formats.md tells how to read
-    them.
+    Options are those of `gifdex build`; a later build uses the features and encodes nothing again. The features, and
+    the catalog with each GIF's SHA-256, are Parquet files; docs/formats.md explains how to read them.
     """
     summary = run_encode(build_settings(corpus, workspace, beam_options, options), verbose)
     if as_json:

@@ -1,4 +1,4 @@
-"""`gifdex encoders`: what can turn frames and sentences into vectors, and what is missing here."""
+"""`gifdex encoders`: list the encoders, and what is missing here to use them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ Examples:
 
 
 @click.command("encoders", epilog=_EPILOG)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def command(as_json: bool) -> None:
-    """List the encoders: name, size of a vector, where the weights come from, and whether it can be used here.
+    """List the encoders: name, size of a vector, source of the weights, and whether it can be used here.
 
-    The names are what --image-encoder and --text-encoder take; what stands in <...> is yours to fill in. Nothing is
-    loaded or downloaded.
+    Use the names with --image-encoder and --text-encoder, and replace <...>. Nothing is loaded or downloaded.
     """
     from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER, DEFAULT_TEXT_ENCODER, list_encoders
 

@@ -1,4 +1,4 @@
-"""`gifdex evaluate`: how well an index finds GIFs by their captions."""
+"""`gifdex evaluate`: measure how well an index finds GIFs by their captions."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ Examples:
 @click.option(
     "--fields",
     type=FieldWeights(),
-    help="Fields that answer, with weights: image,caption=0.5.  [default: image]",
+    help="Fields to search, with weights: image,caption=0.5.  [default: image]",
 )
-@click.option("--text-encoder", help="What encodes the captions, where it lies elsewhere than at build.")
+@click.option("--text-encoder", help="The index's text encoder, if it has moved since the build.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as one JSON object.")
 def command(
     store: Path | str, captions: Path, fields: dict[str, float] | None, text_encoder: str | None, as_json: bool
 ) -> None:
-    """Ask STORE every caption of a file and print where the item it belongs to ranks.
+    """Search STORE for every caption of a file and measure the ranks of the captions' items.
 
-    recall@k is the share of captions whose item is among the first k, median_rank the middle one of their
-    ranks (1 is best). engine_recall@10 is the share of the exact first ten that the engine's candidates
-    hold. Captions whose id is not in the index are counted and named, and left out of the measures; those of
-    which the text encoder knows no word are counted as unknown, and as not found.
+    recall@k is the share of captions whose item is among the first k, median_rank the median rank of the items
+    (1 is best). engine_recall@10 is the share of the exact first ten that are among the engine's candidates. Captions
+    whose id is not in the index are counted, named, and excluded from the measures. Captions without a word that the
+    text encoder knows are counted as unknown, and as not found.
     """
     from gifdex.index.evaluation import evaluate
     from gifdex.index.opening import open_index
 
-    with filtered_stderr():  # some text encoders run in TensorFlow
+    with filtered_stderr():  # for text encoders on TensorFlow
         result = evaluate(open_index(store, text_encoder=text_encoder), read_captions(captions), fields)
     measures = result.measures()
     absent = list(result.absent)
@@ -60,7 +60,7 @@ def command(
 
 
 def read_captions(path: Path) -> list[tuple[str, str]]:
-    """Return (id, caption) of every line that has both; raises CaptionsError where a line cannot be used."""
+    """Return (id, caption) of every line with both; raises CaptionsError for an invalid line."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
@@ -72,5 +72,5 @@ def read_captions(path: Path) -> list[tuple[str, str]]:
         if row.get("caption"):
             pairs.append((str(row["id"]), str(row["caption"])))
     if not pairs:
-        raise CaptionsError(f"{path} has no line with an id and a caption: give a file that has")
+        raise CaptionsError(f"{path} has no line with an id and a caption: give another file")
     return pairs

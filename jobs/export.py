@@ -1,4 +1,4 @@
-"""`gifdex export`: an index as plain files for readers that know nothing of gifdex."""
+"""`gifdex export`: write an index as plain files that other programs can read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ encoders, sizes and hashes), and one of:
   faiss     vectors.faiss    IndexFlatIP; needs memory of twice the file, and the extra faiss
 """
 
-# As gifdex.index.export has them, which imports too much for --help.
+# Copied from gifdex.index.export, which imports too much for --help.
 FORMATS = ("annoy", "npy", "parquet", "usearch", "faiss")
 TREES = 50
 
@@ -33,16 +33,16 @@ TREES = 50
 @click.command("export", epilog=_EPILOG)
 @click.argument("store", type=PlaceOption(file_okay=True))
 @click.argument("dest", type=PathOption())
-@click.option("--format", "format", required=True, type=click.Choice(FORMATS), help="What to write vectors as.")
+@click.option("--format", "format", required=True, type=click.Choice(FORMATS), help="Format of the vectors.")
 @click.option("--trees", type=click.IntRange(1), help=f"Trees, for the format annoy.  [default: {TREES}]")
 @click.option("--force", is_flag=True, help="Replace an earlier export at DEST.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
 def command(store: Path | str, dest: Path, format: str, trees: int | None, force: bool, as_json: bool) -> None:
     """Write STORE (a store's published version, or one version) to the folder DEST for other libraries.
 
-    Every byte of the version is checked first. DEST is made; one that is not empty is refused, and --force replaces
-    nothing but an earlier export. It appears when it is whole: until then it is beside its place as .tmp-..., which
-    may be deleted if the export was killed.
+    Every byte of the version is checked first. DEST must be new or empty; --force replaces an earlier export, and
+    nothing else. DEST appears when it is complete. Until then it is a folder .tmp-... beside it, which may be deleted
+    if the export was killed.
     """
     from gifdex.index.export import export
     from gifdex.index.opening import local_version
@@ -53,7 +53,7 @@ def command(store: Path | str, dest: Path, format: str, trees: int | None, force
         done = export(local_version(store), dest, format, trees=trees or TREES, force=force, progress=progress)
     total = sum(file.bytes for file in done.files.values())
     if as_json:
-        facts = {"path": str(done.path), "format": done.format, "build_id": done.build_id, "items": done.items}
-        print_json({**facts, "files": sorted(done.files), "bytes": total})
+        counts = {"path": str(done.path), "format": done.format, "build_id": done.build_id, "items": done.items}
+        print_json({**counts, "files": sorted(done.files), "bytes": total})
         return
     click.echo(f"{done.path} has {done.items:,} items as {done.format}: {', '.join(done.files)}, {total:,} bytes")

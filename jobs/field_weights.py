@@ -1,4 +1,4 @@
-"""`--fields image,caption=0.5`: which fields answer, and how much each counts."""
+"""`--fields image,caption=0.5`: the fields to search and their weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 
 class FieldWeights(click.ParamType[dict[str, float]]):
-    """Names of fields with weights, parted by commas; a name alone has the weight 1."""
+    """Names of fields with weights, separated by commas; the default weight is 1."""
 
     name = "NAME[=WEIGHT],..."
 

@@ -1,4 +1,4 @@
-"""`gifdex inspect`: what an index is made of."""
+"""`gifdex inspect`: show what an index is made of."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ def _recall(name: str, found: RecallRecord | None) -> str:
 
 
 def _engine_line(engine: EngineRecord, speed: float | None) -> str:
-    """Return one line on an engine."""
-    told = "".join(f", {name} {value:,}" for name, value in engine.parameters.items())
+    """Describe an engine in one line."""
+    parameters = "".join(f", {name} {value:,}" for name, value in engine.parameters.items())
     found = f"{_recall('vectors', engine.vector_recall)}; {_recall('sentences', engine.sentence_recall)}"
     return (
-        f"{engine.library} {engine.library_version}, {engine.dimensions} dimensions{told}; {engine.num_candidates:,} "
-        f"candidates: recall of {found}" + ("" if speed is None else f"; {speed:,.0f} queries/s")
+        f"{engine.library} {engine.library_version}, {engine.dimensions} dimensions{parameters}; "
+        f"{engine.num_candidates:,} candidates: recall of {found}"
+        + ("" if speed is None else f"; {speed:,.0f} queries/s")
     )
 
 
 def _field_lines(name: str, field: FieldRecord, speeds: Mapping[str, float]) -> dict[str, str]:
-    """Return what people see of a field, by the name of each line."""
+    """Describe a field in named lines."""
     reduced = "not reduced" if field.reduction is None else f"reduced to {field.reduction.dimensions}"
     lines = {
         f"field {name}": f"{field.rows:,} rows in {len(field.shards)} shard(s), {field.dimensions} dimensions of "
@@ -53,10 +54,10 @@ def _field_lines(name: str, field: FieldRecord, speeds: Mapping[str, float]) -> 
 
 @click.command("inspect", epilog=_EPILOG)
 @click.argument("store", type=PlaceOption(file_okay=True))
-@click.option("--measure", is_flag=True, help="Time each engine here: queries a second of one thread.")
+@click.option("--measure", is_flag=True, help="Measure each engine's speed here: queries per second in one thread.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as one JSON object.")
 def command(store: Path | str, measure: bool, as_json: bool) -> None:
-    """Show what the manifest of STORE (a store or one version) says, without reading the other files."""
+    """Show the manifest of STORE (a store or one version) without reading the other files."""
     from gifdex.index.artifact import check_sizes, read_manifest
     from gifdex.index.opening import local_version
 

@@ -1,7 +1,7 @@
-"""Keep what TensorFlow's C++ part logs at start off a person's screen.
+"""Hide what TensorFlow's C++ part logs at start-up.
 
-TensorFlow 2.21 prints notes on oneDNN and CUDA to file descriptor 2 before any of its settings for log levels
-are read, so the lines are filtered on their way: every other line passes as it is.
+TensorFlow 2.21 prints notes on oneDNN and CUDA to file descriptor 2 before it reads its settings for log levels. So
+these lines are filtered out of stderr; every other line passes unchanged.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# "I0000 00:00:1795313315.05 6203 port.cc:153] ..." of level info or warning, the note that precedes them, and
-# the error of a machine that has no GPU, which is none.
+# Lines of level info or warning ("I0000 00:00:1795313315.05 6203 port.cc:153] ..."), the note that precedes them, and
+# the harmless error on a machine without a GPU.
 _NOISE = re.compile(
     rb"WARNING: All log messages before absl::|[IW]\d{4} \d\d:\d\d:\d+|E\d{4} \S+ +\d+ cuda_\w+\.cc.*cuInit"
     rb"|To enable the following instructions: "
@@ -35,7 +35,7 @@ def filtered_stderr() -> Iterator[int]:
         yield original
     finally:
         sys.stderr.flush()
-        os.dup2(original, 2)  # closes the pipe's last writer, which ends the thread
+        os.dup2(original, 2)  # closes the pipe's last writer, so the thread ends
         thread.join(timeout=5)
         os.close(original)
 

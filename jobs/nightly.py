@@ -45,7 +45,7 @@ Examples:
   gifdex nightly --init gifdex.toml
   gifdex nightly gifdex.toml --dry-run
   gifdex nightly gifdex.toml --log-json --metrics /var/lib/node_exporter/textfile/gifdex.prom
-  gifdex nightly gifdex.toml --force          # publish what the gate refused
+  gifdex nightly gifdex.toml --force          # publish even if the gate refuses
   gifdex nightly --corpus gifs/ --workspace ws --min-recall 0.98 --keep 7
 """
 
@@ -53,16 +53,17 @@ Examples:
 @click.command("nightly", epilog=_EPILOG)
 @click.argument("config", required=False, type=PathOption())
 @click.option("--init", is_flag=True, help="Write an example to CONFIG (gifdex.toml) and do nothing else.")
-@click.option("--dry-run", is_flag=True, help="Say what a run would do, after hashing what is new; encode nothing.")
-@click.option("--force", is_flag=True, help="Publish what the gate refuses, and record it.")
+@click.option("--dry-run", is_flag=True, help="Hash new files and show what a run would do; encode nothing.")
+@click.option("--force", is_flag=True, help="Publish even if the gate refuses, and record that.")
 @nightly_options
 @click.pass_context
 def command(ctx: click.Context, /, init: bool, as_json: bool, verbose: bool, dry_run: bool, **options: Any) -> None:
-    """Bring an index up to date, check it, publish it, and delete what is old: the job to schedule.
+    """Bring an index up to date, check it, publish it, and delete old versions: the job to schedule.
 
-    CONFIG is a TOML file; every key of it is an option here, which overrides it (beam_options follow --). A version
-    that the quality gate refuses is left for inspection, and what was published stays (exit code 3). A second run at
-    the same time ends at once (75). Killed at any moment, the next run goes on, and what was published answers.
+    CONFIG is a TOML file. Every key is also an option, which overrides it (beam_options follow --). If the quality gate
+    refuses a version, the version is kept for inspection and the published one stays (exit code 3). A second run at the
+    same time exits at once (75). A run can be killed at any moment: the published version still answers, and the next
+    run continues.
     """
     log_json = bool(options["log_json"])
     try:
@@ -80,9 +81,9 @@ def command(ctx: click.Context, /, init: bool, as_json: bool, verbose: bool, dry
 def _command(
     ctx: click.Context, init: bool, as_json: bool, verbose: bool, dry_run: bool, options: dict[str, Any]
 ) -> None:
-    """Do it; `options` gets what the file says, as far as it was read when an error is raised."""
+    """Run the command; `options` receives the file's values, even if an error is raised later."""
     path = options.pop("config")
-    if path is not None and str(path).startswith("-"):  # what follows --, without a CONFIG before it
+    if path is not None and str(path).startswith("-"):  # a Beam option after --, without a CONFIG before it
         options["beam_options"] = (str(path), *options["beam_options"])
         path = None
     if init:
@@ -98,10 +99,12 @@ def _command(
                 f"no {name} is given; expected --{name}, or a CONFIG such as gifdex.toml with {name} = ... in it"
             )
     metrics, log_json = options.pop("metrics"), bool(options["log_json"])
-    if metrics is not None and not absolute(metrics).parent.is_dir():  # which should not wait for the end of the run
-        raise ConfigError(f"there is no folder {absolute(metrics).parent} for the metrics: make it, or name another")
+    if metrics is not None and not absolute(metrics).parent.is_dir():  # fail before the run rather than after it
+        raise ConfigError(f"there is no folder {absolute(metrics).parent} for the metrics: create it, or name another")
     if metrics is not None and not os.access(absolute(metrics).parent, os.W_OK):
-        raise ConfigError(f"the folder {absolute(metrics).parent} of the metrics cannot be written: change its owner")
+        raise ConfigError(
+            f"the folder {absolute(metrics).parent} of the metrics cannot be written: fix its permissions"
+        )
     settings = _settings({name: value for name, value in options.items() if name != "log_json"})
     with stage_progress(verbose, log_json=log_json) as reporter:
         if dry_run:
@@ -126,7 +129,7 @@ def _init(path: Path) -> None:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(example())
     except FileExistsError as err:
-        raise ConfigError(f"{path} is there already: delete it, or name another file") from err
+        raise ConfigError(f"{path} already exists: delete it, or name another file") from err
     click.echo(f"wrote {path}: set corpus and workspace in it, then gifdex nightly {path} --dry-run", err=True)
 
 
@@ -144,14 +147,14 @@ def _settings(options: dict[str, Any]) -> NightlySettings:
 def _run(
     settings: NightlySettings, metrics: Path | None, reporter: Reporter
 ) -> tuple[NightlySummary | None, GifdexError | None]:
-    """Run; leave status, metrics and log; return what was done and, if it is so, why it is not enough."""
+    """Run, and write status, metrics and log; return the summary, and the error of a failed or refused run."""
     from gifdex.pipeline.nightly import REFUSED, nightly
 
     summary: NightlySummary | None = None
     error: GifdexError | None = None
     try:
         summary = nightly(settings, reporter)
-    except WorkspaceBusyError as err:  # status and metrics are the other run's
+    except WorkspaceBusyError as err:  # status and metrics belong to the other run
         return None, err
     except GifdexError as err:
         error = err
@@ -162,11 +165,11 @@ def _run(
         error = _refusal(summary)
     elif summary is not None and summary.not_pushed is not None:
         error = RemoteError(
-            f"the version {summary.build_id} is published in {summary.build.store}, but was not shipped: "
+            f"the version {summary.build_id} is published in {summary.build.store}, but was not pushed: "
             f"{summary.not_pushed}"
         )
     error = _note(settings, metrics, summary, error)
-    if summary is not None:  # of a refusal, the error follows
+    if summary is not None:  # after a refusal, the error follows
         reporter.event(summary.outcome if error is None else "ended", **summary.to_json())
     return summary, error
 
@@ -174,7 +177,7 @@ def _run(
 def _note(
     settings: NightlySettings, metrics: Path | None, summary: NightlySummary | None, error: GifdexError | None
 ) -> GifdexError | None:
-    """Write status and metrics; return the error, or why they could not be written if there was none."""
+    """Write status and metrics; return the run's error, or the one from writing."""
     from gifdex.jobs.metrics import write_metrics
     from gifdex.pipeline.holding import workspace_of
     from gifdex.pipeline.nightly import note_status
@@ -187,9 +190,9 @@ def _note(
         status = note_status(settings.build.workspace, outcome, None if error is None else str(error))
         if metrics is not None:
             write_metrics(metrics, status, 0 if error is None else error.exit_code, summary)
-    except OSError as err:  # what went wrong before it is what should be known
+    except OSError as err:  # the run's own error is more important
         return error or WorkspaceError(
-            f"the run ended well ({outcome}), but {err.filename or workspace.status} cannot be written: "
+            f"the run succeeded ({outcome}), but {err.filename or workspace.status} cannot be written: "
             f"{err.strerror or err}; free some space or fix the permissions"
         )
     return error
@@ -200,19 +203,19 @@ def _refusal(summary: NightlySummary) -> GateError:
     reasons = "; ".join(f"{reason} ({rule})" for rule, reason in summary.refused.items())
     if summary.previous == version:
         return GateError(
-            f"the version {version}, which is published, would not be now: {reasons}; fix the cause, or go back with "
+            f"the published version {version} would now be refused: {reasons}; fix the cause, or roll back with "
             f"gifdex rollback {store}"
         )
     stays = f", and {summary.previous} stays published" if summary.previous else ""
     return GateError(
-        f"the version {version} was not published{stays}: {reasons}; look at it with gifdex inspect {store}/{version}, "
+        f"the version {version} was not published{stays}: {reasons}; inspect it with gifdex inspect {store}/{version}, "
         f"then fix the cause, or publish it with gifdex publish {store} {version}"
     )
 
 
 def _table(summary: NightlySummary) -> Any:
     table = build_table(summary.build, {**summary.build.run.seconds, **summary.seconds})
-    table.add_row("outcome", _said(summary))
+    table.add_row("outcome", _outcome_text(summary))
     for rule, reason in summary.refused.items():
         table.add_row(f"gate: {rule}", reason)
     gone = summary.pruned
@@ -223,7 +226,7 @@ def _table(summary: NightlySummary) -> Any:
     return table
 
 
-def _said(summary: NightlySummary) -> str:
+def _outcome_text(summary: NightlySummary) -> str:
     if summary.outcome == "refused":
         return "refused" + (f"; {summary.previous} stays published" if summary.previous else "")
     overruled = f"; overruled: {', '.join(summary.refused)}" if summary.refused else ""

@@ -1,4 +1,4 @@
-"""The options of the jobs that read a corpus and the example of their TOML file, made from the settings there are."""
+"""Command line options and the example TOML file, both generated from the settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from gifdex.jobs.settings import BY_NAME, SETTINGS, TABLES, TOP, Decorator
 
-# What an option alone can say: it is of one run, so a file cannot.
+# Settings of a single run, which have an option but no key in the file.
 ONLY_OPTIONS = ("config", "init", "dry_run", "force", "as_json", "verbose")
 
 _BEAM = click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]")
@@ -20,13 +20,13 @@ _OUTPUT = (
 
 
 def _options(*tables: str, without: Iterable[str] = ()) -> list[Decorator]:
-    """Return the options of the settings in some tables of the file."""
+    """Return the options of the settings in these tables of the file."""
     left_out = {"beam_options", *without}
     return [setting.option() for setting in SETTINGS if setting.table in tables and setting.name not in left_out]
 
 
 def _given(*options: Decorator) -> Decorator:
-    """Return a decorator that gives a command arguments and options, in their order."""
+    """Return a decorator that adds arguments and options to a command, in order."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         for option in reversed(options):
@@ -44,11 +44,11 @@ nightly_options = _given(*_options(*TABLES), _BEAM, *_OUTPUT)
 
 
 def example() -> str:
-    """Return an example of the file, which has every key."""
+    """Return an example file with every key."""
     text = (
         "# gifdex nightly gifdex.toml\n"
-        "# Every key but corpus and workspace may be left out; shown are the defaults, or examples. Every key is an\n"
-        "# option too, such as --min-recall, which overrides it. Paths are relative to this file.\n"
+        "# Every key except corpus and workspace is optional; the values are defaults, or examples. Every key is also\n"
+        "# an option, such as --min-recall, which overrides it. Paths are relative to this file.\n"
     )
     for table, note in TABLES.items():
         mark = {True: "", False: "# "}
@@ -59,14 +59,14 @@ def example() -> str:
         ]
         if table:
             lines = [(f"[{table}]", note), *lines]
-        width = max((len(line) for line, said in lines if said), default=0) + 2
-        shown = [f"{line:<{width}}# {said}" if said else line for line, said in lines]
+        width = max((len(line) for line, note in lines if note), default=0) + 2
+        shown = [f"{line:<{width}}# {note}" if note else line for line, note in lines]
         text += "\n" + "\n".join(shown) + "\n"
     return text
 
 
 def records(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what was given of each record's fields, by record; what is None was not given."""
+    """Return the given fields of each record, by record; None means not given."""
     found: dict[str, dict[str, Any]] = {setting.record: {} for setting in SETTINGS if setting.record}
     for name, value in values.items():
         if value is not None:

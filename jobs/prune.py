@@ -1,4 +1,4 @@
-"""`gifdex prune`: delete what is old."""
+"""`gifdex prune`: delete old versions, and what only they need."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Examples:
 
 @click.command("prune", epilog=_EPILOG)
 @click.argument("store", type=PlaceOption())
-@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Published versions that stay.")
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Published versions to keep.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(store: Path | str, keep: int, as_json: bool) -> None:
     """Delete old versions of STORE and, in a workspace, the builds and features that only they need.
 
-    The current version stays, every one that was current within the last hour, the KEEP that were published last and
-    not rolled back from, and the KEEP newest of all others. What a killed run left unfinished goes. Services that have
-    a deleted version open go on answering from it.
+    Keeps the current version, every one that was current within the last hour, the KEEP that were published last and
+    not rolled back, and the KEEP newest of all others. Also deletes what a killed run left unfinished. Services that
+    have a deleted version open continue to answer from it.
     """
     from gifdex.pipeline.prune import prune_at
 
@@ -35,7 +35,7 @@ def command(store: Path | str, keep: int, as_json: bool) -> None:
     if as_json:
         print_json(asdict(summary))
         return
-    facts = {
+    rows = {
         "kept": ", ".join(summary.kept),
         "versions deleted": ", ".join(summary.versions) or "none",
         "builds deleted": ", ".join(summary.builds) or "none",
@@ -43,4 +43,4 @@ def command(store: Path | str, keep: int, as_json: bool) -> None:
         "unfinished files": f"{summary.unfinished:,}",
         "freed": f"{summary.bytes / 1e6:,.1f} MB",
     }
-    print_table(pairs_table(facts))
+    print_table(pairs_table(rows))

@@ -21,9 +21,9 @@ Examples:
 @click.argument("version")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(store: Path | str, version: str, as_json: bool) -> None:
-    """Make VERSION the one that STORE answers with, after checking every byte of it.
+    """Make VERSION the current version of STORE, after checking every byte of it.
 
-    The quality gate of `gifdex nightly` is not asked. `gifdex versions` lists what can be published.
+    This bypasses the quality gate of `gifdex nightly`. `gifdex versions` lists what can be published.
     """
     from gifdex.index import store as stores
 

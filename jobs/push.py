@@ -1,4 +1,4 @@
-"""`gifdex push`: copy a version to a store elsewhere."""
+"""`gifdex push`: copy a version to another store."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Examples:
 @click.command("push", epilog=_EPILOG)
 @click.argument("store", type=PlaceOption())
 @click.argument("destination", type=PlaceOption())
-@click.option("--checksum", is_flag=True, help="Read what is there and hash it, instead of trusting sizes.")
+@click.option("--checksum", is_flag=True, help="Read and hash existing files instead of trusting their sizes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(store: Path | str, destination: Path | str, checksum: bool, as_json: bool) -> None:
     """Copy the published version of STORE (or the version that STORE is) to DESTINATION, and publish it there.
 
-    DESTINATION is a URL (s3://, gs://) or a folder. Files that are there already are not copied again, so an
-    interrupted push goes on; the pointer is written last. Services open it with gifdex.open(DESTINATION).
+    DESTINATION is a URL (s3://, gs://) or a folder. Existing files are not copied again, so an interrupted push
+    continues; the pointer is written last. Services open it with gifdex.open(DESTINATION).
     """
     with stage_progress(False) as progress:
         from gifdex.index.opening import local_version

@@ -1,4 +1,4 @@
-"""`gifdex rollback`: publish what was published before."""
+"""`gifdex rollback`: publish the previous version again."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Examples:
 @click.argument("store", type=PlaceOption())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(store: Path | str, as_json: bool) -> None:
-    """Publish the version of STORE that was published before the current one; again, the one before that.
+    """Publish the version of STORE that was published before the current one.
 
-    Every byte of it is checked first. A version that was rolled back from before, or is not whole, is passed over.
-
-    `gifdex nightly` does not publish a version that was rolled back from; `gifdex publish` does.
+    Every byte of it is checked first. Damaged versions, and those that were rolled back earlier, are skipped; so a
+    second rollback goes back one version more. `gifdex nightly` does not publish a version that was rolled back;
+    `gifdex publish` does.
     """
     from gifdex.index import store as stores
 

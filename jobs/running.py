@@ -1,4 +1,4 @@
-"""What the jobs that read a corpus share: their settings, progress on stderr, and the closing summary."""
+"""What the commands that read a corpus share: settings, progress on stderr, and the closing summary."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build_settings(
     beam_options: tuple[str, ...],
     options: Mapping[str, Any],
 ) -> BuildSettings:
-    """Put what was given into the records of settings, and leave the rest at its default."""
+    """Return the settings of a build from command line options; the others have their defaults."""
     if not corpus:
         raise click.UsageError("CORPUS is empty; expected a folder, a glob or a catalog file")
     require_pipeline()
@@ -49,7 +49,7 @@ def build_settings(
 
 
 def require_pipeline() -> None:
-    """Raise MissingExtraError where the modules that reading a corpus needs are not installed."""
+    """Raise MissingExtraError if a module that is needed to read a corpus is not installed."""
     from importlib.util import find_spec
 
     for module in ("apache_beam", "imageio", "PIL", "tensorflow"):
@@ -74,7 +74,7 @@ def run_encode(settings: BuildSettings, verbose: bool) -> EncodeSummary:
 
 
 def summary_table(run: RunSummary, seconds: Mapping[str, float], workspace: str, results: Mapping[str, str]) -> Table:
-    """Return the closing summary for people; `results` says what there is now, and where."""
+    """Return the closing summary as a table; `results` are rows on what was written, and where."""
     times = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
     speed = f", {run.gifs_per_second:,.1f} GIFs/s" if run.gifs_per_second else ""
     rows = {
@@ -86,18 +86,18 @@ def summary_table(run: RunSummary, seconds: Mapping[str, float], workspace: str,
         **results,
     }
     if run.ignored:
-        rows["ignored"] = f"{run.ignored:,} other file{'s' if run.ignored != 1 else ''}, no animation by name"
+        rows["ignored"] = f"{run.ignored:,} other file{'s' if run.ignored != 1 else ''} (by name, not animations)"
     if run.partial:
-        rows["such as partial"] = run.example_partial
+        rows["example of partial"] = run.example_partial
     if run.rejects:
-        rows |= {f"such as {error}": reason for error, reason in run.example_rejects.items()}
+        rows |= {f"example of {error}": reason for error, reason in run.example_rejects.items()}
         rows["rejects in"] = f"{workspace}/builds/{run.build_id}/rejects"
     return pairs_table(rows)
 
 
 def build_table(summary: BuildSummary, seconds: Mapping[str, float] | None = None) -> Table:
-    """Return the closing summary of a build; `seconds` by stage, where more than the build's own stages count."""
-    version = f"{summary.build_id}{' (was there already)' if summary.index_reused else ''}"
+    """Return the closing summary of a build; `seconds` by stage replace the build's own if given."""
+    version = f"{summary.build_id}{' (already built)' if summary.index_reused else ''}"
     results = {"version": version, "index": summary.store}
     return summary_table(summary.run, seconds or summary.run.seconds, summary.store.rpartition("/")[0], results)
 

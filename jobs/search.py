@@ -1,4 +1,4 @@
-"""`gifdex search`: ask an index with a sentence."""
+"""`gifdex search`: search an index with a sentence."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def _parsed(given: tuple[str, ...]) -> dict[str, str]:
     for argument in given:
         key, equals, value = argument.partition("=")
         if not equals or not key:
-            raise click.UsageError(f"--where {argument!r} is no KEY=VALUE; expected such as tag=cat")
+            raise click.UsageError(f"--where {argument!r} is not KEY=VALUE; expected an argument such as tag=cat")
         if key in pairs:
-            raise click.UsageError(f'--where names {key} twice; for any of several values give {key}=["a", "b"]')
+            raise click.UsageError(f'--where names {key} twice; to match any of several values, use {key}=["a", "b"]')
         pairs[key] = value
     return pairs
 
 
 def _value(text: str, kind: str) -> Any:
-    """Return VALUE for a column of an Arrow type: JSON where it can be read as that, but text for text."""
+    """Parse VALUE for a column of an Arrow type: as JSON if possible, but as text for a column of text."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return text
     if "string" not in kind:
         return value
-    if isinstance(value, list):  # a catalog's CSV has 2015 as text, too
+    if isinstance(value, list):  # a CSV catalog has even 2015 as text
         return [one if isinstance(one, str) else json.dumps(one) for one in value]
     return value if isinstance(value, str) or value is None else text
 
@@ -53,22 +53,22 @@ def _value(text: str, kind: str) -> Any:
 @click.argument("sentence", nargs=-1, required=True)
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many items to return.")
 @click.option("--exact", is_flag=True, help="Score every item instead of an engine's candidates.")
-@click.option("--engine", help="What proposes candidates: annoy, scan or hnsw.  [default: the index's own]")
+@click.option("--engine", help="Engine that proposes candidates: annoy, scan or hnsw.  [default: the index's own]")
 @click.option(
     "--num-candidates",
     type=click.IntRange(1),
-    help="Candidates of each shard to rescore for ten hits.  [default: the index's own]",
+    help="Candidates per shard to rescore for ten hits.  [default: the index's own]",
 )
 @click.option(
     "--fields",
     type=FieldWeights(),
-    help="Fields that answer, with weights: image,caption=0.5.  [default: image]",
+    help="Fields to search, with weights: image,caption=0.5.  [default: image]",
 )
 @click.option(
-    "--where", multiple=True, metavar="KEY=VALUE", help="Only items with that metadata; several must all fit."
+    "--where", multiple=True, metavar="KEY=VALUE", help="Only items with this metadata; all of several must match."
 )
-@click.option("--text-encoder", help="What encodes the sentence, where it lies elsewhere than at build.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line: rank, id, score, uri, metadata.")
+@click.option("--text-encoder", help="The index's text encoder, if it has moved since the build.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line: rank, id, score, uri, metadata.")
 def command(
     store: Path | str,
     sentence: tuple[str, ...],
@@ -84,13 +84,13 @@ def command(
     """Print the items of STORE that are nearest to SENTENCE, best first.
 
     STORE is an index store (its published version answers) or the folder of one version. Scores are exact cosines, or
-    weighted sums of them where several fields answer.
-    VALUE is JSON (3, true, null, or ["cat", "dog"] for any of them); of metadata that are text it is the text itself.
+    their weighted sums if several fields are searched. VALUE is JSON (3, true, null, or ["cat", "dog"] for either of
+    them); for text metadata it is the text itself.
     """
     from gifdex.index.opening import open_index
 
     pairs = _parsed(where)
-    with filtered_stderr():  # some text encoders run in TensorFlow
+    with filtered_stderr():  # for text encoders on TensorFlow
         index = open_index(store, text_encoder=text_encoder)
         chosen = {key: _value(value, index.columns.get(key, "")) for key, value in pairs.items()} or None
         hits = index.search(

@@ -1,4 +1,4 @@
-"""What a run can be told, each setting declared once: options, the keys of a TOML file and its example follow."""
+"""All settings of a run, declared once: options, TOML keys and the example file are generated from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gifdex.encoders.base import PRECISIONS
 from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES
 from gifdex.jobs.console import PathOption, PlaceOption
 
-# As the registry of decoders has them, which cannot be imported without the extra that brings them.
+# Copied from the registry of decoders, which cannot be imported without their extra.
 DECODERS = ("auto", "numba", "pillow", "imageio", "pyav")
 _MAX_SHARDS = 4096
 
@@ -36,12 +36,12 @@ class ShardCount(click.ParamType[int]):
 
 @dataclass(frozen=True)
 class Setting:
-    """One thing that a run can be told.
+    """One setting of a run.
 
-    `name` is the option's and the TOML key's, `table` the TOML table ("" is the top). `record` and `field` say which
-    setting of which record it becomes; without a record, the command itself uses it. Its values are of the click
-    `type`, or true or false without one. `help` and `default`, in words, are for the option. `toml` and `note` are for
-    the example file: the value, and what is said of it. It is the default, unless `is_example` says otherwise.
+    `name` is that of the option and of the TOML key, `table` the TOML table ("" is the top level). The value becomes
+    `field` of `record`; without a record, the command itself uses it. `type` is a click type, None for a flag. `help`
+    and `default` are texts for the option. `toml` and `note` are the value and the comment in the example file; the
+    value is the default unless `is_example`.
     """
 
     table: str
@@ -57,7 +57,7 @@ class Setting:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The record, and the name of the field in it."""
+        """The record and the name of its field."""
         return self.record, self.field or self.name
 
     def option(self, **changes: Any) -> Decorator:
@@ -70,12 +70,12 @@ class Setting:
 
 
 TOP = ""
-# The tables of the file, in order, each with what is said of it.
+# The tables of the file, in order, each with its comment.
 TABLES: Mapping[str, str] = {
     TOP: "",
     "encode": "",
     "index": "",
-    "gate": "what a version must be before it is published",
+    "gate": "the rules for publishing a version",
     "retention": "",
     "ship": "",
     "runner": "",
@@ -100,7 +100,7 @@ SETTINGS: tuple[Setting, ...] = (
         "workspace",
         "",
         PlaceOption(),
-        "Where everything is written: a folder or a URL.",
+        "Folder or URL for all results.",
         '"ws"',
         "features, builds, and the index store ws/index",
         is_example=True,
@@ -138,7 +138,7 @@ SETTINGS: tuple[Setting, ...] = (
         "weights",
         "encode",
         PathOption(),
-        "Weights file, for the image encoder vgg16.",
+        "Weights file for the image encoder vgg16.",
         '"vgg16.h5"',
         'for image_encoder = "vgg16"',
         is_example=True,
@@ -151,7 +151,7 @@ SETTINGS: tuple[Setting, ...] = (
         "What the image encoder computes in.",
         '"auto"',
         ", ".join(PRECISIONS[1:]),
-        default="auto, less than float32 where the device is built for it and features stay the same",
+        default="auto: below float32 if the device is built for it and features stay the same",
     ),
     Setting(
         "encode",
@@ -169,7 +169,7 @@ SETTINGS: tuple[Setting, ...] = (
         "sampling",
         "sampling",
         click.Choice(tuple(SAMPLING_STRATEGIES)),
-        "Which frames stand for a GIF: evenly spaced in time, those that differ most, all up to --frames, or the "
+        "Which frames represent a GIF: evenly spaced in time, those that differ most, all up to --frames, or the "
         "first.",
         '"uniform"',
         ", ".join(tuple(SAMPLING_STRATEGIES)[1:]),
@@ -181,7 +181,7 @@ SETTINGS: tuple[Setting, ...] = (
         "frames",
         "sampling",
         click.IntRange(1, 1024),
-        "Most frames of each GIF.",
+        "Maximum of frames to encode per GIF.",
         "8",
         'default: 8; with sampling = "all" 256, with "first" 1',
         default="8; with --sampling all 256, with first 1",
@@ -192,7 +192,7 @@ SETTINGS: tuple[Setting, ...] = (
         "decoder",
         "encode",
         click.Choice(DECODERS),
-        "What decodes GIFs.",
+        "Decoder for GIFs.",
         '"auto"',
         ", ".join(DECODERS[1:]),
         default="the fastest installed",
@@ -204,8 +204,8 @@ SETTINGS: tuple[Setting, ...] = (
         _COUNT,
         "Decoding threads.",
         "2",
-        "default: one a processor, up to 8",
-        default="one a processor, up to 8",
+        "default: one per processor, up to 8",
+        default="one per processor, up to 8",
         is_example=True,
     ),
     Setting(
@@ -215,7 +215,7 @@ SETTINGS: tuple[Setting, ...] = (
         _COUNT,
         "Largest GIF in bytes.",
         "67108864",
-        "of one GIF, as all limits",
+        "per GIF, like all limits",
         default="64 MiB",
         field="bytes",
     ),
@@ -230,14 +230,21 @@ SETTINGS: tuple[Setting, ...] = (
         field="pixels",
     ),
     Setting(
-        "encode", "max_frames", "limits", _COUNT, "Most frames in a GIF.", "10000", default="10,000", field="frames"
+        "encode",
+        "max_frames",
+        "limits",
+        _COUNT,
+        "Maximum of frames in a GIF.",
+        "10000",
+        default="10,000",
+        field="frames",
     ),
     Setting(
         "encode",
         "max_total_pixels",
         "limits",
         _COUNT,
-        "Most pixels to decode.",
+        "Maximum of pixels to decode.",
         "800000000",
         default="800,000,000",
         field="total_pixels",
@@ -247,7 +254,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_seconds",
         "limits",
         click.FloatRange(0, min_open=True),
-        "Most seconds of decoding.",
+        "Maximum of seconds to decode.",
         "8.0",
         default="8",
         field="seconds",
@@ -279,7 +286,7 @@ SETTINGS: tuple[Setting, ...] = (
         _COUNT,
         "Trees of the Annoy index.",
         "5",
-        "default: 50 where nothing is reduced",
+        "default: 50 without a reduction",
         default="5; 50 without a reduction",
         is_example=True,
     ),
@@ -288,7 +295,7 @@ SETTINGS: tuple[Setting, ...] = (
         "hnsw",
         "engines",
         None,
-        "Build a graph too, the fastest engine (extra hnsw).",
+        "Also build a graph, the fastest engine (extra hnsw).",
         "false",
         "a graph, the fastest engine (pip install 'gifdex[hnsw]')",
     ),
@@ -299,14 +306,14 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "Keep the image encoder's own vectors in the index, as the field features.",
         "false",
-        "the image encoder's own vectors too, as the field features",
+        "also keep the image encoder's own vectors, as the field features",
     ),
     Setting(
         "index",
         "shards",
         "index",
         ShardCount(),
-        "Parts that are built apart: a number, or auto for as few as keep each within 2 GiB of memory.",
+        "Number of parts that are built separately, or auto for as few as keep each within 2 GiB of memory.",
         '"auto"',
         default="auto",
     ),
@@ -315,9 +322,9 @@ SETTINGS: tuple[Setting, ...] = (
         "min_recall",
         "gate",
         _SHARE,
-        "Gate: least recall@10 of the engine.",
+        "Gate: minimal recall@10 of the default engine.",
         "0.95",
-        "recall@10 of the engine that answers",
+        "minimal recall@10 of the default engine",
         default="0.95",
     ),
     Setting(
@@ -325,7 +332,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_shrink",
         "gate",
         _SHARE,
-        "Gate: largest share of the items that may be missing.",
+        "Gate: maximal share of items that may be missing.",
         "0.2",
         "share of the published version's items that may be missing",
         default="0.2",
@@ -335,9 +342,9 @@ SETTINGS: tuple[Setting, ...] = (
         "max_rejects",
         "gate",
         click.FloatRange(0),
-        "Gate: share (under 1) or count.",
+        "Gate: maximal share (below 1) or count of rejects.",
         "0.2",
-        "share of the files if under 1, else a count",
+        "share of the files if below 1, otherwise a count",
         default="0.2",
     ),
     Setting(
@@ -355,9 +362,9 @@ SETTINGS: tuple[Setting, ...] = (
         "keep",
         "nightly",
         _COUNT,
-        "Published versions that stay.",
+        "Published versions to keep.",
         "3",
-        "published versions, and as many that were refused",
+        "published versions to keep, and as many refused ones",
         default="3",
     ),
     Setting(
@@ -365,9 +372,9 @@ SETTINGS: tuple[Setting, ...] = (
         "push",
         "nightly",
         PlaceOption(),
-        "Copy what is published to a URL or a folder, as `gifdex push` does.",
+        "Copy the published version to a URL or a folder, as `gifdex push` does.",
         '"s3://bucket/index"',
-        "copy what is published there, see gifdex push --help",
+        "copy the published version there, see gifdex push --help",
         is_example=True,
     ),
     Setting(
@@ -389,6 +396,6 @@ SETTINGS: tuple[Setting, ...] = (
         '"/var/lib/node_exporter/textfile/gifdex.prom"',
         is_example=True,
     ),
-    Setting("report", "log_json", "", None, "Log on stderr as JSON, one object a line.", "false"),
+    Setting("report", "log_json", "", None, "Log on stderr as JSON, one object per line.", "false"),
 )
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}

@@ -1,4 +1,4 @@
-"""What the commands that look after a store share: it may lie on this machine or at a URL."""
+"""What the commands on a store share: opening it locally or at a URL."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gifdex.schemas.progress import QUIET, Progress
 
 @dataclass(frozen=True)
 class OpenStore:
-    """A store's `folder` or, of one at a URL, a working copy: what is published in it is published there.
+    """A local store's `folder`, or a working copy of a store at a URL, where changes are written back.
 
-    `shown` is what output calls it, without a key or options.
+    `shown` is its name for output, without a key or options.
     """
 
     where: Path | str
@@ -24,7 +24,7 @@ class OpenStore:
     shown: str
 
     def verify(self, build_id: str, progress: Progress = QUIET) -> None:
-        """Look at every byte of a version; raises an ArtifactError."""
+        """Check every byte of a version; raises an ArtifactError."""
         if not is_url(self.where):
             artifact.verify(self.folder / build_id, progress)
             return
@@ -36,7 +36,7 @@ class OpenStore:
 
 @contextmanager
 def open_store(where: Path | str) -> Iterator[OpenStore]:
-    """Open a store to publish in it; raises IndexNotFoundError where there is none."""
+    """Open a store for changes; raises IndexNotFoundError if there is none."""
     if not is_url(where):
         store.check_store(Path(where))
         yield OpenStore(where, Path(where), str(where))

@@ -1,4 +1,4 @@
-"""`gifdex verify`: every byte of an index against its manifest."""
+"""`gifdex verify`: check every byte of an index against its manifest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Example:
 def command(store: Path | str, as_json: bool) -> None:
     """Hash every file of STORE (a store's published version, or one version) and open it.
 
-    Exits with 1 and one sentence for the first file that is not what the manifest says.
+    Exits with 1 and one sentence at the first file that differs from the manifest.
     """
     from gifdex.index.artifact import verify
     from gifdex.index.opening import local_version, open_index

@@ -1,4 +1,4 @@
-"""`gifdex versions`: what a store holds."""
+"""`gifdex versions`: list the versions of a store."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Examples:
 
 @click.command("versions", epilog=_EPILOG)
 @click.argument("store", type=PlaceOption())
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a version.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per version.")
 def command(store: Path | str, as_json: bool) -> None:
-    """List the versions of STORE, the newest first, and when each was last published (UTC)."""
+    """List the versions of STORE, newest first, and when each was last published (UTC)."""
     with open_store(store) as opened:
         rows = _rows(opened.folder)
     if as_json:

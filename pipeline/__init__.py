@@ -1,1 +1,1 @@
-"""Corpus to index: scan, encode and index as Beam pipelines of self-contained tasks."""
+"""From corpus to index: scan, encode and index as Beam pipelines of self-contained tasks."""

@@ -128,11 +128,11 @@ def _projection(
         given = settings.projection.expanduser().absolute()
         projection = projections.load(given)
         for kind, encoder in (("image", images), ("text", texts)):
-            made_for = projection.facts.get(f"{kind}_encoder")
+            made_for = projection.metadata.get(f"{kind}_encoder")
             if not isinstance(made_for, dict) or not made_for.get("fingerprint"):
                 raise ProjectionError(
                     f"the projection {settings.projection} does not say which {kind} encoder it was made for: expected "
-                    f'"{kind}_encoder": {{"name": ..., "fingerprint": ...}} in its facts, see docs/formats.md'
+                    f'"{kind}_encoder": {{"name": ..., "fingerprint": ...}} in its metadata, see docs/formats.md'
                 )
             if made_for.get("fingerprint") != encoder.fingerprint:
                 raise ProjectionError(

@@ -27,16 +27,16 @@ from gifdex.schemas.errors import CorpusError, MissingExtraError
 from gifdex.schemas.files import TEMPORARY_PREFIX, absolute, json_lines
 
 _CATALOG_SUFFIXES = (".parquet", ".csv", ".jsonl")
-# What a folder's files are taken for; what they are, their first bytes say.
+# The suffixes of files to read from a folder; the first bytes tell the format.
 SUFFIXES = (".gif", ".webp", ".png", ".apng", ".mp4", ".m4v", ".mov", ".webm", ".mkv")
 _WILDCARD = re.compile(r"[*?\[]")
-# What Beam needs to read these, and the extra that brings it.
+# The module that Beam needs for each scheme, and the extra that installs it.
 _SCHEMES = {"s3": ("boto3", "s3"), "gs": ("google.cloud.storage", "gcs")}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file that the corpus names. Size and modification time are None where listing did not tell."""
+    """One file of the corpus. Size and modification time are None if listing does not provide them."""
 
     id: str
     uri: str
@@ -48,19 +48,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """The corpus: entries sorted by id, and how many files of a folder were no GIFs."""
+    """The corpus: entries sorted by id, and how many other files a folder has."""
 
     entries: tuple[Entry, ...]
     ignored: int = 0
 
 
 def read_bytes(uri: str, limit: int = -1) -> bytes:
-    """Return a file's bytes, undecompressed; of one longer than `limit`, if that is given, one byte more than it.
+    """Return a file's bytes, without decompression, and at most `limit` + 1 of them if a limit is given.
 
-    Raises OSError or what else the filesystem raises.
+    Raises OSError, or other errors of the filesystem.
     """
     if "://" not in uri and Path(uri).exists() and not Path(uri).is_file():
-        raise OSError(f"{uri} is no regular file")  # a pipe or a device may never end
+        raise OSError(f"{uri} is not a regular file")  # a pipe or a device may never end
     with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
         data: bytes = stream.read(limit + 1 if limit >= 0 else -1)
     return data
@@ -76,12 +76,11 @@ def file_metadata(uri: str) -> tuple[int, float]:
 
 
 def list_corpus(corpus: str) -> Listing:
-    """Return what the corpus names, sorted by id.
+    """Return the entries of the corpus, sorted by id.
 
-    A folder gives the files whose names end in one of SUFFIXES, however deep and in whatever case; a glob
-    gives all it matches; a catalog file gives its rows. Raises CorpusError where there is nothing, where a
-    catalog cannot be read, and where two items have one id; MissingExtraError where files lie on an object store that
-    Beam cannot read here.
+    A folder gives all files below it with one of SUFFIXES (in any case), a glob every match, and a catalog file its
+    rows. Raises CorpusError if the corpus is empty, a catalog cannot be read or two items have the same id;
+    MissingExtraError if Beam needs an extra to read an object store.
     """
     corpus = _path(corpus)
     is_url = "://" in corpus
@@ -116,7 +115,7 @@ def list_corpus(corpus: str) -> Listing:
 
 
 def _check_schemes(uris: Iterable[str]) -> None:
-    """Raise MissingExtraError where something lies on an object store whose library is not installed."""
+    """Raise MissingExtraError if a URI needs an object store's library that is not installed."""
     for scheme in {uri.partition("://")[0] for uri in uris if "://" in uri} & set(_SCHEMES):
         module, extra = _SCHEMES[scheme]
         try:
@@ -126,12 +125,12 @@ def _check_schemes(uris: Iterable[str]) -> None:
 
 
 def _path(uri: str) -> str:
-    """Return the local path that a file:// URI stands for, and anything else as it is."""
+    """Return the local path of a file:// URI; other paths and URIs are unchanged."""
     return url2pathname(urlsplit(uri).path) if uri.startswith("file:///") else uri
 
 
 def _match(pattern: str) -> list[FileMetadata]:
-    """Return what a glob matches; `**` matches any folders, and `/**/` none too, as shells have it."""
+    """Return the matches of a glob; as in shells, `/**/` matches any number of folders, even none."""
     try:
         results = FileSystems.match(sorted({pattern, pattern.replace("/**/", "/")}))
         return list({file.path: file for result in results for file in result.metadata_list}.values())
@@ -140,10 +139,10 @@ def _match(pattern: str) -> list[FileMetadata]:
 
 
 def _walk_folder(folder: str) -> Listing:
-    """List a local folder. Links to files are followed, links to folders are not: they may go in circles."""
+    """List a local folder. Follow links to files, but not to folders, because those may form cycles."""
 
     def fail(err: OSError) -> None:
-        if not isinstance(err, FileNotFoundError):  # else it was removed while we looked
+        if not isinstance(err, FileNotFoundError):  # it may have been removed in the meantime
             raise CorpusError(f"cannot list the folder {err.filename}: {err.strerror}; fix its permissions") from err
 
     entries, ignored = [], 0
@@ -158,8 +157,8 @@ def _walk_folder(folder: str) -> Listing:
 
 def _local_entry(root: str, path: str) -> Entry:
     try:
-        found = os.stat(path)  # noqa: PTH116  # a tenth of what a Path costs, for each of a million files
-    except OSError:  # a dangling link; the scan says so
+        found = os.stat(path)  # noqa: PTH116  # ten times as fast as a Path, which counts for a million files
+    except OSError:  # a dangling link; the scan reports it
         return Entry(_text(_default_id(path, root)), _text(path))
     return Entry(_text(_default_id(path, root)), _text(path), found.st_size, found.st_mtime)
 
@@ -177,14 +176,14 @@ def _entry(root: str, file: FileMetadata) -> Entry:
 
 
 def _text(text: str) -> str:
-    """Escape what is no Unicode text, such as the bytes of an old file name: no table or JSON can hold it."""
+    """Escape bytes that are not Unicode text, as in old file names, because tables and JSON cannot hold them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _default_id(uri: str, root: str) -> str:
-    """Return the path below `root`, or the whole URI where it lies elsewhere, without a suffix `.gif`.
+    """Return the path relative to `root`, or the URI if it is elsewhere, without a suffix `.gif`.
 
-    Other suffixes stay: `cat.gif` and `cat.mp4` are two items.
+    Other suffixes are kept: `cat.gif` and `cat.mp4` are two items.
     """
     below = uri.removeprefix(root.rstrip("/") + "/")
     stem, suffix = posixpath.splitext(below)
@@ -208,7 +207,7 @@ def _read_catalog(path: str) -> Iterator[Entry]:
         absolute = uri if "://" in uri or uri.startswith("/") else posixpath.normpath(posixpath.join(folder, uri))
         if "://" in folder and absolute is not uri:
             absolute = f"{folder}/{uri}"
-        if None in row:  # where csv puts what is beyond the last column
+        if None in row:  # csv's key for surplus values
             raise CorpusError(f"row {number} of the catalog {path} has more values than there are columns: fix the row")
         given, caption = row.get("id"), row.get("caption")
         rest = {name: value for name, value in row.items() if name not in ("uri", "id", "caption")}
@@ -235,7 +234,7 @@ def _rows(path: str) -> Iterable[Mapping[str, Any]]:
 
 
 def _json(row: Mapping[str, Any]) -> str:
-    """Return a row as JSON, which knows no NaN and no infinity: those become null."""
+    """Return a row as JSON; NaN and infinity become null."""
     return json.dumps(_finite(row), sort_keys=True, default=str, ensure_ascii=False, allow_nan=False)
 
 

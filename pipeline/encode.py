@@ -1,7 +1,7 @@
-"""Second stage: features for every GIF whose bytes are not in the cache yet.
+"""Second stage: encode every GIF whose bytes are not in the cache yet.
 
-Tasks are self-contained: threads read, decode and sample ahead of the model, frames of several GIFs fill
-batches of one fixed size, and one part file is committed to the cache. Frames never cross a stage.
+Tasks are self-contained: threads read, decode and sample ahead of the model, batches of one fixed size are filled
+across GIFs, and one part file is committed to the cache. Frames never leave a task.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from gifdex.schemas.errors import ChangedFileError, EncoderError, PipelineError
 from gifdex.schemas.files import read_table
 from gifdex.schemas.progress import Progress
 
-# Tasks are cut in steps of this many GIFs, so that with eight frames each they fill whole batches.
+# Task sizes are multiples of this many GIFs, so that with eight frames each they fill whole batches.
 _STEP = 16
-# A small corpus is still cut into about this many tasks: what a killed run loses is one of them.
+# Even a small corpus is split into about this many tasks, so that a killed run loses little work.
 _TASKS = 8
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where bytes with this SHA-256 can be read."""
+    """A place to read the bytes with this SHA-256."""
 
     sha256: str
     uri: str
@@ -63,11 +63,11 @@ class EncodeTask:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What became of the catalog's keys: why some have no features (error, reason), and what the stage did.
+    """The result of the stage: (error, reason) of keys without features, and counts.
 
-    `damaged` says of the GIFs of which only the good beginning counts what is wrong with them. `tried` counts the
-    GIFs that were not in the cache, `encoded` those of them that have features now, and `reused` those whose outcome
-    the cache had, rejects included.
+    `damaged` describes the damage of GIFs that were decoded in part. `tried` counts the GIFs that were not in the
+    cache, `encoded` those of them that now have features, and `reused` those whose outcome was cached, rejects
+    included.
     """
 
     rejects: dict[str, tuple[str, str]]
@@ -78,22 +78,22 @@ class Encoded:
 
 
 def acquire_encoder(settings: EncodeSettings, shared: Shared) -> ImageEncoder:
-    """Return the image encoder that the settings ask for: one a process and a `shared`, so no model is there twice."""
+    """Return the encoder for the settings: one per process and `shared`, so that no model is loaded twice."""
     made: ImageEncoder = shared.acquire(lambda: image_encoder(settings.image_encoder, settings.encoder_options))
     return made
 
 
 def open_cache(workspace: Workspace, encoder: ImageEncoder, settings: EncodeSettings) -> FeatureCache:
-    """Return the cache that features of this encoder and sampling live in."""
+    """Return the cache for the features of this encoder and sampling."""
     attempt = f"gifdex {version('gifdex')}, {registry.installed()}, limits {fingerprint(asdict(settings.limits))}"
     name = features_fingerprint(encoder, settings)
     return FeatureCache(workspace.features, name, encoder.dimensions, attempt)
 
 
 def plan_encode(missing: Sequence[Source], task_items: int, cache: FeatureCache) -> list[EncodeTask]:
-    """Cut sources into tasks: each of one partition and at max_bytes `task_items` GIFs, the same ones each time.
+    """Split sources into tasks of one partition and at most `task_items` GIFs each, the same ones every time.
 
-    Partitions get as many hexadecimal digits as leave them about one task's worth of GIFs.
+    Partitions have enough hexadecimal digits to hold about one task's worth of GIFs each.
     """
     ordered = sorted(missing, key=lambda source: source.sha256)
     digits = 0
@@ -111,7 +111,7 @@ def plan_encode(missing: Sequence[Source], task_items: int, cache: FeatureCache)
 
 
 def _unused(cache: FeatureCache, partition: str, sources: Sequence[Source]) -> Path:
-    """Name a task's part file after its keys; the same keys tried again get another name."""
+    """Return a new part file named after a task's keys; a retry of the same keys gets another name."""
     keys = "".join(source.sha256 for source in sources)
     tries = 0
     while True:
@@ -122,9 +122,9 @@ def _unused(cache: FeatureCache, partition: str, sources: Sequence[Source]) -> P
 
 
 def reader(source: Source, max_bytes: int) -> Callable[[], bytes]:
-    """Return a function that reads a source's bytes, of a longer file one more than `max_bytes`.
+    """Return a function that reads a source's bytes, at most `max_bytes` + 1.
 
-    It raises ChangedFileError where they are no longer those that were hashed.
+    It raises ChangedFileError if they differ from the hashed ones.
     """
 
     def read() -> bytes:
@@ -137,7 +137,7 @@ def reader(source: Source, max_bytes: int) -> Callable[[], bytes]:
 
 
 class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
-    """Encode one task's GIFs and commit them; one encoder and one decoder a process, however many threads Beam runs."""
+    """Encode one task's GIFs and commit them. Beam's threads share one encoder and one decoder per process."""
 
     def __init__(self, settings: EncodeSettings, cache: FeatureCache, shared: Shared) -> None:
         self._settings = settings
@@ -146,7 +146,7 @@ class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         self._shared_decoder = Shared()
 
     def setup(self) -> None:
-        """Make the encoder, or take the process's; raises EncoderError where it is not the run's."""
+        """Get the process's encoder; raises EncoderError if it differs from the run's."""
         self._encoder = acquire_encoder(self._settings, self._shared)
         self._decode: FrameDecoder | None = self._shared_decoder.acquire(FrameDecoder)
         found = features_fingerprint(self._encoder, self._settings)
@@ -166,7 +166,7 @@ class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         yield str(task.output), len(outcomes)
 
     def teardown(self) -> None:
-        """End the decoder's processes; other threads that still use it start new ones."""
+        """End the decoder's processes; threads that still use it start new ones."""
         if self._decode is not None:
             self._decode.close()
             self._decode = None
@@ -174,7 +174,7 @@ class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
 
 @dataclass(frozen=True)
 class Todo:
-    """What a catalog asks for: GIFs that were not tried yet, and what stands of the others (`cache.outcomes`)."""
+    """A catalog's GIFs: those that are not cached, and the cached outcomes of the others (`cache.outcomes`)."""
 
     missing: list[Source]
     standing: pa.Table
@@ -199,21 +199,21 @@ def encode_missing(
     shared: Shared,
     progress: Progress,
 ) -> Encoded:
-    """Encode what is missing in the cache.
+    """Encode the GIFs that are not cached.
 
-    `encoder` is what `acquire_encoder` returned for `shared`. Raises PipelineError where the runner fails or part files
-    do not hold what was planned.
+    `encoder` is the one that `acquire_encoder` returned for `shared`. Raises PipelineError if the runner fails or part
+    files differ from the plan.
     """
     missing = todo.missing
     tasks = plan_encode(missing, settings.encode.task_items, cache)
-    # Resolved once: a worker of another kind must not choose for itself.
+    # Resolved once, so that workers on other machines do not choose differently.
     pinned = replace(settings.encode, precision=encoder.precision)
     run_tasks("encode", tasks, lambda: RunEncodeTask(pinned, cache, shared), settings.beam_options, progress)
     cache.describe(features_recipe(encoder, settings.encode), encoder.classifier)
     results = [todo.standing, *(_check(task) for task in tasks)]
     outcomes = pa.concat_tables(results)
     good = pc.is_null(outcomes["error"])
-    # Another decoder or other limits may have succeeded where one failed.
+    # The cache may have both a failure and a later success with another decoder or other limits.
     failed = pc.and_not(pc.invert(good), pc.is_in(outcomes["sha256"], outcomes["sha256"].filter(good)))
     rejects = {row["sha256"]: (row["error"], row["reason"]) for row in outcomes.filter(failed).to_pylist()}
     damaged = outcomes.filter(pc.and_(good, pc.is_valid(outcomes["reason"])))

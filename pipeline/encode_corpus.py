@@ -1,4 +1,4 @@
-"""What `gifdex encode` does: scan and encode, and build no index."""
+"""Scan and encode a corpus without building an index: `gifdex encode`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gifdex.schemas.progress import QUIET, Progress
 
 @dataclass(frozen=True)
 class EncodeSummary:
-    """What the run did, the folder of the cache that holds the features, and the file of items."""
+    """The summary of a run, the folder of the features, and the catalog file."""
 
     run: RunSummary
     features: str
@@ -26,9 +26,9 @@ class EncodeSummary:
 
 
 def encode_corpus(settings: BuildSettings, progress: Progress = QUIET) -> EncodeSummary:
-    """Bring the workspace's features up to date with the corpus; no index is built, and nothing published.
+    """Bring the workspace's features up to date with the corpus, without building or publishing an index.
 
-    Leaves the catalog and the rejects as a build does, under an id of their own. Raises a GifdexError.
+    Writes the catalog and the rejects as a build does, under an id of its own. Raises a GifdexError.
     """
     with held_workspace(settings, progress) as workspace:
         run = start(settings, workspace, progress)

@@ -1,4 +1,4 @@
-"""The quality gate: what a version must be before it is published."""
+"""The quality gate: the rules that a version must pass before it is published."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gifdex.schemas.files import json_lines
 if TYPE_CHECKING:
     from gifdex.pipeline.run import RunSummary
 
-# No file that is damaged is published, whoever forces it.
+# Damaged files are never published, not even with --force.
 NEVER_OVERRULED = "files"
 RULES = ("files", "min_recall", "max_shrink", "max_rejects", "canaries", "rolled_back")
 _CANARY_HITS = 10
@@ -26,7 +26,7 @@ _CANARY_HITS = 10
 
 @dataclass(frozen=True)
 class Refusal:
-    """A rule that a version does not keep, and one clause with the numbers."""
+    """A rule that a version breaks, and the reason with its numbers."""
 
     rule: str
     reason: str
@@ -49,7 +49,9 @@ def read_canaries(path: Path) -> list[Canary]:
         raise ConfigError(f"cannot read the canaries {path}: {err}; expected JSON Lines in UTF-8") from err
     canaries = [_canary(row, path) for row in json_lines(text, str(path), ConfigError)]
     if not canaries:
-        raise ConfigError(f'the canaries {path} have no line; expected such as {{"sentence": "a cat", "id": "cat_01"}}')
+        raise ConfigError(
+            f'the canaries {path} are empty; expected lines such as {{"sentence": "a cat", "id": "cat_01"}}'
+        )
     return canaries
 
 
@@ -65,9 +67,9 @@ def _canary(row: dict[str, Any], path: Path) -> Canary:
 
 
 def check(folder: Path, build_id: str, run: RunSummary, settings: GateSettings) -> list[Refusal]:
-    """Return what speaks against publishing a version of a store; `run` is what its build did.
+    """Return the rules that a version of a store breaks; `run` is the summary of its build.
 
-    Raises ConfigError where the canaries cannot be read.
+    Raises ConfigError if the canaries cannot be read.
     """
     canaries = [] if settings.canaries is None else read_canaries(settings.canaries)
     try:
@@ -85,15 +87,13 @@ def check(folder: Path, build_id: str, run: RunSummary, settings: GateSettings) 
 
 
 def _recall(index: Index, settings: GateSettings) -> Iterator[Refusal]:
-    """Of each field, the default engine must find enough, of its own vectors and of sentences."""
+    """Check the recall of each field's default engine, for the field's vectors and for sentences."""
     for name, field in index.manifest.fields.items():
         if field.engine is None:  # it is scanned
             continue
         engine = field.engines[field.engine]
         if engine.recall is None:
-            yield Refusal(
-                "min_recall", f"no vector of the field {name} has a direction, so its recall was not measured"
-            )
+            yield Refusal("min_recall", f"all vectors of the field {name} are zero, so its recall was not measured")
         for asked, found in (("vectors", engine.vector_recall), ("sentences", engine.sentence_recall)):
             share = 1.0 if found is None or "10" not in found.at else found.at["10"]
             if not share >= settings.min_recall:
@@ -111,18 +111,18 @@ def _shrink(index: Index, folder: Path, settings: GateSettings) -> Iterator[Refu
     for build_id in published:
         try:
             before = artifact.read_manifest(folder / build_id).items
-        except ArtifactError:  # it is gone or damaged; the one before it tells as much
+        except ArtifactError:  # missing or damaged: compare with the one before it
             continue
         if not len(index) >= (1 - settings.max_shrink) * before:
             yield Refusal(
                 "max_shrink",
-                f"it has {len(index):,} items where the published version {build_id} has {before:,}, "
-                f"{1 - len(index) / before:.1%} fewer and over {settings.max_shrink:.1%}",
+                f"it has {len(index):,} items and the published version {build_id} has {before:,}: "
+                f"{1 - len(index) / before:.1%} fewer, over {settings.max_shrink:.1%}",
             )
         return
     if published:
         yield Refusal(
-            "max_shrink", f"no version that was published can be read, the last one {published[0]}, to compare it with"
+            "max_shrink", f"no published version can be read to compare it with; the last one was {published[0]}"
         )
 
 
@@ -143,15 +143,15 @@ def _canaries(index: Index, canaries: list[Canary]) -> Iterator[Refusal]:
         try:
             found = [hit.id for hit in index.search(canary.sentence, canary.k)]
         except GifdexError as err:
-            failed.append(f"{canary.sentence!r} cannot be asked ({err})")
+            failed.append(f"the query {canary.sentence!r} failed ({err})")
             continue
         if canary.id not in ids:
             near = difflib.get_close_matches(canary.id, ids, 1)
             hint = f", did you mean {near[0]}?" if near else ""
             failed.append(f"{canary.sentence!r} should find {canary.id}, but no item has that id{hint}")
         elif canary.id not in found:
-            first = f"whose first is {found[0]}" if found else "of which there are none"
-            failed.append(f"{canary.sentence!r} does not find {canary.id} among its {canary.k} hits, {first}")
+            first = f"the first is {found[0]}" if found else "there are none"
+            failed.append(f"{canary.sentence!r} does not find {canary.id} among its {canary.k} hits; {first}")
     if failed:
         yield Refusal("canaries", f"{len(failed)} of {len(canaries)} canaries failed: {'; '.join(failed[:3])}")
 
@@ -159,4 +159,4 @@ def _canaries(index: Index, canaries: list[Canary]) -> Iterator[Refusal]:
 def _rolled_back(folder: Path, build_id: str) -> Iterator[Refusal]:
     since = store.rolled_back(folder, build_id)
     if since is not None:
-        yield Refusal("rolled_back", f"it was rolled back from at {since.isoformat('T', 'seconds')}")
+        yield Refusal("rolled_back", f"it was rolled back at {since.isoformat('T', 'seconds')}")

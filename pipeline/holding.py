@@ -1,4 +1,4 @@
-"""Which workspace a run writes, and holding it: a folder here, or of one at a URL its mirror."""
+"""Lock the workspace that a run writes to: a local folder, or the mirror of a workspace at a URL."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from gifdex.schemas.progress import QUIET, Progress
 
 @contextmanager
 def held_workspace(settings: BuildSettings, progress: Progress = QUIET) -> Iterator[Workspace]:
-    """Hold the workspace for writing while the block runs, cleared of what a killed run left unfinished.
+    """Lock the workspace for the duration of the block, and delete what a killed run left unfinished.
 
-    Of one at a URL, it is a mirror that is held. Raises what is wrong with the settings before it, and WorkspaceError
-    for any OSError within.
+    For a workspace at a URL, this locks its mirror. Checks Beam's options and the decoder first, and turns any OSError
+    in the block into WorkspaceError.
     """
-    # Now, for a mistake in them should not wait for the first task, and the corpus is listed before it.
+    # Early, because listing the corpus needs these options and mistakes should show at once.
     FileSystems.set_options(pipeline_options(settings.beam_options))
     if settings.encode.decoder != registry.AUTO:
         registry.decoder(settings.encode.decoder)
@@ -55,12 +55,12 @@ def _held(where: Path | str, progress: Progress) -> Iterator[Workspace]:
 
 
 def workspace_of(where: Path | str) -> Workspace:
-    """Return a workspace on this machine or, of one at a URL, its mirror."""
+    """Return a local workspace, or the mirror of one at a URL."""
     return mirror_of(where) if isinstance(where, str) and is_url(where) else Workspace(absolute(where))
 
 
 def store_name(where: Path | str) -> str:
-    """Return what output calls the store of a workspace; of one at a URL that is its URL, not the mirror."""
+    """Return a workspace's store as shown to users: its path, or the URL rather than the mirror."""
     if isinstance(where, str) and is_url(where):
         return Place.of(where).shown(STORE)
     return str(workspace_of(where).store)

@@ -1,4 +1,4 @@
-"""What became of the corpus: its catalog, the items that can be indexed, and the rejects with their reasons."""
+"""The lists of a run: the catalog, the items to index, and the rejects with their reasons."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Lists:
 
 
 def split(scanned: Scan, encoded: Encoded, strict: bool) -> Lists:
-    """Tell the items that have features from the rejects of both stages; with `strict`, partial items are rejects.
+    """Separate the items with features from the rejects of both stages; with `strict`, partial items are rejects.
 
-    Raises CorpusError where there is no item.
+    Raises CorpusError if no item is left.
     """
     found, damaged = encoded.rejects, encoded.damaged
     if strict:
-        because = "only the beginning of the file is good, and --strict was asked for: it"
+        because = "only the beginning of the file is good, and --strict rejects that: it"
         found = found | {sha256: ("DecodeError", f"{because} {damage}") for sha256, damage in damaged.items()}
         damaged = {}
     catalog = _with_damage(scanned.catalog, damaged)
@@ -54,7 +54,7 @@ def split(scanned: Scan, encoded: Encoded, strict: bool) -> Lists:
 
 
 def _with_damage(catalog: pa.Table, damaged: Mapping[str, str]) -> pa.Table:
-    """Return the catalog with what is wrong with its partial items."""
+    """Return the catalog with a description of the damage of partial items."""
     damage = [damaged.get(sha256) for sha256 in catalog["sha256"].to_pylist()]
     place = tables.CATALOG.get_field_index("damage")
     return catalog.set_column(place, tables.CATALOG.field(place), pa.array(damage, pa.string()))
@@ -71,7 +71,7 @@ def _nothing(rejects: pa.Table) -> CorpusError:
 
 
 def recipe_id(recipe: Mapping[str, Any], items: pa.Table) -> str:
-    """Hash a recipe (JSON values) and the items (schema ITEMS) that it is applied to; 16 hexadecimal digits."""
+    """Return a hash of a recipe (JSON values) and its items (schema ITEMS), as 16 hexadecimal digits."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     for batch in items.to_batches(max_chunksize=65_536):
         for row in batch.to_pylist():
@@ -80,7 +80,7 @@ def recipe_id(recipe: Mapping[str, Any], items: pa.Table) -> str:
 
 
 def commit_lists(workspace: Workspace, build_id: str, lists: Lists, fingerprint: str) -> None:
-    """Write the catalog and the rejects of the run; then the scan's own results are no longer needed."""
+    """Write the catalog and the rejects of the run, then delete the results of the scan."""
     catalog = lists.catalog.replace_schema_metadata({FINGERPRINT_KEY: fingerprint})
     commit_table(workspace.catalog(build_id), catalog)
     commit_table(workspace.rejects(build_id), lists.rejects)

@@ -1,8 +1,8 @@
-"""A workspace on an object store: a run works in a local mirror of it, and what the run committed is copied back.
+"""A workspace on an object store: a run works in a local mirror, and its results are copied back.
 
-Object stores have no locks and no renames. So a lease keeps two runs apart, files go there whole, and what others read
-goes last: features, builds, a version's files, its manifest, the history, the pointer. Files are the same if size and
-time of change are, as for rsync; a file that was copied gets the other side's time.
+Object stores have no locks and no renames. So a lease excludes other runs, and files are written whole, in an order
+that is safe for readers: features, builds, a version's files, its manifest, the history, the pointer. As in rsync,
+files are equal if their size and modification time are; a copy gets the time of its original.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from gifdex.schemas.manifest import MANIFEST_NAME
 from gifdex.schemas.progress import Progress
 
 LEASE_NAME = ".lease"
-# A lease expires after so long without a renewal; it is renewed, and features are copied, this often.
+# A lease expires after this long without renewal, and how often it is renewed and features are copied.
 _LEASE_SECONDS, _RENEWED_SECONDS, _COPIED_SECONDS = 180.0, 30.0, 30.0
-# What others than the holder of the lease may write: who publishes by hand.
+# Files that may change without the lease, when someone publishes by hand.
 _SHARED = (store.HISTORY_NAME, store.POINTER_NAME)
 _MANIFESTS = 4  # their rank
-# Two runs that take a lease at once both write it; so much later both see whose it is.
+# If two runs take a lease at the same time, both write it; after this long both see who has it.
 _SETTLED_SECONDS = 1.0
 _MAX_LEASE_BYTES = 4096
-_SAME_SECONDS = 1.5  # stores round times
+_SAME_SECONDS = 1.5  # tolerance for times, which stores round
 _MIB = 1024**2
 
 
@@ -52,10 +52,10 @@ class _Remote:
 
 @contextmanager
 def mirrored(url: str, progress: Progress) -> Iterator[Workspace]:
-    """Yield a local workspace that is what the one at a URL was, and copy what the block commits there at its end.
+    """Yield a local mirror of the workspace at a URL, and copy what the block commits back at its end.
 
-    Features are copied while the block runs, too, and also where it fails. Raises WorkspaceBusyError where another run
-    has the lease or this mirror, RemoteError where the store cannot be read or written.
+    Features are also copied while the block runs, and if it fails. Raises WorkspaceBusyError if another run has the
+    lease or this mirror, RemoteError if the store cannot be read or written.
     """
     place = Place.of(url)
     workspace = mirror_of(url)
@@ -74,7 +74,7 @@ def mirror_of(url: str) -> Workspace:
 
 
 class _Lease:
-    """The right to write a workspace elsewhere, for as long as it is renewed."""
+    """The exclusive right to write a remote workspace while it is renewed."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -92,13 +92,13 @@ class _Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(GifdexError):  # it ends by itself
+        with suppress(GifdexError):  # it expires anyway
             found = self._read()
             if found is not None and found["token"] == self._token:
                 self._place.delete(LEASE_NAME)
 
     def _age(self) -> float:
-        """Return the seconds since the lease was renewed, by the store's own clock."""
+        """Return the seconds since the lease was renewed, by the store's clock."""
         probe = f"{LEASE_NAME}-{self._token}"
         self._place.put(b"?", probe)
         try:
@@ -108,13 +108,13 @@ class _Lease:
 
     @contextmanager
     def renewed(self) -> Iterator[None]:
-        """Renew the lease now and then while the block runs."""
+        """Renew the lease regularly while the block runs."""
 
         def renew() -> None:
             try:
                 self.check()
                 self._write()
-            except WorkspaceBusyError as err:  # this run was away for too long
+            except WorkspaceBusyError as err:  # this run was suspended for too long
                 self._lost = err
 
         with _every(_RENEWED_SECONDS, "gifdex-lease", renew):
@@ -130,7 +130,7 @@ class _Lease:
         self._place.put(json.dumps(holder).encode(), LEASE_NAME)
 
     def check(self) -> None:
-        """Raise WorkspaceBusyError where another run took the lease meanwhile."""
+        """Raise WorkspaceBusyError if another run has taken the lease."""
         if self._lost is not None:
             raise self._lost
         found = self._read()
@@ -148,24 +148,24 @@ class _Lease:
     def _busy(self, found: dict[str, Any]) -> WorkspaceBusyError:
         return WorkspaceBusyError(
             f"another run holds the workspace {self._place.shown()} (process {found.get('pid')} on {found.get('host')} "
-            f"since {found.get('since')}): wait for it, or {_LEASE_SECONDS:.0f} seconds after it died, or choose "
-            "another workspace"
+            f"since {found.get('since')}): wait for it (if it died, its lease expires within {_LEASE_SECONDS:.0f} "
+            "seconds), or choose another workspace"
         )
 
 
 class _Mirror:
-    """A workspace elsewhere and its local mirror."""
+    """A remote workspace and its local mirror."""
 
     def __init__(self, place: Place, workspace: Workspace, progress: Progress, lease: _Lease) -> None:
         self._place, self._workspace, self._progress, self._lease = place, workspace, progress, lease
         self._pulled: dict[str, bytes | None] = {}  # history and pointer
         self._there: dict[str, _Remote] = {}
-        self._lock = threading.Lock()  # one copies at a time
+        self._lock = threading.Lock()  # one copy at a time
 
     def pull(self) -> None:
-        """Make the mirror what the workspace is, but for what a run does not need: old versions and embeddings.
+        """Update the mirror from the workspace, except files that a run does not need: old versions and embeddings.
 
-        Features that only the mirror has are of a run that was killed, and stay.
+        Features that only the mirror has are from a killed run, and are kept.
         """
         self._there = {
             name: _Remote(size, changed) for name, size, changed in self._place.files() if self._is_of_workspace(name)
@@ -185,21 +185,21 @@ class _Mirror:
             self._fetch(name)
             done += self._there[name].size
             self._progress.stage("pull", done // _MIB, total // _MIB)
-        for name, data in self._pulled.items():  # whatever size and time say of them
-            if data is None:  # what a killed run published here never came there
+        for name, data in self._pulled.items():  # regardless of size and time
+            if data is None:  # a killed run published only in the mirror
                 (self._workspace.store / name).unlink(missing_ok=True)
             else:
                 commit_bytes(self._workspace.store / name, data)
 
     def _is_of_workspace(self, name: str) -> bool:
-        """Tell whether a file elsewhere is one that a mirror has: the workspace's root may hold others' files."""
+        """Tell whether a remote file belongs to the workspace, whose root may also contain other files."""
         parts = name.split("/")
         folders = {folder.name for folder in self._workspace.folders} - {self._workspace.scan.name}
         known = name == self._workspace.status.name or (len(parts) > 1 and parts[0] in folders)
         return known and not _is_ours(name) and not {"", ".", ".."} & set(parts)
 
     def _forget(self, folder: Path) -> None:
-        """Delete builds and versions that are there no more."""
+        """Delete builds and versions that the workspace no longer has."""
         known = {
             name.split("/")[1] for name in self._there if name.startswith(f"{folder.name}/") and name.count("/") > 1
         }
@@ -220,12 +220,12 @@ class _Mirror:
 
     @contextmanager
     def copying_features(self) -> Iterator[None]:
-        """Copy features now and then while the block runs, and at its end, also where it fails."""
+        """Copy features regularly while the block runs, and at its end, even if it fails."""
         try:
             with _every(_COPIED_SECONDS, "gifdex-mirror", self._push_features):
                 yield
         except BaseException:
-            with suppress(RemoteError, OSError):  # what failed first is what is said
+            with suppress(RemoteError, OSError):  # report the first error
                 self._push_features()
             raise
 
@@ -234,7 +234,7 @@ class _Mirror:
         self._copy([name for name in self._files() if name.startswith(f"{features}/")])
 
     def push(self) -> None:
-        """Copy what is new, what others read last, and delete what pruning deleted here."""
+        """Copy new files in a safe order, and delete what pruning deleted in the mirror."""
         names = sorted(self._files(), key=_rank)
         self._lease.check()
         self._copy([name for name in names if _rank(name)[0] < _MANIFESTS])
@@ -244,9 +244,9 @@ class _Mirror:
         self._delete_pruned(self._publish())
 
     def _publish(self) -> set[str]:
-        """Bring history and pointer together with what was published there meanwhile; return versions that must stay.
+        """Merge history and pointer with what was published remotely in the meantime.
 
-        Those are the ones that were current there since the run began.
+        Return the versions that must be kept: those that were current there since the run began.
         """
         now = {name: self._place.read(MAX_MANIFEST_BYTES, STORE, name) or b"" for name in _SHARED}
         current = now[store.POINTER_NAME].decode("ascii", "replace").strip()
@@ -272,7 +272,7 @@ class _Mirror:
         return stay
 
     def _files(self) -> list[str]:
-        """Return the committed files of the mirror that a workspace elsewhere has too."""
+        """Return the committed files of the mirror that belong in the remote workspace."""
         root = self._workspace.root
         folders = [folder for folder in self._workspace.folders if folder != self._workspace.scan]
         paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
@@ -285,7 +285,7 @@ class _Mirror:
                 path, there = self._workspace.root / name, self._there.get(name)
                 try:
                     found = path.stat()
-                except FileNotFoundError:  # pruned since it was listed
+                except FileNotFoundError:  # pruned in the meantime
                     continue
                 same = there is not None and found.st_size == there.size
                 if same and there is not None and abs(found.st_mtime - there.changed) < _SAME_SECONDS:
@@ -299,7 +299,7 @@ class _Mirror:
                 self._progress.stage("push", number + 1, len(names))
 
     def _delete_pruned(self, stay: set[str]) -> None:
-        """Delete elsewhere the versions, builds and parts of features that the mirror, which had them, has no more."""
+        """Delete the remote versions, builds and parts of features that were pruned in the mirror."""
         root = self._workspace.root
         versions = set(store.finished(self._workspace.store)) if self._workspace.store.is_dir() else set()
         for name in sorted(self._there, key=_rank, reverse=True):
@@ -317,7 +317,7 @@ class _Mirror:
 
 @contextmanager
 def _every(seconds: float, name: str, do: Callable[[], None]) -> Iterator[None]:
-    """Do something in a thread every so many seconds while the block runs; where it fails, the next time will tell."""
+    """Call `do` in a thread every so many seconds while the block runs; ignore failures until the next call."""
     ended = threading.Event()
 
     def follow() -> None:
@@ -335,13 +335,13 @@ def _every(seconds: float, name: str, do: Callable[[], None]) -> Iterator[None]:
 
 
 def _is_ours(name: str) -> bool:
-    """Tell whether a file is of one side alone: locks, the lease, and what is not finished."""
+    """Tell whether a file belongs to one side only: locks, the lease, and unfinished files."""
     last = name.rpartition("/")[2]
     return last == ".lock" or last.startswith(LEASE_NAME) or last.startswith(TEMPORARY_PREFIX)
 
 
 def _is_needed(name: str, current: str | None) -> bool:
-    """Tell whether a run reads a file: everything but the files of versions, and embeddings, that are not current."""
+    """Tell whether a run reads a file: everything except embeddings and the files of versions that are not current."""
     parts = name.split("/")
     if parts[0] == STORE and len(parts) > 2:
         return parts[1] == current or parts[2] == MANIFEST_NAME
@@ -351,7 +351,7 @@ def _is_needed(name: str, current: str | None) -> bool:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """Return the place of a file in the order of copying: what leads to others comes after them."""
+    """Return a file's sort key for copying: files that refer to others come after them."""
     parts = name.split("/")
     if parts[0] != STORE:
         return (["features", "projections", BUILDS].index(parts[0]) if len(parts) > 1 else 9), name
@@ -368,5 +368,5 @@ def _named(line: bytes) -> set[str]:
 
 
 def _replacing(build_id: str, line: bytes) -> bytes:
-    """Return a line of the history that says that it replaced a version."""
+    """Return a line of the history, changed to say that it replaced a version."""
     return json.dumps(json.loads(line) | {"replaced": build_id}).encode() + b"\n"

@@ -30,12 +30,12 @@ PUBLISHED, UNCHANGED, REFUSED = "published", "unchanged", "refused"
 
 @dataclass(frozen=True)
 class NightlySummary:
-    """What a nightly run did: what its build did, and what became of the version.
+    """The result of a nightly run: the summary of its build, and the outcome for the version.
 
-    `outcome` is published, unchanged (the version was published before) or refused; `previous` is what was
-    published before; `refused` has the rules that the version did not keep, each with its reason: overruled, if it
-    is published. `pruned` says what was deleted, `pushed` what was copied elsewhere, `not_pushed` why it was not.
-    `seconds` are of the stages after the build.
+    `outcome` is published, unchanged (the version was already published) or refused; `previous` is the version
+    published before. `refused` maps the rules that the version breaks to reasons; if it is published, they were
+    overruled. `pruned` is what was deleted, `pushed` what was copied, `not_pushed` why the copy failed. `seconds` are
+    those of the stages after the build.
     """
 
     build: BuildSummary
@@ -60,11 +60,10 @@ class NightlySummary:
 
 
 def nightly(settings: NightlySettings, progress: Progress = QUIET) -> NightlySummary:
-    """Bring the index up to date, publish it if the gate lets it through, delete what is not needed, and ship.
+    """Build, publish the version if the gate accepts it, prune, and push.
 
-    What is shipped is what is published here at the end, so a rollback here reaches there with the next run. Raises a
-    GifdexError where no version could be made; then the published one is untouched. A refusal is an `outcome`, and a
-    failure to ship is in the summary.
+    The version that is published at the end is pushed, so the next run also pushes a rollback. Raises a GifdexError if
+    no version could be built; then the published one is unchanged. The summary reports a refusal or a failed push.
     """
     check(settings)
     with held_workspace(settings.build, progress) as workspace:
@@ -95,7 +94,7 @@ def _publish(folder: Path, build_id: str, refused: Mapping[str, str], previous: 
 def _ship(
     settings: NightlySettings, workspace: Workspace, progress: Progress, times: StageTimes
 ) -> tuple[dict[str, Any], str | None]:
-    """Copy what is published to where it is shipped, if anywhere; return what was copied, and why it was not."""
+    """Push the published version if a destination is set; return what was copied, and why it failed."""
     current = store.known_current(workspace.store)
     if settings.push is None or current is None:
         return {}, None
@@ -105,13 +104,13 @@ def _ship(
             pushed = pushing.push(workspace.store / current, settings.push, progress)
             there = pushing.destination_of(settings.push)
             pushed["pruned"] = pushing.prune(there, settings.keep, PROTECTED)
-        except (ArtifactError, RemoteError) as err:  # it was published all the same
+        except (ArtifactError, RemoteError) as err:  # the version is published anyway
             return pushed, str(err)
     return pushed, None
 
 
 def check(settings: NightlySettings) -> None:
-    """Raise what is wrong with canaries and destination, which should not wait until they are needed."""
+    """Check the canaries and the destination early; raises the errors that they would cause later."""
     if settings.gate.canaries is not None:
         gate.read_canaries(settings.gate.canaries)
     if settings.push is not None:
@@ -119,7 +118,7 @@ def check(settings: NightlySettings) -> None:
 
 
 def make_plan(settings: BuildSettings, progress: Progress = QUIET) -> RunPlan:
-    """Return what a run would do, after listing the corpus and hashing what is new in it; nothing is encoded."""
+    """List the corpus, hash new files and return what a run would do; nothing is encoded."""
     with held_workspace(settings, progress) as workspace:
         run = start(settings, workspace, progress)
         return run.plan(run.scan())
@@ -127,7 +126,7 @@ def make_plan(settings: BuildSettings, progress: Progress = QUIET) -> RunPlan:
 
 @dataclass(frozen=True)
 class Status:
-    """What became of the last nightly runs: when the last one ended and how, and when the last good one did."""
+    """The status of nightly runs: when and how the last one ended, and when the last successful one did."""
 
     finished: str
     outcome: str
@@ -136,7 +135,7 @@ class Status:
 
 
 def note_status(where: Path | str, outcome: str, error: str | None) -> Status:
-    """Write down how a run of a workspace ended; of one at a URL, there too, if it can be reached."""
+    """Record how a run ended in its workspace; for one at a URL, also there if it can be reached."""
     workspace = workspace_of(where)
     now = datetime.now(UTC).isoformat("T", "seconds")
     good = now if error is None else read_status(workspace).get("last_success")
@@ -144,13 +143,13 @@ def note_status(where: Path | str, outcome: str, error: str | None) -> Status:
     data = (json.dumps(asdict(status), indent=2) + "\n").encode()
     commit_bytes(workspace.status, data, same_temporary_name=True)
     if isinstance(where, str) and is_url(where):
-        with suppress(RemoteError):  # which may be what the run failed with
+        with suppress(RemoteError):  # the run may have failed with the same error
             Place.of(where).put(data, workspace.status.name)
     return status
 
 
 def read_status(workspace: Workspace) -> dict[str, Any]:
-    """Return what `note_status` wrote; nothing where there is none or it is damaged."""
+    """Return what `note_status` wrote; empty if the file is missing or damaged."""
     try:
         found = json.loads(workspace.status.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a run would do: how the corpus differs from the last catalog, and what has to be encoded."""
+"""Plan a run: how the corpus differs from the last catalog, and how much there is to encode."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _COMPARED = ["uri", "sha256", "caption", "metadata"]
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Files of the corpus by what became of them since the last catalog, and distinct GIFs that are to be encoded.
+    """Counts of files by their change since the last catalog, and of distinct GIFs to encode.
 
-    A file is `moved` if its bytes were known by a URI that is gone, `duplicated` if by one that is still there,
-    `edited` if only its caption or its metadata are others. `unreadable` files become rejects. `seconds` is
-    what encoding took per GIF in the run that encoded most, times `to_encode`; None where no run is known.
+    A file is `moved` if its bytes were known by a URI that is gone, `duplicated` if that URI still exists, and `edited`
+    if only its caption or metadata changed. `unreadable` files become rejects. `seconds` is an estimate: the time per
+    GIF of the run that encoded most, times `to_encode`; None without earlier runs.
     """
 
     items: int
@@ -40,13 +40,13 @@ class RunPlan:
 
     @property
     def notice(self) -> str | None:
-        """What someone should know before the run starts: that another encoder was chosen, and what that costs."""
+        """A warning before the run starts, if another encoder was chosen: what that costs."""
         if not self.encoder_changed or not self.to_encode:
             return None
         return (
-            "the image encoder, its weights or the sampling are not those of the last run: "
-            f"{self.to_encode:,} GIFs are encoded by {self.encoder}{_about(self.seconds)}; the features of the last "
-            "one are kept as long as a version that was built of them"
+            "the image encoder, its weights or the sampling differ from the last run: "
+            f"{self.encoder} encodes {self.to_encode:,} GIFs again{_about(self.seconds)}; the old features are kept "
+            "until the last version that was built from them is pruned"
         )
 
 
@@ -74,7 +74,7 @@ def plan_run(scanned: Scan, missing: int, workspace: Workspace, cache: FeatureCa
 
 
 def _last(workspace: Workspace) -> tuple[list[dict[str, Any]], str | None]:
-    """Return the rows of the newest catalog and the fingerprint it was written for; nothing if it cannot be read."""
+    """Return the newest catalog's rows and its features' fingerprint; nothing if it cannot be read."""
     catalog = workspace.newest_catalog()
     if catalog is None:
         return [], None
@@ -109,7 +109,7 @@ def _differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> d
 
 
 def _last_speed(workspace: Workspace) -> float | None:
-    """Return the GIFs a second of the run that encoded most: of few, most of the time is the start."""
+    """Return the GIFs per second of the run that encoded most, because start-up dominates small runs."""
     most, speed = 0, None
     for path in workspace.builds.glob("*/stats.json"):
         try:

@@ -1,4 +1,4 @@
-"""Delete what no version that stays needs: versions, builds, parts of the cache of features, leftovers."""
+"""Delete old versions, and the builds, cached features and leftovers that no remaining version needs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from gifdex.pipeline.workspace import BUILDS, STORE, Workspace, catalog_fingerpr
 from gifdex.schemas.files import absolute, is_url, read_table
 from gifdex.schemas.progress import QUIET, Progress
 
-# A version that was current within this span may be about to be opened.
+# A reader may be about to open a version that was current this recently.
 PROTECTED = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class PruneSummary:
-    """What was deleted: names of versions and builds, counts of part files and of unfinished files, and bytes.
+    """What was deleted: versions, builds, counts of part files and of unfinished files, and bytes.
 
-    `kept` versions are there still.
+    `kept` are the remaining versions.
     """
 
     kept: list[str] = field(default_factory=list)
@@ -39,9 +39,9 @@ class PruneSummary:
 
 
 def prune_at(where: Path | str, keep: int, progress: Progress = QUIET) -> PruneSummary:
-    """Prune a store on this machine or at a URL, and of a workspace's own store the whole workspace.
+    """Prune a local store or one at a URL; if it belongs to a workspace, prune the whole workspace.
 
-    Raises IndexNotFoundError where there is no store, WorkspaceBusyError while a run has the workspace.
+    Raises IndexNotFoundError if there is no store, WorkspaceBusyError while a run holds the workspace.
     """
     if isinstance(where, str) and is_url(where):
         place = Place.of(where)
@@ -62,8 +62,11 @@ def prune_at(where: Path | str, keep: int, progress: Progress = QUIET) -> PruneS
 
 
 def prune_store(folder: Path, keep: int, protected: timedelta = PROTECTED) -> PruneSummary:
-    """Delete versions of a store that no workspace holds, but the current one, the `keep` newest and those lately
-    current, and folders and files that are not finished, and to which nothing came for a day: it may be pushed to."""
+    """Prune a store outside of a workspace.
+
+    Deletes all versions except the current one, the `keep` newest and those that were current recently. Also deletes
+    unfinished folders and files that have not changed for a day; newer ones may belong to a push.
+    """
     before = _size(folder)
     gone = store.prune(folder, keep, protected, abandoned=pushing.ABANDONED)
     unfinished = store.clear_unfinished(folder, (datetime.now(UTC) - pushing.ABANDONED).timestamp())
@@ -73,12 +76,11 @@ def prune_store(folder: Path, keep: int, protected: timedelta = PROTECTED) -> Pr
 def prune(
     workspace: Workspace, keep: int, protected: timedelta = PROTECTED, also: Collection[str] = ()
 ) -> PruneSummary:
-    """Delete as `prune_store`, but for `also` some versions, and builds and features that no version that stays was
-    made of.
+    """Prune as `prune_store` does, but keep the versions `also`, and delete unused builds and features.
 
-    Only for a caller that holds the workspace. The newest build stays, since the next run compares the corpus with its
-    catalog, and so do the features that it names, for a run that was refused or not finished goes on from them. A part
-    file stays as long as one of its GIFs is needed.
+    The caller must hold the workspace. The newest build is kept, because the next run compares the corpus with its
+    catalog, and so are its features, because a refused or unfinished run continues from them. A part file is kept as
+    long as one of its GIFs is needed.
     """
     before = sum(_size(folder) for folder in workspace.folders)
     unfinished = workspace.clear_unfinished()
@@ -100,10 +102,10 @@ def _prune_builds(workspace: Workspace, kept: set[str]) -> list[str]:
 
 
 def _prune_features(workspace: Workspace) -> int:
-    """Delete part files none of whose GIFs is in the catalog of a build that is there, under that build's encoder.
+    """Delete part files whose GIFs are in no remaining build's catalog with the same encoder, and unreadable ones.
 
-    What was written after the newest catalog is of a run that was killed before it had one, and stays. Nothing goes
-    where a catalog does not say which encoder it is of, or cannot be read; a part that cannot be read goes.
+    Keeps files that are newer than the newest catalog: they are from a run that was killed before it wrote one. Deletes
+    nothing if a catalog does not state its encoder or cannot be read.
     """
     newest = workspace.newest_catalog()
     needed: dict[str, list[pa.ChunkedArray]] = {}

@@ -1,4 +1,4 @@
-"""What every run over a corpus shares: its encoder and cache, scanning and encoding, and what it says of itself."""
+"""What every run over a corpus shares: encoder, cache, scanning, encoding, and the summary."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ from gifdex.schemas.progress import Progress
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What scanning and encoding did; counts are of items but for `tried`, `encoded` and `reused`, of distinct GIFs.
+    """The result of scanning and encoding. `tried`, `encoded` and `reused` count distinct GIFs, the others items.
 
-    `precision` is what the image encoder computes in.
-    `partial` items are those of which only the frames before some damage count; `example_partial` has the URI of
-    the first one, and what was found. `example_rejects` has, of each class of error, the first reject's URI and reason.
-    `tried` GIFs were not in the cache, and `encoded` of them have features now; `gifs_per_second` counts the tried.
-    `seconds` are by stage.
+    `precision` is what the image encoder computes in. Of `partial` items, only the frames before some damage count;
+    `example_partial` has the URI and the damage of the first one. `example_rejects` has the URI and reason of the first
+    reject of each class of error. `tried` GIFs were not in the cache; `encoded` of them have features now, and
+    `gifs_per_second` counts all of them. `seconds` are by stage.
     """
 
     build_id: str = ""
@@ -66,20 +65,20 @@ class StageTimes:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Count the seconds of a stage."""
+        """Measure the seconds of a stage."""
         started = time.monotonic()
         yield
         self._seconds[stage] = round(time.monotonic() - started, 3)
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage, of those that have ended."""
+        """Seconds by stage, for finished stages."""
         return dict(self._seconds)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run over a corpus, in a workspace that is held; see `start`."""
+    """A run over a corpus in a locked workspace; see `start`."""
 
     settings: BuildSettings
     workspace: Workspace
@@ -90,7 +89,7 @@ class Run:
     _shared: Shared
 
     def scan(self) -> Scan:
-        """List the corpus and hash what is new in it."""
+        """List the corpus and hash new files."""
         with self.times.timed("scan"):
             return scan(self.settings, self.workspace, self.progress)
 
@@ -100,7 +99,7 @@ class Run:
         return plan_run(scanned, len(missing), self.workspace, self.cache, self.encoder.name)
 
     def encode(self, scanned: Scan) -> Encoded:
-        """Encode what the cache lacks, after a notice if that is because another encoder was chosen."""
+        """Encode the GIFs that are not cached, after a notice if another encoder was chosen."""
         todo = look_up(scanned.catalog, self.cache)
         planned = plan_run(scanned, len(todo.missing), self.workspace, self.cache, self.encoder.name)
         if planned.notice is not None:
@@ -109,7 +108,7 @@ class Run:
             return encode_missing(todo, self.settings, self.cache, self.encoder, self._shared, self.progress)
 
     def summary(self, build_id: str, scanned: Scan, encoded: Encoded, lists: Lists) -> RunSummary:
-        """Return what the stages did, under the id that the run's results got."""
+        """Return the summary of the stages, under the id of the run's results."""
         partial = lists.catalog.filter(pc.is_valid(lists.catalog["damage"]))
         examples = [f"{row['uri']}: {row['damage']}" for row in partial.slice(0, 1).to_pylist()]
         rejects = lists.rejects.to_pylist()
@@ -134,7 +133,7 @@ class Run:
 
 
 def start(settings: BuildSettings, workspace: Workspace, progress: Progress) -> Run:
-    """Make the image encoder and open its cache, which hashes weights, and may load the model to settle precision."""
+    """Create the image encoder and open its cache: hash weights, and load the model if the precision depends on it."""
     shared = Shared()
     progress.stage("encoder", 0, 1)
     encoder = acquire_encoder(settings.encode, shared)
@@ -144,6 +143,6 @@ def start(settings: BuildSettings, workspace: Workspace, progress: Progress) -> 
 
 
 def commit_statistics(workspace: Workspace, settings: BuildSettings, build_id: str, summary: Mapping[str, Any]) -> None:
-    """Write what the run did, for people and dashboards."""
+    """Write the run's statistics, for people and dashboards."""
     statistics = {"finished": datetime.now(UTC).isoformat("T", "seconds"), "corpus": settings.corpus, **summary}
     commit_bytes(workspace.statistics(build_id), (json.dumps(statistics, indent=2) + "\n").encode())

@@ -1,6 +1,6 @@
-"""First stage: which items does the corpus have, and which bytes are they?
+"""First stage: list the items of the corpus and hash their bytes.
 
-Unchanged files are recognised by (uri, size, modification time) against the last catalog and not read.
+Files with the URI, size and modification time of the last catalog are unchanged and not read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TASK_ITEMS = 256
 
 @dataclass(frozen=True)
 class Known:
-    """What the last catalog says of a URI."""
+    """The last catalog's entry for a URI."""
 
     size: int
     modified: float
@@ -42,7 +42,7 @@ class Known:
 
 @dataclass(frozen=True)
 class ScanTask:
-    """Files to look at, with what was known of each, and where the results go."""
+    """Files to scan, the last catalog's entry for each, and the file of results."""
 
     entries: tuple[Entry, ...]
     known: tuple[Known | None, ...]
@@ -50,15 +50,15 @@ class ScanTask:
 
     @property
     def items(self) -> int:
-        """How many files the task looks at."""
+        """How many files the task scans."""
         return len(self.entries)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What the scan found: the catalog (schema CATALOG) and rejects (schema REJECTS), both sorted by id.
+    """The result of a scan: the catalog (schema CATALOG) and rejects (schema REJECTS), both sorted by id.
 
-    `unchanged` counts files that were recognised without being read, `ignored` those that are no GIFs.
+    `unchanged` counts files that did not have to be read, `ignored` other files that are not GIFs.
     """
 
     catalog: pa.Table
@@ -68,7 +68,7 @@ class Scan:
 
 
 def plan_scan(entries: Sequence[Entry], known: dict[str, Known], folder: Path, limits: Limits) -> list[ScanTask]:
-    """Cut entries, in their order, into tasks; a task's name is a hash of all that it is given."""
+    """Split entries, in order, into tasks; a task's name is a hash of its inputs."""
     tasks = []
     for start in range(0, len(entries), _TASK_ITEMS):
         part = tuple(entries[start : start + _TASK_ITEMS])
@@ -79,7 +79,7 @@ def plan_scan(entries: Sequence[Entry], known: dict[str, Known], folder: Path, l
 
 
 def look_at(entry: Entry, known: Known | None, limits: Limits) -> dict[str, Any]:
-    """Return the SCAN_RESULTS row of one file; whatever is wrong with it becomes its reason."""
+    """Return the SCAN_RESULTS row of one file; any error becomes its reason."""
     row: dict[str, Any] = {"id": entry.id, "size": entry.size, "modified": entry.modified}
     try:
         if entry.size is None or entry.modified is None:
@@ -101,7 +101,7 @@ def look_at(entry: Entry, known: Known | None, limits: Limits) -> dict[str, Any]
 
 
 class RunScanTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
-    """Look at a task's files, some at a time, and commit one results file."""
+    """Scan a task's files in threads, and commit one file of results."""
 
     def __init__(self, limits: Limits, threads: int) -> None:
         self._limits = limits
@@ -118,7 +118,7 @@ class RunScanTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
 def scan(settings: BuildSettings, workspace: Workspace, progress: Progress) -> Scan:
     """List the corpus, hash what is new or changed, and return the catalog.
 
-    Raises CorpusError where the corpus cannot be listed, PipelineError where results are missing.
+    Raises CorpusError if the corpus cannot be listed, PipelineError if results are missing.
     """
     listing = list_corpus(settings.corpus)
     known = {} if settings.checksum else _last_catalog(workspace)
@@ -128,7 +128,7 @@ def scan(settings: BuildSettings, workspace: Workspace, progress: Progress) -> S
     if settings.checksum and workspace.scan.exists():
         shutil.rmtree(workspace.scan)
     tasks = plan_scan(rest, known, workspace.scan, limits)
-    todo = [task for task in tasks if not _stands(task)]
+    todo = [task for task in tasks if not _is_reusable(task)]
     for task in todo:
         task.output.unlink(missing_ok=True)
 
@@ -146,10 +146,10 @@ def _known(result: dict[str, Any]) -> Known:
     return Known(result["size"], result["modified"], result["sha256"])
 
 
-def _stands(task: ScanTask) -> bool:
-    """Tell whether an interrupted scan's result still holds: not where a file could not be read or may have changed.
+def _is_reusable(task: ScanTask) -> bool:
+    """Tell whether an interrupted scan's result is still valid: all files were read and cannot have changed since.
 
-    Size and time as listing told them are part of a task's name, so what they say is the same.
+    The size and time from listing are part of a task's name, so they are unchanged.
     """
     if any(entry.size is None or not entry.modified for entry in task.entries) or not task.output.exists():
         return False
@@ -167,19 +167,19 @@ def _is_unchanged(entry: Entry, known: dict[str, Known], limits: Limits) -> bool
 
 
 def _is_same(before: Known | None, size: int, modified: float | None) -> bool:
-    """Tell whether a file is what it was; one whose time its filesystem does not tell (0) may have changed."""
+    """Tell whether a file is unchanged; without a modification time (0) it may have changed."""
     return before is not None and bool(modified) and (before.size, before.modified) == (size, modified)
 
 
 def _last_catalog(workspace: Workspace) -> dict[str, Known]:
-    """Return what the newest catalog knows, by URI; nothing where there is none or it cannot be read."""
+    """Return the newest catalog's entries by URI; empty if there is none or it cannot be read."""
     newest = workspace.newest_catalog()
     if newest is None:
         return {}
     try:
         table = read_table(newest, ["uri", "size", "modified", "sha256"])
     except (OSError, pa.ArrowException):
-        return {}  # it only saves reading; every file is hashed again
+        return {}  # every file is hashed again
     columns = (table[name].to_pylist() for name in ("uri", "size", "modified", "sha256"))
     return {uri: Known(size, modified, sha256) for uri, size, modified, sha256 in zip(*columns, strict=True)}
 

@@ -1,4 +1,4 @@
-"""What a build can be told, one frozen record a concern."""
+"""The settings of builds and nightly runs, one frozen record per concern."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gifdex.schemas.errors import ConfigError
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """How the index stage runs. `projection` is a file, or None for the zero-shot one.
+    """Settings of the index stage. `projection` is a file, or None for the zero-shot one.
 
-    `engines` are those to build, and what each is told besides its defaults. `keep_features` keeps the image encoder's
-    features in the index, as the field `features`.
-    `shards` are built apart, each in one task; None: as few as keep a task within 2 GiB of features and vectors.
+    `engines` maps the engines to build to parameters that override their defaults. `keep_features` keeps the image
+    encoder's features in the index, as the field `features`. Each of the `shards` is built in its own task; None means
+    as few as keep a task within 2 GiB of features and vectors.
     """
 
     text_encoder: str = DEFAULT_TEXT_ENCODER
@@ -34,11 +34,10 @@ class IndexSettings:
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Everything `build` is told: what to read, where to write (a folder, or a URL such as s3://bucket/ws), and how.
+    """All settings of a build: the corpus, the workspace (a folder, or a URL such as s3://bucket/ws), and the stages.
 
-    `checksum` hashes every file again instead of trusting size and modification time. `strict` rejects GIFs of which
-    only the good beginning could be decoded. `beam_options` are
-    passed to Beam as they are.
+    `checksum` hashes every file again instead of trusting size and modification time. `strict` rejects GIFs that can
+    only be decoded in part. `beam_options` are passed to Beam unchanged.
     """
 
     corpus: str
@@ -52,12 +51,12 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class GateSettings:
-    """What the gate asks for.
+    """Settings of the quality gate.
 
-    `min_recall`: recall@10 of each field's default engine as its build measured it, on vectors and on sentences.
-    `max_shrink`: share of the last published version's items that may be missing. `max_rejects`: of all files, a share
-    if below 1, else a count. `canaries`: a file of JSON Lines {"sentence": ..., "id": ..., "k": 10}; each sentence must
-    find its id among the first k.
+    `min_recall`: minimal recall@10 of each field's default engine, as measured by its build on vectors and sentences.
+    `max_shrink`: share of the last published version's items that may be missing. `max_rejects`: a share of all files
+    if below 1, otherwise a count. `canaries`: a file of JSON Lines {"sentence": ..., "id": ..., "k": 10}; each sentence
+    must find its id among the first k.
     """
 
     min_recall: float = 0.95
@@ -67,16 +66,16 @@ class GateSettings:
 
     def __post_init__(self) -> None:
         for name in ("min_recall", "max_shrink", "max_rejects"):
-            if not getattr(self, name) >= 0:  # of NaN, nothing is true: it would let everything through
+            if not getattr(self, name) >= 0:  # also refuses NaN, which would disable the rule
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a number, at least 0")
 
 
 @dataclass(frozen=True)
 class NightlySettings:
-    """What a nightly run is told.
+    """Settings of a nightly run.
 
-    `keep` versions stay; what is published is copied to the URL or folder `push`; `force` publishes what the gate
-    refuses.
+    Pruning keeps `keep` versions; the published version is copied to the URL or folder `push`; `force` publishes even
+    if the gate refuses.
     """
 
     build: BuildSettings

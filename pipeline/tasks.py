@@ -1,7 +1,7 @@
-"""Run self-contained tasks on Beam, and check what they left against what was planned.
+"""Run self-contained tasks on Beam, and check their results against the plan.
 
-A task names the one file that it commits, so that what has been done can be seen from outside on every
-runner: for progress while it runs, and for the check afterwards. A runner's DONE is no proof.
+A task names the one file that it commits, so progress is visible on every runner, and results can be checked
+afterwards: a runner's DONE does not prove that every task succeeded.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from gifdex.schemas.errors import BeamOptionsError, GifdexError, PipelineError
 from gifdex.schemas.progress import QUIET, Progress
 
-# Named explicitly: Beam's default runner first looks for a program to download.
+# Named explicitly, because Beam's default runner first tries to download a program.
 _LOCAL_RUNNER = "--runner=FnApiRunner"
 _POLL_SECONDS = 0.2
-# Beam makes another exception of what a task raises, with this at the end of its message.
+# Beam wraps a task's exceptions and appends this to the message.
 _WHERE = " [while running '"
 # "gifdex.schemas.errors.EncoderError: ..."
 _REMOTE = re.compile(r"[A-Za-z_][\w.]*: ")
 
 
 class Task(Protocol):
-    """One unit of work: what it commits, and how many items it stands for."""
+    """One unit of work: the file that it commits, and its number of items."""
 
     @property
     def output(self) -> Path:
-        """The file whose presence says that the task is done."""
+        """The file that exists when the task is done."""
 
     @property
     def items(self) -> int:
-        """How many items it stands for."""
+        """Its number of items."""
 
 
 def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
-    """Return Beam's options from its own flags, on FnApiRunner unless they name another runner.
+    """Parse Beam's flags; the default runner is FnApiRunner.
 
-    Raises BeamOptionsError for what Beam cannot parse and, on FnApiRunner, for what it does not know; a job
-    server may know more flags than we do.
+    Raises BeamOptionsError for flags that Beam cannot parse and, on FnApiRunner, for unknown ones; job servers may have
+    more flags.
     """
     named = any(a == "--runner" or a.startswith("--runner=") for a in arguments)
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with redirect_stdout(said), redirect_stderr(said):  # argparse prints before it exits
+        with redirect_stdout(output), redirect_stderr(output):  # argparse prints before it exits
             options = PipelineOptions([*arguments] if named else [_LOCAL_RUNNER, *arguments])
             known = options.get_all_options()
             unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
     except SystemExit as err:
-        reason = (said.getvalue().strip().splitlines() or ["no reason given"])[-1]
+        reason = (output.getvalue().strip().splitlines() or ["no reason given"])[-1]
         raise BeamOptionsError(f"Beam cannot use the options {' '.join(arguments)!r}: {reason}") from err
     stray = [
         argument
@@ -66,18 +66,17 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
     ]
     if stray or (unknown and str(known["runner"]).rpartition(".")[2] == _LOCAL_RUNNER.partition("=")[2]):
         found = repr(stray[0]) if stray else f"--{unknown[0]}"
-        raise BeamOptionsError(f"{found} is no option of Beam; expected flags such as --runner=FlinkRunner after --")
+        raise BeamOptionsError(f"Beam does not know {found}; expected flags such as --runner=FlinkRunner after --")
     return options
 
 
 def run_tasks(
     stage: str, tasks: Sequence[Task], worker: Callable[[], Any], options: Sequence[str], progress: Progress = QUIET
 ) -> None:
-    """Run `worker()`, a DoFn, over every task on Beam and wait; raises PipelineError where the runner fails.
+    """Run `worker()`, a DoFn, over every task on Beam and wait; raises PipelineError if the runner fails.
 
-    A GifdexError or an OSError of a task comes out as itself, where the runner leaves it whole.
-
-    `progress` counts the items of tasks whose output is there.
+    Re-raises a task's GifdexError or OSError if the runner preserves it. `progress` counts the items of tasks whose
+    output exists.
     """
     total = sum(task.items for task in tasks)
     progress.stage(stage, 0, total)
@@ -92,7 +91,7 @@ def run_tasks(
                     | f"{stage}: distribute" >> beam.Reshuffle()
                     | f"{stage}: run" >> beam.ParDo(worker())
                 )
-        except Exception as err:  # runners raise what they like
+        except Exception as err:  # runners may raise anything
             if (raised := _raised(err)) is not None:
                 raise raised from None
             raise PipelineError(
@@ -103,13 +102,13 @@ def run_tasks(
     if missing:
         raise PipelineError(
             f"the {stage} pipeline ended, but {len(missing)} of {len(tasks)} tasks left no result (the first: "
-            f"{missing[0].output}): run again, what was committed is kept"
+            f"{missing[0].output}): run again; what was committed is kept"
         )
     progress.stage(stage, total, total)
 
 
 def _reason(err: Exception) -> str:
-    """Return the line that says why: the first, or, of another process's traceback, the one after the stack."""
+    """Return the line with the reason: the first, or the one after the stack in another process's traceback."""
     lines = str(err).strip().splitlines() or ["no reason given"]
     if lines[0].startswith("Traceback"):
         lines = [line for line in lines[1:] if _REMOTE.match(line)][-1:] or lines
@@ -117,7 +116,7 @@ def _reason(err: Exception) -> str:
 
 
 def _raised(err: BaseException) -> GifdexError | OSError | None:
-    """Return what a task raised on purpose, or for a disk, as it was before a runner in this process appended where."""
+    """Return a task's GifdexError or OSError without the text that a runner in this process appended."""
     at: BaseException | None = err
     while at is not None:
         if isinstance(at, (GifdexError, OSError)) and _WHERE not in str(at):
@@ -128,7 +127,7 @@ def _raised(err: BaseException) -> GifdexError | OSError | None:
 
 @contextmanager
 def _watching(stage: str, tasks: Sequence[Task], progress: Progress) -> Iterator[None]:
-    """Report finished tasks from a thread, since a local runner gives control back only at its end."""
+    """Report finished tasks from a thread, because a local runner blocks until its end."""
     ended = threading.Event()
     total = sum(task.items for task in tasks)
 
@@ -139,7 +138,7 @@ def _watching(stage: str, tasks: Sequence[Task], progress: Progress) -> Iterator
             started = time.monotonic()
             waiting = [task for task in waiting if not task.output.is_file()]
             progress.stage(stage, total - sum(task.items for task in waiting), total)
-            # Of very many tasks, or on a slow filesystem: at most a twentieth of a processor goes into looking.
+            # With many tasks or a slow filesystem, use at most a twentieth of a processor for this.
             pause = max(_POLL_SECONDS, 20 * (time.monotonic() - started))
 
     thread = threading.Thread(target=watch, name=f"gifdex-{stage}-progress", daemon=True)

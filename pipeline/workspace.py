@@ -1,4 +1,4 @@
-"""Where everything lies below the workspace, and who may write to it."""
+"""The layout of a workspace, and its lock."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Workspace:
 
     @property
     def builds(self) -> Path:
-        """One folder a build: catalog, rejects, embeddings, statistics."""
+        """One folder per build: catalog, rejects, embeddings, statistics."""
         return self.root / BUILDS
 
     @property
     def scan(self) -> Path:
-        """Results of a scan under way; gone when its catalog is written."""
+        """Results of the current scan; deleted when its catalog is written."""
         return self.root / "scan"
 
     @property
@@ -72,43 +72,43 @@ class Workspace:
         return self.build(build_id) / "rejects" / "part-00000.parquet"
 
     def embeddings(self, build_id: str) -> Path:
-        """The embeddings of a build, one file a shard."""
+        """The embeddings of a build, one file per shard."""
         return self.build(build_id) / "embeddings"
 
     def statistics(self, build_id: str) -> Path:
-        """What a run says of itself."""
+        """The statistics of a run."""
         return self.build(build_id) / "stats.json"
 
     @property
     def status(self) -> Path:
-        """What became of the last nightly runs."""
+        """The status of the last nightly runs."""
         return self.root / "status.json"
 
     def newest_catalog(self) -> Path | None:
-        """Return the catalog that was written last, with which the next run compares the corpus."""
+        """Return the newest catalog, which the next run compares the corpus with."""
         catalogs = sorted(self.builds.glob("*/catalog/part-00000.parquet"), key=lambda path: path.stat().st_mtime)
         return catalogs[-1] if catalogs else None
 
     def clear_unfinished(self) -> int:
-        """Delete what killed runs left, for the one who holds it; return how many files that were.
+        """Delete what killed runs left; return how many files. The caller must hold the workspace.
 
-        The root may hold files of others. The store may be published in by someone who does not hold the workspace.
+        Leaves other files in the root alone, and waits for anyone who is publishing in the store.
         """
         ours = [folder for folder in self.folders if folder != self.store]
         return sum(remove_unfinished(folder) for folder in ours) + store.clear_unfinished(self.store)
 
     def check_free(self) -> None:
-        """Raise WorkspaceBusyError where another run holds it now; what comes before `locked` may take seconds."""
+        """Raise WorkspaceBusyError if another run holds it; a fast check before slow work that precedes `locked`."""
         if (self.root / _LOCK_NAME).is_file():
             with self.locked():
                 pass
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the workspace and hold it for writing.
+        """Create the workspace and lock it for writing.
 
-        The operating system releases the lock when its holder ends, however it ends. Raises
-        WorkspaceBusyError that says who holds it since when, WorkspaceError where it cannot be made.
+        The operating system releases the lock when its holder ends for any reason. Raises WorkspaceBusyError with the
+        holder and the time, WorkspaceError if the workspace cannot be created.
         """
         path = self.root / _LOCK_NAME
         try:
@@ -145,7 +145,7 @@ class Workspace:
 
 
 def catalog_fingerprint(path: Path) -> str | None:
-    """Return the fingerprint of the features that a catalog was written for; None where it does not say."""
+    """Return the fingerprint of a catalog's features; None if it does not state one."""
     found = (pq.read_schema(path).metadata or {}).get(FINGERPRINT_KEY)
     return None if found is None else found.decode()
 
@@ -155,4 +155,4 @@ def _holder(descriptor: int) -> str:
         holder = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (ValueError, KeyError, TypeError):
-        return "it has not said who it is yet"
+        return "unknown process"

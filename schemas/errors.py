@@ -7,26 +7,26 @@
     ├── CaptionsError               a captions file for `evaluate` cannot be used
     ├── DecodeError                 the bytes of one GIF cannot become frames (ends as a reject)
     │   ├── LimitError              ... because it is larger than a limit allows
-    │   ├── UnsupportedFormatError  ... because they are no animation of a format that gifdex reads
-    │   ├── ChangedFileError        ... because they are no longer those that the corpus was listed with
-    │   └── MissingDecoderError     ... because that format needs an extra
-    ├── EncoderError                an encoder is unknown, or cannot do what was asked
+    │   ├── UnsupportedFormatError  ... because they are not an animation that gifdex can read
+    │   ├── ChangedFileError        ... because they changed after the corpus was listed
+    │   └── MissingDecoderError     ... because their format needs an extra
+    ├── EncoderError                an encoder is unknown, or does not support the request
     │   ├── WeightsError            its weights are absent or unreadable
-    │   └── UnknownWordsError       it knows no word of a sentence
+    │   └── UnknownWordsError       a sentence has no word that it knows
     ├── ProjectionError             a projection is unreadable, or does not fit its encoders
-    ├── PipelineError               what came back from a pipeline does not match its plan
+    ├── PipelineError               the results of a pipeline do not match its plan
     ├── BeamOptionsError            Beam does not understand the options it was given
     ├── WorkspaceError              the workspace cannot be used
     │   └── WorkspaceBusyError      another run holds it
     ├── ArtifactError               there is no usable index at a path
-    │   ├── IndexNotFoundError      nothing published, or nothing there
+    │   ├── IndexNotFoundError      nothing is published or found there
     │   ├── FormatVersionError      written by a newer gifdex
     │   └── CorruptIndexError       bytes differ from what the manifest says
     ├── PublishError                a version cannot be published or rolled back to
     │   └── GateError               ... because the quality gate refuses it
     ├── ConfigError                 a configuration file cannot be used
-    ├── RemoteError                 a store elsewhere cannot be read or written
-    ├── ExportError                 plain files cannot be written where they were asked for
+    ├── RemoteError                 a remote store cannot be read or written
+    ├── ExportError                 an export cannot be written
     ├── QueryError                  a query cannot be answered: dimensions, NaN, zero, empty
     └── MissingExtraError           an optional dependency is not installed
 
@@ -46,7 +46,7 @@ class GifdexError(Exception):
 
 
 class CorpusError(GifdexError):
-    """The corpus cannot be listed or read, is empty, or has two items of one id."""
+    """The corpus cannot be listed or read, is empty, or has two items with the same id."""
 
 
 class CaptionsError(GifdexError):
@@ -56,7 +56,7 @@ class CaptionsError(GifdexError):
 class DecodeError(GifdexError):
     """The bytes of one GIF cannot be turned into frames.
 
-    `lasting` is false where the machine had a part in it (time, memory), so that trying again may succeed.
+    `lasting` is false if a retry may succeed, because the machine ran out of time or memory.
     """
 
     def __init__(self, message: str, *, lasting: bool = True) -> None:
@@ -69,7 +69,7 @@ class LimitError(DecodeError):
 
 
 class UnsupportedFormatError(DecodeError):
-    """A file is no animation of a format that gifdex reads."""
+    """A file is not an animation in a format that gifdex reads."""
 
 
 class ChangedFileError(DecodeError):
@@ -81,7 +81,7 @@ class MissingDecoderError(DecodeError):
 
 
 class EncoderError(GifdexError):
-    """An encoder is unknown, or cannot do what was asked of it."""
+    """An encoder is unknown, or does not support the request."""
 
 
 class WeightsError(EncoderError):
@@ -89,7 +89,7 @@ class WeightsError(EncoderError):
 
 
 class UnknownWordsError(EncoderError):
-    """A text encoder knows no word of a sentence; `positions` are such sentences' places in the batch, from 0."""
+    """A text encoder knows no word of some sentences; `positions` are their indexes in the batch."""
 
     def __init__(self, message: str, *, positions: Sequence[int] = ()) -> None:
         super().__init__(message)
@@ -101,7 +101,7 @@ class ProjectionError(GifdexError):
 
 
 class PipelineError(GifdexError):
-    """What came back from a pipeline does not match its plan."""
+    """The results of a pipeline do not match its plan."""
 
 
 class BeamOptionsError(GifdexError):
@@ -147,17 +147,17 @@ class GateError(PublishError):
 
 
 class ConfigError(GifdexError):
-    """A configuration file cannot be read, or says what cannot be."""
+    """A configuration file cannot be read, or has an invalid value."""
 
     exit_code = 2
 
 
 class RemoteError(GifdexError):
-    """A store elsewhere cannot be reached, read or written."""
+    """A remote store cannot be reached, read or written."""
 
 
 class ExportError(GifdexError):
-    """An export cannot be written where it should be."""
+    """An export cannot be written to its destination."""
 
 
 class QueryError(GifdexError):
@@ -174,4 +174,4 @@ class MissingExtraError(GifdexError):
         self._given = (needed_for, module, extra)
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
-        return type(self), self._given  # so that it crosses from a worker process
+        return type(self), self._given  # so that a worker process can send it

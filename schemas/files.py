@@ -1,4 +1,4 @@
-"""The one way files reach the disk (temporary name, fsync, rename, fsync of the folder), and how they are read."""
+"""How files are written (temporary name, fsync, rename, fsync of the folder) and read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def absolute(path: str | Path) -> Path:
-    """Return a path in full, links unfollowed; the ~ of an unknown user stays as it is."""
+    """Return an absolute path without following links; the ~ of an unknown user is kept."""
     given = Path(path)
     with suppress(RuntimeError):
         given = given.expanduser()
@@ -36,7 +36,7 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or what a folder lists, is on the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,10 +48,9 @@ def sync(path: Path) -> None:
 def committing(path: Path, *, same_temporary_name: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on leaving without an error it becomes `path`, durably.
 
-    A reader sees either the old file or the whole new one, whatever moment the process dies at. An OSError names the
-    file. A caller that is
-    `same_temporary_name` is for folders that gifdex does not clear: the name is the same each time, with another
-    suffix, so that the next write overwrites what a killed one left behind, and no reader takes it for the file.
+    A reader sees either the old file or the whole new one, even if the process is killed. An OSError names the file.
+    Use `same_temporary_name` in folders that gifdex does not clean up: the next write then overwrites what a killed
+    one left. That name ends in another suffix, so no reader mistakes it for the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unique = f"{path.name}.part" if same_temporary_name else f"{uuid.uuid4().hex[:12]}-{path.name}"
@@ -85,7 +84,7 @@ def commit_table(path: Path, table: pa.Table) -> None:
 def json_lines(text: str, where: str, error: type[GifdexError]) -> Iterator[dict[str, Any]]:
     """Yield the objects of JSON Lines; raises `error` that names `where` and the line for anything else.
 
-    Lines end at line feeds alone: JSON strings may hold U+2028 and other ends of lines that str.splitlines knows.
+    Only line feeds end a line: JSON strings may contain U+2028 and other characters that str.splitlines splits at.
     """
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -95,12 +94,14 @@ def json_lines(text: str, where: str, error: type[GifdexError]) -> Iterator[dict
         except (ValueError, RecursionError) as err:
             raise error(f"line {number} of {where} is not JSON: {err}; fix the line") from err
         if not isinstance(row, dict):
-            raise error(f'line {number} of {where} is no JSON object; expected one such as {{"id": ...}}: fix the line')
+            raise error(
+                f'line {number} of {where} is not a JSON object; expected one such as {{"id": ...}}: fix the line'
+            )
         yield row
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file; the folders above it say nothing about its columns."""
+    """Read one Parquet file; folder names such as year=2015 add no columns."""
     return pq.read_table(path, columns=columns, partitioning=None)
 
 
@@ -111,10 +112,10 @@ def sha256_file(path: Path) -> str:
 
 
 def remove_unfinished(folder: Path, before: float = math.inf) -> int:
-    """Delete what interrupted writers left below `folder` and return how many files that were.
+    """Delete the files that interrupted writers left below `folder`; return how many.
 
-    Another writer's unfinished file looks the same, so it is only for a caller that holds the workspace's lock, or for
-    files that were last written `before` a time (seconds since 1970).
+    An active writer's file looks the same. So hold the workspace's lock, or limit this to files last written `before`
+    a time (seconds since 1970).
     """
     leftovers = [path for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if _is_left(path, before)]
     for path in leftovers:
@@ -125,5 +126,5 @@ def remove_unfinished(folder: Path, before: float = math.inf) -> int:
 def _is_left(path: Path, before: float) -> bool:
     try:
         return path.is_file() and path.stat().st_mtime < before
-    except OSError:  # it was committed while we looked
+    except OSError:  # committed in the meantime
         return False

@@ -15,13 +15,13 @@ from gifdex.schemas.errors import CorruptIndexError, FormatVersionError
 FORMAT = "gifdex-index"
 FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
-# Turns the parsed JSON of one format version into that of the next.
+# Converts the parsed JSON of one format version to the next.
 Upgrade: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What one file of the version must be."""
+    """The size and hash of one file of the version."""
 
     bytes: int
     sha256: str
@@ -29,7 +29,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class EncoderRecord:
-    """Which encoder made the vectors; a query must come from one of the same fingerprint."""
+    """Which encoder made the vectors; queries need one with the same fingerprint."""
 
     name: str
     fingerprint: str
@@ -73,7 +73,7 @@ class ReductionRecord:
 class RecallRecord:
     """The recall of one engine at its default `num_candidates`, against exact search.
 
-    `at` has the share of the best "1", "10" and "100" rows that it found, over `queries` queries; empty where nothing
+    `at` maps "1", "10" and "100" to the share of the best rows found, over `queries` queries. It is empty if nothing
     was measured.
     """
 
@@ -83,12 +83,12 @@ class RecallRecord:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """How one engine's files were built, how it is asked, and what it finds.
+    """How one engine was built, how it is queried, and its recall.
 
-    `dimensions` of the reduction (its leading ones; of the vectors where there is none) are what it sees,
-    `parameters` what its build was told. `num_candidates` of each shard are rescored for ten hits or fewer.
-    `vector_recall` is measured on vectors of the field, each left out of the answers to itself; `sentence_recall` on
-    sentences that describe no item in particular, None where the field does not answer sentences.
+    The engine sees the leading `dimensions` of the reduction, or of the vectors if there is none. `parameters` are
+    those of its build. Up to ten hits are chosen from `num_candidates` of each shard. `vector_recall` is measured
+    on vectors of the field, each excluded from its own results; `sentence_recall` on sentences that describe no item
+    in particular, None if the field does not answer sentences.
     """
 
     library: str
@@ -102,7 +102,7 @@ class EngineRecord:
 
     @property
     def recall(self) -> float | None:
-        """The lower of the two recalls at ten rows; None where neither was measured."""
+        """The lower of the two values of recall@10; None if neither was measured."""
         measured = (self.vector_recall, self.sentence_recall)
         found = [recall.at["10"] for recall in measured if recall is not None and "10" in recall.at]
         return min(found, default=None)
@@ -112,8 +112,8 @@ class EngineRecord:
 class ShardRecord:
     """One slice of a field: the rows over `items` items from `first_item` on, and their files.
 
-    `vectors` holds the rows' vectors. `row_items` maps each row to its items, None where row i is item first_item + i.
-    `engines` has the file that each engine reads.
+    `vectors` is the file of the rows' vectors. `row_items` maps rows to items; it is None if row i is item
+    first_item + i. `engines` names each engine's file.
     """
 
     first_item: int
@@ -128,8 +128,8 @@ class ShardRecord:
 class FieldRecord:
     """A named set of vectors in one space.
 
-    `dtype` is float32 (unit vectors) or float16 (of any length). `engine` is the one of `engines` that answers by
-    default; a field without engines is scanned.
+    `dtype` is float32 (unit vectors) or float16 (any length). `engine` is the default one of `engines`; a field
+    without engines is scanned.
     """
 
     space: SpaceRecord
@@ -144,10 +144,10 @@ class FieldRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a reader must know before it maps a byte of the other files.
+    """Everything a reader must know before it opens the other files.
 
-    `metric` is what scores are (always "cosine"), `items_file` the table of items, `fields` the sets of vectors by
-    name ("image" always), and `files` has every other file of the directory.
+    `metric` is always "cosine", `items_file` is the table of items, `fields` are the sets of vectors by name (there is
+    always "image"), and `files` lists every other file of the directory.
     """
 
     format: str
@@ -203,7 +203,7 @@ class Manifest:
 def decode(kind: Any, value: Any, where: str) -> Any:
     """Turn parsed JSON into `kind`: a dataclass, tuple[X, ...], dict[str, X], X | None or a plain type.
 
-    Raises TypeError or KeyError whose message names the place below `where`.
+    Raises TypeError or KeyError with the path of the value, beginning with `where`.
     """
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):

@@ -1,4 +1,4 @@
-"""How long work tells how far it is, and what someone should know before it goes on."""
+"""How long-running work reports progress and notices."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told what a long run does; may be called from other threads than the one that runs it."""
+    """Receives progress and notices of a run, possibly from several threads."""
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """Take note that `done` of `total` of a stage are finished."""
+        """Report that `done` of `total` units of a stage are finished."""
 
     def notice(self, sentence: str) -> None:
-        """Take note of what someone should know before it happens."""
+        """Report something that the user should know before it happens."""
 
 
 class QuietProgress:
-    """A Progress that says nothing."""
+    """A Progress that ignores everything."""
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """Say nothing."""
+        """Ignore it."""
 
     def notice(self, sentence: str) -> None:
-        """Say nothing."""
+        """Ignore it."""
 
 
 QUIET = QuietProgress()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-# One row an item of the corpus that could be read. `size` is in bytes, `modified` in seconds since 1970 as the
-# filesystem reports it; both only serve to recognise an unchanged file without reading it again. `metadata` is a
-# JSON object of the catalog file's other columns. `damage` says of a partial item, of which only the frames before
-# the damage were indexed, what was found.
+# One row per readable item of the corpus. `size` is in bytes, `modified` in seconds since 1970 as the filesystem
+# reports it; they only serve to recognise unchanged files. `metadata` is a JSON object of the catalog file's other
+# columns. `damage` says what is wrong with a partial item: only the frames before the damage were indexed.
 CATALOG = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -21,8 +20,8 @@ CATALOG = pa.schema(
     ]
 )
 
-# One row an item that could not be indexed. `stage` is scan or encode, `error` the class of the error,
-# `reason` its one sentence. `sha256` is null where the bytes could not be read.
+# One row per item that could not be indexed. `stage` is scan or encode, `error` the class of the error, and `reason`
+# its message. `sha256` is null if the bytes could not be read.
 REJECTS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -34,7 +33,7 @@ REJECTS = pa.schema(
     ]
 )
 
-# One row a scanned file: a catalog row where `error` is null, a reject otherwise. Exists only during a scan.
+# One row per scanned file: a catalog row if `error` is null, otherwise a reject. Exists only during a scan.
 SCAN_RESULTS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -46,7 +45,7 @@ SCAN_RESULTS = pa.schema(
     ]
 )
 
-# One row an indexed item, in the index's own order: row i of the shards' vectors laid end to end.
+# One row per indexed item, in the order of the index.
 ITEMS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -57,17 +56,17 @@ ITEMS = pa.schema(
     ]
 )
 
-# The same with 64-bit offsets, as the index's Arrow file has them; columns for filters follow.
+# The same with 64-bit offsets, for the index's Arrow file, which appends columns for filters.
 STORED_ITEMS = pa.schema([pa.field(field.name, pa.large_string(), nullable=field.nullable) for field in ITEMS])
 
 
 def features(dimensions: int, fingerprint: str) -> pa.Schema:
-    """One row a GIF that was tried, keyed by the SHA-256 of its bytes.
+    """One row per GIF that was tried, keyed by the SHA-256 of its bytes.
 
-    `features` holds `dimensions` little-endian float32 values and is null where the GIF could not be
-    decoded; then `error` and `reason` say why, and `attempt` what decoded it under which limits, so that
-    another decoder or other limits try again. A `reason` without an `error` says why only the frames before some
-    damage count. `frames` counts the distinct frames that were encoded.
+    `features` holds `dimensions` little-endian float32 values. It is null if the GIF could not be decoded: then
+    `error` and `reason` say why, and `attempt` names the decoder and the limits, so that another decoder or other
+    limits try again. A `reason` without an `error` describes damage; only the frames before it count. `frames` counts
+    the distinct frames that were encoded.
     """
     return pa.schema(
         [
@@ -83,14 +82,14 @@ def features(dimensions: int, fingerprint: str) -> pa.Schema:
 
 
 def embeddings(dimensions: int) -> pa.Schema:
-    """One row an indexed item: unit vectors in the joint space, of the GIF and of its caption if any."""
+    """One row per indexed item: unit vectors in the joint space, of the GIF and of its caption if it has one."""
     value = pa.field("element", pa.float32(), nullable=False)  # its name in Parquet
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
             pa.field("sha256", pa.string(), nullable=False),
             pa.field("embedding", pa.list_(value, dimensions), nullable=False),
-            # Not of a fixed size: Arrow cannot read a null of a fixed-size list back from Parquet.
+            # A list of variable size: Arrow cannot read nulls of fixed-size lists back from Parquet.
             pa.field("caption_embedding", pa.list_(value)),
         ]
     )

@@ -1,1 +1,1 @@
-"""Bytes become sampled frames: decoders, sampling, and the limits of one GIF."""
+"""Turn bytes into sampled frames: decoders, sampling, and the limits of one GIF."""

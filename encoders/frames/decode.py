@@ -1,4 +1,4 @@
-"""Bytes of a GIF to sampled, composited, resized frames, within limits."""
+"""Decode a GIF's bytes to sampled, composited, resized frames, within limits."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from gifdex.schemas.errors import DecodeError
 
 # How frames are resized; part of the features' fingerprint.
 RESIZE = "bilinear"
-# A canvas of more pixels needs some hundred megabytes while it is drawn, so few of them are drawn at a time.
+# Drawing a larger canvas takes some hundred megabytes, so only a few are drawn at a time.
 _LARGE_CANVAS_PIXELS = 4 * 1024**2
 _MAX_LARGE_CANVASES = 2
-# What frames are compared by where scenes are sampled, pixels a side.
+# Scene sampling compares thumbnails of this many pixels a side.
 _THUMBNAIL = 16
 
 
@@ -33,7 +33,7 @@ _THUMBNAIL = 16
 class SampledFrames:
     """`frames` uint8 RGB (n, height, width, 3) and `weights` float32 (n,), which sum to one.
 
-    `damage` says, where not all of the GIF could be decoded, what was found; the frames are of the good beginning.
+    `damage` describes why decoding stopped early, if it did; the frames are those before the damage.
     """
 
     frames: Frames
@@ -43,7 +43,7 @@ class SampledFrames:
 
 @dataclass(frozen=True)
 class _Job:
-    """One file and what is wanted of it."""
+    """One file and how to decode it."""
 
     data: bytes
     decoder: Decoder
@@ -53,10 +53,10 @@ class _Job:
     budget: Budget
 
     def pictures(self, wanted: tuple[int, ...]) -> Iterator[Image.Image]:
-        """Yield the frames `wanted` as the decoder gives them, checked against the limits."""
+        """Yield the frames `wanted` from the decoder, checked against the limits."""
         self.budget.spend(self.decoder.cost(self.structure, wanted))
         for picture in self.decoder.draw(self.data, self.structure, wanted, self.budget):
-            # A decoder of its own mind may find a larger canvas than the header tells.
+            # Some decoders find a larger canvas than the header states.
             check("pixels", picture.width * picture.height, self.budget.limits.pixels, "pixels in a frame")
             yield picture
 
@@ -72,7 +72,7 @@ class _Job:
         return sample_scenes(np.stack(small), delays, self.sampling.count)
 
     def frames(self) -> SampledFrames:
-        """Decode the frames chosen; raises FrameError at the first one that is broken."""
+        """Decode the sampled frames; raises FrameError at the first broken one."""
         sample = self.sample()
         height, width = self.frame_size
         frames = np.empty((len(sample.indexes), height, width, 3), np.uint8)
@@ -93,7 +93,7 @@ def _check_structure(structure: Structure, limits: Limits) -> None:
 
 
 def _beginning(structure: Structure, good: int, damage: str) -> Structure:
-    """Return the structure of a file of which only the first `good` frames are taken."""
+    """Return the structure reduced to its first `good` frames."""
     changes: dict[str, object] = {"delays_ms": structure.delays_ms[:good], "damage": damage}
     if isinstance(structure, GifStructure):
         changes["completed_by"] = structure.completed_by[:good]
@@ -101,24 +101,24 @@ def _beginning(structure: Structure, good: int, damage: str) -> Structure:
 
 
 def _run(job: _Job) -> SampledFrames:
-    """Decode in this thread: the frames chosen, or, where one is broken, those chosen among the ones before it."""
+    """Decode in this thread; if a frame is broken, sample again from the frames before it."""
     while True:
         try:
             return job.frames()
         except FrameError as err:
             if err.frame == 0:
                 raise DecodeError(f"the first frame cannot be decoded: {err.reason}") from err
-            # This ends: every round has fewer frames, and all of them together one budget.
+            # This terminates: every round has fewer frames, and all share one budget.
             damage = f"has {err.frame:,} good frames, then: {err.reason}"
             job = replace(job, structure=_beginning(job.structure, err.frame, damage))
         except MemoryError as err:
-            raise DecodeError("there was no memory left to decode it: lower the limit pixels", lasting=False) from err
+            raise DecodeError("not enough memory to decode it: lower the limit pixels", lasting=False) from err
 
 
 def _decode_watched(
     data: bytes, sampling: Sampling, frame_size: tuple[int, int], limits: Limits, asked: str
 ) -> SampledFrames:
-    """Decode in another process, structure and all."""
+    """Read the structure and decode; runs in another process."""
     decoder = registry.decoder_for(data, asked)
     try:
         budget = Budget(limits)
@@ -136,9 +136,9 @@ def _decode_watched(
 
 
 class FrameDecoder:
-    """Decodes GIFs for one caller or several threads of it, and owns the processes that odd ones are decoded in.
+    """Decodes GIFs, from several threads if needed, and owns the processes that decode odd files.
 
-    `close` ends those; so does the end of a `with` block, or of the decoder.
+    `close` ends them; so does leaving a `with` block or deleting the decoder.
     """
 
     def __init__(self, processes: DecoderProcesses | None = None) -> None:
@@ -163,15 +163,15 @@ class FrameDecoder:
         limits: Limits,
         decoder: str = registry.AUTO,
     ) -> SampledFrames:
-        """Decode the frames of a GIF that `sampling` asks for, resized to `frame_size` (height, width).
+        """Decode the frames of a GIF that `sampling` chooses, resized to `frame_size` (height, width).
 
-        Animated WebP and PNG, MP4 and WebM are taken as they are; what a file is, its first bytes say. `decoder` names
-        the one for GIFs (see `registry.decoder_names`). Frames are composited as a viewer shows them, transparency on
-        white. Of a file that is cut short or broken, the frames before that are taken, and `damage` says so.
-        A GIF with anything odd in its structure, and every other format, is decoded in a process of its own.
+        Also reads animated WebP and PNG, MP4 and WebM; the first bytes tell the format. `decoder` is used for GIFs
+        only (see `registry.decoder_names`). Frames are composited as a viewer shows them, transparency on white. If a
+        file is cut short or broken, the frames before the damage are used, and `damage` describes it. A GIF with an
+        odd structure, and every other format, is decoded in a separate process.
 
-        Raises LimitError where a limit is exceeded, before any pixel is allocated where the structure tells, and
-        DecodeError for anything else that is wrong with the bytes.
+        Raises LimitError if a limit is exceeded, if possible before any pixel is allocated, and DecodeError for
+        anything else that is wrong with the bytes.
         """
         check_bytes(len(data), limits)
         chosen = registry.decoder_for(data, decoder)
@@ -183,6 +183,6 @@ class FrameDecoder:
                 is_large = structure.width * structure.height > _LARGE_CANVAS_PIXELS
                 with self._large_canvases if is_large else nullcontext():
                     return _run(_Job(data, chosen, structure, sampling, frame_size, Budget(limits)))
-            # The exact decoders give the same pixels; the processes do without compiling.
+            # All exact decoders give the same pixels, and pillow needs no compilation in each process.
             decoder = "pillow"
         return self._processes.run(limits, _decode_watched, data, sampling, frame_size, limits, decoder)

@@ -1,4 +1,4 @@
-"""What one GIF may cost, and which of its frames stand for it."""
+"""Limits for one GIF, and which of its frames are sampled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 def check_at_least(minimum: float, **values: float) -> None:
-    """Raise ValueError that names the first of the values below the minimum."""
+    """Raise ValueError naming the first value below the minimum."""
     for name, value in values.items():
         if value < minimum:
             raise ValueError(f"{name} is {value}; expected at least {minimum}")
@@ -14,11 +14,11 @@ def check_at_least(minimum: float, **values: float) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one GIF may cost; one beyond a limit becomes a reject that names the limit.
+    """Limits for one GIF; a GIF above a limit becomes a reject that names the limit.
 
-    `bytes` of the file, `pixels` of the canvas and of every image on it, `frames` in the file, `total_pixels` decoded
-    and drawn for the frames that are needed, and `seconds` of decoding, looked at between frames. Only `bytes` also
-    applies to GIFs that were encoded before: features that are there are used.
+    `bytes` limits the file, `pixels` the canvas and every image on it, `frames` the frames in the file, `total_pixels`
+    what is decoded and drawn for the sampled frames, and `seconds` the decoding time, checked between frames. Only
+    `bytes` also applies to GIFs whose features are cached.
     """
 
     bytes: int = 64 * 1024**2
@@ -28,16 +28,16 @@ class Limits:
     seconds: float = 8.0
 
 
-# How many frames each strategy takes at most where nothing else is asked for.
+# The default maximum of frames for each strategy.
 SAMPLING_STRATEGIES = {"uniform": 8, "scene": 8, "all": 256, "first": 1}
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames stand for a GIF, `frames` at most (None: the strategy's own default, in SAMPLING_STRATEGIES).
+    """Which frames represent a GIF, at most `frames` (None: the strategy's default in SAMPLING_STRATEGIES).
 
-    `uniform`: those shown at moments evenly spaced over the playing time; `scene`: those that differ most from
-    each other; `all`: every one, and of a GIF with more than `frames`, as `uniform`; `first`: the first ones.
+    `uniform`: those shown at evenly spaced moments of the playing time; `scene`: those that differ most from each
+    other; `all`: every frame, or as `uniform` if there are more than `frames`; `first`: the first ones.
     """
 
     frames: int | None = None
@@ -50,5 +50,5 @@ class Sampling:
 
     @property
     def count(self) -> int:
-        """The most frames that are taken of one GIF."""
+        """The maximum of frames for one GIF."""
         return SAMPLING_STRATEGIES[self.strategy] if self.frames is None else self.frames

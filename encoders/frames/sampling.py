@@ -1,4 +1,4 @@
-"""Choose which frames stand for a GIF."""
+"""Choose which frames represent a GIF."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gifdex.encoders.frames.limits import Sampling
 
 @dataclass(frozen=True)
 class Sample:
-    """Distinct frame indexes in rising order, and the share of the sampled time that each one stands for."""
+    """Distinct frame indexes in ascending order, and the share of the sampled time that each represents."""
 
     indexes: tuple[int, ...]
     weights: tuple[float, ...]
@@ -23,10 +23,10 @@ def sample_in_time(delays_ms: Sequence[int], moments: int) -> Sample:
     """Take `moments` moments, each in the middle of an equal slice of the playing time.
 
     `delays_ms` (all above zero) says how long each frame shows. A frame that shows at several moments is
-    taken once, with their share as its weight; the weights sum to one.
+    taken once and weighted by their share; the weights sum to one.
     """
     ends = np.cumsum(np.asarray(delays_ms, dtype=np.int64))
-    # In whole numbers: moment k of n lies at (2k + 1) T / 2n, and a frame shows up to, not at, its end.
+    # In integers: moment k of n is at (2k + 1) T / 2n, and a frame shows up to, but not at, its end.
     times = (2 * np.arange(moments, dtype=np.int64) + 1) * ends[-1]
     shown = np.searchsorted(ends * 2 * moments, times, side="right")
     indexes, counts = np.unique(shown, return_counts=True)
@@ -36,9 +36,9 @@ def sample_in_time(delays_ms: Sequence[int], moments: int) -> Sample:
 def sample_scenes(thumbnails: NDArray[np.uint8], delays_ms: Sequence[int], count: int) -> Sample:
     """Take up to `count` frames that differ most: farthest-point sampling (Gonzalez, 1985) of the thumbnails.
 
-    `thumbnails` is uint8 (n, ...), a small picture of each frame. The first one taken is the nearest to their
-    mean over the playing time, each next one the farthest from all taken so far, until none differs. A
-    frame's weight is the share of the time in which it is the nearest of those taken.
+    `thumbnails` is uint8 (n, ...), a small picture of each frame. The first choice is the frame nearest to the mean
+    over the playing time; each next one is the farthest from all chosen so far, until none differs. A frame's weight
+    is the share of the time in which it is the nearest chosen frame.
     """
     pictures = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     shares = np.asarray(delays_ms, np.float64) / sum(delays_ms)
@@ -63,7 +63,7 @@ def _distances(pictures: NDArray[np.float32], other: NDArray[np.float32]) -> NDA
 
 
 def sample_by_time(sampling: Sampling, delays_ms: Sequence[int]) -> Sample:
-    """Choose frames by when they show, for every strategy but `scene`, which has to see them."""
+    """Choose frames by their times, for every strategy except `scene`, which compares pictures."""
     if sampling.strategy == "first":
         delays_ms = delays_ms[: sampling.count]
     if sampling.strategy == "uniform" or len(delays_ms) > sampling.count:

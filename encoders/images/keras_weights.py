@@ -1,9 +1,9 @@
-"""Read the layers of a Keras weights file, HDF5 of either layout, without building a model.
+"""Read the layers of a Keras weights file, HDF5 in either layout, without building a model.
 
 The legacy layout (`.h5`, also below `model_weights` of a whole saved model) names its layers in the attribute
 `layer_names` and each layer's arrays in `weight_names`. Keras 3 (`.weights.h5`) has `layers/<class>/vars/<number>`,
-with the layer's name as an attribute of `vars`; its first versions left the name away, and only the order of
-layers of one class is told.
+with the layer's name as an attribute of `vars`. Its first versions omitted the name, so only the order of the layers
+of one class is known.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Order = Mapping[str, Sequence[str]]
 
 
 def shapes(path: Path, order: Order) -> dict[str, list[Shape]]:
-    """Return the shapes of every layer's arrays, by the layer's name; layers without arrays are left out.
+    """Return the shapes of every layer's arrays by the layer's name, without layers that have none.
 
-    `order` names the model's layers of each class, such as conv2d, for files that do not. Raises WeightsError where the
-    file cannot be read, is no HDF5, is cut short, or holds no Keras weights.
+    `order` lists the model's layers of each class, such as conv2d, for files without names. Raises WeightsError if the
+    file cannot be read, is not HDF5, is cut short, or has no Keras weights.
     """
     with _opened(path, order) as layers:
         return {name: [array.shape for array in arrays] for name, arrays in layers.items() if arrays}
 
 
 def read(path: Path, layer: str, order: Order) -> list[FloatArray]:
-    """Return a layer's arrays, as float32 and in its own order; raises as `shapes` does."""
+    """Return a layer's arrays as float32, in the layer's order; raises as `shapes` does."""
     with _opened(path, order) as layers:
         return [np.asarray(array[()], np.float32) for array in layers[layer]]
 
@@ -54,18 +54,18 @@ def _opened(path: Path, order: Order) -> Iterator[Mapping[str, Sequence[Any]]]:
         raise WeightsError(f"cannot read the weights file {path}: {err.strerror}; expected a file: check it") from err
     if magic != _MAGIC:
         raise WeightsError(
-            f"{path} is no HDF5 file (it begins with {magic!r}); expected weights that Keras saved as .h5 or "
+            f"{path} is not an HDF5 file (it begins with {magic!r}); expected weights that Keras saved as .h5 or "
             ".weights.h5: choose another file"
         )
     try:
         with h5py.File(path, "r") as file:
             yield _layers(file, path, order)
-    # What h5py raises for a file that is cut short or damaged, at opening or later.
+    # What h5py raises for a truncated or damaged file, at opening or later.
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as err:
         if "truncated" in str(err):
             size = path.stat().st_size
             raise WeightsError(
-                f"{path} is cut short: it ends after {size:,} bytes, earlier than its own header says; download or "
+                f"{path} is cut short: it ends after {size:,} bytes, earlier than its header says; download or "
                 "copy it again"
             ) from err
         raise WeightsError(
@@ -87,13 +87,13 @@ def _layers(file: Any, path: Path, order: Order) -> dict[str, list[Any]]:
             for key, group in groups.items()
         }
     raise WeightsError(
-        f"{path} is an HDF5 file without weights of Keras (it has {', '.join(map(repr, sorted(file))) or 'nothing'}); "
+        f"{path} is an HDF5 file without Keras weights (it has {', '.join(map(repr, sorted(file))) or 'nothing'}); "
         "expected what model.save_weights wrote: choose another file"
     )
 
 
 def _by_order(key: str, order: Order) -> str:
-    """Return the name of the layer that a file calls conv2d or conv2d_3: the first or the fourth of its class."""
+    """Return the name of the layer called conv2d or conv2d_3 in a file: the first or fourth of its class."""
     kind, _, number = key.rpartition("_") if key.rpartition("_")[2].isdigit() else (key, "", "0")
     names = order.get(kind, ())
     return names[int(number)] if int(number) < len(names) else key

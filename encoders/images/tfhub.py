@@ -1,4 +1,4 @@
-"""The image encoder `tfhub:<folder or URL>`: a module of TensorFlow Hub or another SavedModel."""
+"""The image encoder `tfhub:<folder or URL>`: a TensorFlow Hub module or another SavedModel."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from gifdex.schemas.errors import EncoderError
 
 
 class HubImages(FrameModel):
-    """uint8 RGB frames to a module's features, in the size and the precision that the module was saved with.
+    """uint8 RGB frames to a module's features, at the size and in the precision that the module was saved with.
 
     The frames become float32 from 0 to 1 (TensorFlow Hub's "Common SavedModel APIs for image tasks"), unless the module
-    takes uint8. Raises WeightsError where there is no module in the folder, EncoderError for options it does not have.
+    takes uint8. Raises WeightsError if the folder has no module, EncoderError for options that it does not support.
     """
 
     def __init__(self, folder_or_url: str, options: ImageEncoderOptions | None = None) -> None:
         super().__init__(options)
         if self._options.weights is not None:
-            raise EncoderError("tfhub takes no --weights, the module is the weights: leave --weights away")
+            raise EncoderError("tfhub takes no --weights, the module has its own: omit --weights")
         self._module = HubModule(folder_or_url, IMAGES)
         if self.precision != "float32":
             raise EncoderError(
-                f"{self.name} cannot run in {self.precision}, but only in the precision it was saved with: leave "
-                "--precision away"
+                f"{self.name} cannot run in {self.precision}, only in the precision it was saved with: omit --precision"
             )
 
     @property
@@ -45,7 +44,7 @@ class HubImages(FrameModel):
 
     @property
     def frame_size(self) -> tuple[int, int]:
-        """Height and width in pixels, 224 where the module leaves them open; loads the module."""
+        """Height and width in pixels, 224 if the module leaves them open; loads the module."""
         _, height, width, _ = self._module.endpoint.shape
         assert height is not None
         assert width is not None
@@ -58,14 +57,14 @@ class HubImages(FrameModel):
 
     @cached_property
     def batch_frames(self) -> int:
-        """How many frames run at a time: the module's fixed batch, else what was asked for or suits the device."""
+        """The batch size, in frames: the module's if fixed, otherwise as requested or what suits the device."""
         fixed, asked = self._module.endpoint.shape[0], self._options.batch_frames
         if fixed is None:
             return asked or default_batch_frames()
         if asked not in (None, fixed):
             raise EncoderError(
-                f"{self.name} was saved for batches of exactly {fixed} frames, and --batch-frames asks for {asked}: "
-                "leave --batch-frames away"
+                f"{self.name} was saved for batches of exactly {fixed} frames, but --batch-frames is {asked}: "
+                "omit --batch-frames"
             )
         return fixed
 
@@ -85,7 +84,7 @@ class HubImages(FrameModel):
     def __call__(self, frames: Frames) -> FloatArray:
         """Encode uint8 RGB (n, height, width, 3) into float32 (n, d).
 
-        Raises EncoderError for other frames, too little memory, or where the module itself fails.
+        Raises EncoderError for frames of another shape or type, too little memory, or if the module fails.
         """
         tf = import_tensorflow(f"the encoder {self.name}")
         with one_sentence_failures(tf, self.name):
@@ -104,6 +103,6 @@ class HubImages(FrameModel):
         if self._module.endpoint.shape[0] is not None:
             raise EncoderError(
                 f"{self.name} ran out of the device's memory with batches of {failed} frames, the only size it was "
-                "saved for: end what else uses the device, or use a smaller module"
+                "saved for: stop other programs that use the device, or use a smaller module"
             ) from err
         return super()._smaller(tf, failed, err)

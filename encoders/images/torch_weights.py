@@ -1,7 +1,7 @@
 """Read a PyTorch *legacy* checkpoint (a pickle stream) without PyTorch and without running its code.
 
 The format (PyTorch < 1.6, ``torch.save(..., _use_new_zipfile_serialization=False)``) is five parts in a
-row: a pickled magic number, a pickled protocol version, pickled facts about the writing machine, the
+row: a pickled magic number, a pickled protocol version, a pickled description of the writing machine, the
 pickled object whose tensors refer to storages by key, and the pickled list of storage keys; then, for each
 key, a little-endian int64 element count followed by the raw elements. Source: the comments in
 ``torch/serialization.py`` (``_legacy_save``).
@@ -25,7 +25,7 @@ from gifdex.schemas.errors import WeightsError
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
-# storage class named in the stream -> element type on disk (torch/storage.py)
+# storage class -> element type on disk (torch/storage.py)
 _DTYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -34,7 +34,7 @@ _DTYPES = {
     "IntStorage": "<i4",
 }
 
-# All that a protocol 2 pickle of a state dict is made of.
+# The opcodes of a protocol 2 pickle of a state dict.
 _WHITELIST = Whitelist(
     {"PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE"}
     | {"EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT"}
@@ -64,7 +64,7 @@ class _Tensor(NamedTuple):
 
 def _rebuild(storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> _Tensor:
     if not isinstance(storage, _Storage):
-        raise pickle.UnpicklingError("a tensor refers to something that is no storage")
+        raise pickle.UnpicklingError("a tensor refers to something that is not a storage")
     return _Tensor(storage, offset, shape, strides)
 
 
@@ -94,7 +94,7 @@ def _load(stream: io.BytesIO, data: bytes) -> Any:
 def _view(tensor: _Tensor, flat: NDArray[Any]) -> NDArray[Any]:
     reach = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True)) + 1
     lowest = min((*tensor.shape, *tensor.strides, tensor.offset))
-    # With strides of 0, a shape may ask for more elements than there are without reaching beyond them.
+    # With strides of 0, a shape may need more elements than there are without reaching beyond them.
     if lowest < 0 or (0 not in tensor.shape and max(reach, math.prod(tensor.shape)) > flat.size):
         raise ValueError(f"a tensor of shape {tensor.shape} reaches beyond its storage of {flat.size} elements")
     strides = tuple(s * flat.itemsize for s in tensor.strides)
@@ -105,12 +105,12 @@ def _read(data: bytes) -> dict[str, NDArray[Any]]:
     stream = io.BytesIO(data)
     if _load(stream, data) != MAGIC or _load(stream, data) != PROTOCOL:
         raise ValueError("the file does not begin like a PyTorch legacy checkpoint")
-    _load(stream, data)  # facts about the writing machine; element sizes are fixed by the storage classes
+    _load(stream, data)  # the writing machine; the storage classes fix element sizes
     tensors, keys = _load(stream, data), _load(stream, data)
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, _Tensor) for name, tensor in tensors.items()
     ):
-        raise ValueError("it holds other things than named tensors")
+        raise ValueError("it contains something other than named tensors")
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     if not isinstance(keys, list) or not set(storages) == set(keys):
         raise ValueError("the storages listed are not those of the tensors")
@@ -127,14 +127,14 @@ def _read(data: bytes) -> dict[str, NDArray[Any]]:
 def read_state_dict(path: Path) -> dict[str, NDArray[Any]]:
     """Return the checkpoint's tensors by name, as native numpy arrays of the shapes stored.
 
-    Raises WeightsError where the file is absent, is not such a checkpoint, is truncated, or names any
-    Python object beyond tensors and an ordered dict.
+    Raises WeightsError if the file is absent, truncated, not such a checkpoint, or names any Python object beyond
+    tensors and an ordered dict.
     """
     try:
         return _read(path.read_bytes())
     except OSError as err:
         raise WeightsError(f"cannot read the weights file {path}: {err.strerror}; install or restore it") from err
-    # What the unpickler and numpy raise for streams that make no sense.
+    # What the unpickler and numpy raise for malformed streams.
     except (pickle.UnpicklingError, ValueError, LookupError, EOFError, TypeError, AttributeError, OverflowError) as err:
         raise WeightsError(
             f"{path} is not a readable PyTorch legacy checkpoint ({err}); expected a plain state dict: "

@@ -30,7 +30,7 @@ _URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{WEI
 _BYTES, _MD5 = 553_467_096, "64373286793e3c8b2b4e3219cbf3544b"
 
 _SIDE = 224
-# Convolutions (3 x 3) a block, and their channels; each block ends with a pooling that halves the side.
+# Convolutions (3 x 3) per block and their channels; each block ends with pooling that halves the side.
 _BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 _TOP = {"fc1": (7 * 7 * 512, 4096), "fc2": (4096, 4096), "predictions": (4096, 1000)}
 
@@ -56,12 +56,12 @@ def find_weights() -> Path | None:
         folder = absolute(given)
         if not folder.is_dir():
             raise WeightsError(
-                f"{WEIGHTS_FOLDER} is {given}, which is no folder; expected the one {WEIGHTS_NAME} lies in"
+                f"{WEIGHTS_FOLDER} is {given}, which is not a folder; expected the folder of {WEIGHTS_NAME}"
             )
         if (folder / WEIGHTS_NAME).is_file():
             return folder / WEIGHTS_NAME
     downloaded = absolute(os.environ.get("KERAS_HOME") or "~/.keras") / "models" / WEIGHTS_NAME
-    # Of another size, Keras is about to download it, or was ended while it did.
+    # Another size means that a download is under way or was interrupted.
     return downloaded if downloaded.is_file() and downloaded.stat().st_size == _BYTES else None
 
 
@@ -72,22 +72,22 @@ def _download() -> Path:
         with contextlib.redirect_stdout(sys.stderr):  # its progress bar; stdout is for results
             path = Path(keras.utils.get_file(temporary, _URL, cache_subdir="models", file_hash=_MD5))
         return path.replace(path.with_name(WEIGHTS_NAME))
-    except Exception as err:  # Keras raises what the transfer raised, and plain Exceptions
+    except Exception as err:  # Keras raises the transfer's errors, and plain Exceptions
         folder = os.environ.get(WEIGHTS_FOLDER)
         where = f"it is not in {folder} ({WEIGHTS_FOLDER})" if folder else f"{WEIGHTS_FOLDER} is not set"
         raise WeightsError(
             f"vgg16 has no weights: --weights was not given, {where}, and the download failed "
-            f"({' '.join(str(err).split())[:200]}): fetch {WEIGHTS_NAME} ({_BYTES:,} bytes) from {_URL}, put it into a "
-            f"folder and name that in {WEIGHTS_FOLDER}, or name the file with --weights"
+            f"({' '.join(str(err).split())[:200]}): download {WEIGHTS_NAME} ({_BYTES:,} bytes) from {_URL}, then set "
+            f"{WEIGHTS_FOLDER} to its folder, or name the file with --weights"
         ) from err
 
 
 def check_weights(path: Path) -> None:
-    """Raise WeightsError where a file is not the whole VGG16: each sort of mistake has its own sentence."""
+    """Raise WeightsError if a file is not the whole VGG16, with a message for each kind of mistake."""
     found = keras_weights.shapes(path, _ORDER)
     if _convolutions().keys() <= found.keys() and not _TOP.keys() & found.keys():
         raise WeightsError(
-            f"{path} is VGG16 without its top (no layer {', '.join(_TOP)}), and the features are fc2's; expected the "
+            f"{path} is VGG16 without its top (no layer {', '.join(_TOP)}), but features come from fc2; expected the "
             f"full model, such as {WEIGHTS_NAME}: choose that file"
         )
     for layer, kernel in _KERNELS.items():
@@ -95,13 +95,12 @@ def check_weights(path: Path) -> None:
         if (given := found.get(layer)) != expected:
             what = "no such layer" if given is None else f"arrays of {', '.join(map(str, given))}"
             raise WeightsError(
-                f"{path} holds another model than VGG16: expected the layer {layer} with arrays of {expected[0]}, "
+                f"{path} is not VGG16: expected the layer {layer} with arrays of {expected[0]}, "
                 f"{expected[1]}, found {what}: choose another file"
             )
     if more := sorted(found.keys() - _KERNELS.keys()):
         raise WeightsError(
-            f"{path} holds another model than VGG16: it also has the layer {more[0]!r}, as VGG19 has "
-            "block3_conv4; choose another file"
+            f"{path} is not VGG16: it also has the layer {more[0]!r} (VGG19 has block3_conv4): choose another file"
         )
     if path.stat().st_size == _BYTES:
         with path.open("rb") as stream:
@@ -109,7 +108,7 @@ def check_weights(path: Path) -> None:
         if md5 != _MD5:
             raise WeightsError(
                 f"{path} has the size of the official weights, but the MD5 {md5}; expected {_MD5}: download it "
-                "again, or, if these are weights of your own, save them as .weights.h5"
+                "again, or save weights of your own as .weights.h5"
             )
 
 
@@ -119,32 +118,32 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 class VGG16(KerasFrameModel):
-    """uint8 RGB frames of 224 x 224 to float32 features of 4096 dimensions, none of them negative."""
+    """uint8 RGB frames of 224 x 224 to float32 features of 4096 dimensions, none negative."""
 
     name = "vgg16"
     dimensions = 4096
     frame_size = (_SIDE, _SIDE)
-    # The cosine is above .9999 in both; float16 ends at 65,504, which no activation is sure to stay below.
+    # The cosine is above .9999 in both; bfloat16 first, because activations might exceed float16's maximum of 65,504.
     keeps_features = ("bfloat16", "float16")
 
     @cached_property
     def _path(self) -> Path:
-        """The weights file, checked; downloaded where there is none."""
+        """The weights file, checked; downloaded if there is none."""
         path = self._options.weights or find_weights() or _download()
         check_weights(path)
         return path
 
     @cached_property
     def _hashed(self) -> tuple[str, tuple[int, int, int]]:
-        """The file's SHA-256, and which file that was."""
+        """The file's SHA-256, and the stamp of the file that was hashed."""
         stamp = _stamp(self._path)
         return sha256_file(self._path), stamp
 
     def _read(self, layer: str) -> list[FloatArray]:
-        """Read a layer's arrays from the file that was hashed, be it hours ago."""
+        """Read a layer's arrays; raises WeightsError if the file changed since it was hashed."""
         arrays = keras_weights.read(self._path, layer, _ORDER)
         if _stamp(self._path) != self._hashed[1]:
-            raise WeightsError(f"{self._path} was changed while it was in use; expected the file as it was: run again")
+            raise WeightsError(f"{self._path} was changed while it was in use: run again")
         return arrays
 
     @cached_property
@@ -172,8 +171,8 @@ class VGG16(KerasFrameModel):
     def classifier(self) -> Classifier:
         """Return the ImageNet classifier over these features.
 
-        Nothing in the model tells the features' mean over the training photographs, so `feature_mean` is zero:
-        efficientnet-lite0, which does tell, finds 36 of 64 clips first without its mean, and 37 with it.
+        The model does not contain the features' mean over the training photographs, so `feature_mean` is zero. It
+        matters little: efficientnet-lite0 ranks 36 of 64 clips first without its mean, and 37 with it.
         """
         kernel, bias = self._read("predictions")
         if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):

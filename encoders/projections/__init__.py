@@ -1,4 +1,4 @@
-"""Features and sentence vectors become embeddings in one joint space: one class a kind of projection."""
+"""Projections map features and sentence vectors to embeddings in one joint space: one class per kind."""
 
 from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.projections.registry import KINDS, load, make

@@ -1,4 +1,4 @@
-"""What every kind of projection has in common: its tensors, where they came from, and its file."""
+"""What all kinds of projections share: tensors, metadata, and the file format."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from gifdex.schemas.files import commit_bytes
 class Projection(ABC):
     """Maps features (n, d_image) and sentence vectors (n, d_text) to unit vectors (n, d) of one joint space.
 
-    A kind is a class of its own. It says what it is called (`kind`) and which `tensors` it has (`AXES`: each tensor's
-    axes, a letter each: image features, text vectors, joint space d, classes). `facts` are JSON values that say where
-    the projection came from: the encoders' names and fingerprints, the training data and the scores.
+    Each kind is a subclass with a name (`kind`) and the axes of its `tensors` (`AXES`, one letter per axis: i for image
+    features, t for text vectors, d for the joint space, c for classes). `metadata` are JSON values about the
+    projection's origin: the encoders' names and fingerprints, the training data and the scores.
 
-    Raises ProjectionError for tensors that are missing, do not fit each other, or have values that are not finite.
+    Raises ProjectionError for tensors that are missing, do not fit together, or have values that are not finite.
     """
 
     kind: ClassVar[str]
     AXES: ClassVar[Mapping[str, str]]
 
     tensors: Mapping[str, FloatArray]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if set(self.tensors) != set(self.AXES):
@@ -70,7 +70,7 @@ class Projection(ABC):
     @cached_property
     def data(self) -> bytes:
         """The file's bytes: equal projections give equal bytes."""
-        return safetensors_bytes(self.tensors, {**self.facts, "kind": self.kind})
+        return safetensors_bytes(self.tensors, {**self.metadata, "kind": self.kind})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -106,5 +106,5 @@ def _check_width(what: str, vectors: FloatArray, expected: int) -> None:
     if vectors.ndim != 2 or vectors.shape[1] != expected:
         raise ProjectionError(
             f"the projection was given {what} of shape {vectors.shape}; expected (n, {expected}): "
-            "use the encoders it was made for"
+            "use the encoders it was fitted for"
         )

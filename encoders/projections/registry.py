@@ -1,4 +1,4 @@
-"""The kinds of projections by name, and how one is read from its file."""
+"""The kinds of projections by name, and loading one from its file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from gifdex.encoders.base import FACTS_KEY, FloatArray
+from gifdex.encoders.base import METADATA_KEY, FloatArray
 from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.projections.linear import LinearProjection
 from gifdex.encoders.projections.zero_shot import ZeroShotProjection
@@ -19,38 +19,34 @@ from gifdex.schemas.errors import ProjectionError
 KINDS: Mapping[str, type[Projection]] = {known.kind: known for known in (LinearProjection, ZeroShotProjection)}
 
 
-def make(kind: str, tensors: Mapping[str, FloatArray], facts: Mapping[str, Any] | None = None) -> Projection:
-    """Return a projection of the kind named; raises ProjectionError for an unknown kind, or as the kind does."""
+def make(kind: str, tensors: Mapping[str, FloatArray], metadata: Mapping[str, Any] | None = None) -> Projection:
+    """Return a projection of a kind; raises ProjectionError for an unknown kind, or as its class does."""
     if kind not in KINDS:
         raise ProjectionError(f"a projection of kind {kind!r} was given; expected one of {sorted(KINDS)}")
-    return KINDS[kind](tensors, facts or {})
+    return KINDS[kind](tensors, metadata or {})
 
 
 def load(path: Path) -> Projection:
-    """Read a projection file; raises ProjectionError that names the file and what is wrong with it."""
+    """Read a projection file; raises ProjectionError with the path and the reason."""
     try:
         with safe_open(path, framework="numpy") as opened:
-            metadata = opened.metadata() or {}
-            if FACTS_KEY not in metadata:
-                raise ProjectionError(
-                    f"{path} is a safetensors file but holds no gifdex projection: choose another file"
-                )
-            # safe_open is no mapping: it has keys() and no iteration
+            entries = opened.metadata() or {}
+            if METADATA_KEY not in entries:
+                raise ProjectionError(f"{path} is a safetensors file without a gifdex projection: choose another file")
+            # safe_open is not iterable, but has keys()
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, TypeError) as err:  # TypeError: an element type that numpy does not have
         raise ProjectionError(f"cannot read the projection {path}: {err}; expected a safetensors file") from err
     try:
-        facts = json.loads(metadata[FACTS_KEY])
+        metadata = json.loads(entries[METADATA_KEY])
     except (ValueError, RecursionError) as err:
-        raise ProjectionError(f"the projection {path} has damaged facts ({err}): fit or copy it again") from err
+        raise ProjectionError(f"the projection {path} has damaged metadata ({err}): fit or copy it again") from err
     other = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype != np.float32]
     if other:
-        raise ProjectionError(
-            f"the projection {path} has tensors of another type than float32 ({other[0]}): fit it again"
-        )
-    if not isinstance(facts, dict) or not isinstance(facts.get("kind"), str):
-        raise ProjectionError(f"the projection {path} has facts without a kind: fit or copy it again")
+        raise ProjectionError(f"the projection {path} has tensors that are not float32 ({other[0]}): fit it again")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("kind"), str):
+        raise ProjectionError(f"the projection {path} has metadata without a kind: fit or copy it again")
     try:
-        return make(facts.pop("kind"), tensors, facts)
+        return make(metadata.pop("kind"), tensors, metadata)
     except ProjectionError as err:
         raise ProjectionError(f"{path}: {err}") from err

@@ -1,16 +1,16 @@
-"""A projection that needs no captions at all: it is fitted from what a classifier already knows.
+"""A projection that needs no captions: it is fitted from the image encoder's classifier.
 
-Two views of an image are added, each a unit vector in the text encoder's space:
+An image is mapped to the sum of two unit vectors in the text encoder's space:
 
-1. A linear map. The classifier's weight vectors stand for images and the sentences "a photo of a <label>"
-   for their captions; ridge regression takes the ones to the others. Its strength is chosen by leave-one-out
-   retrieval of each class's sentence, so no caption and no GIF has a say in it.
+1. A linear map. The classifier's weight vectors serve as images and the sentences "a photo of a <label>" as their
+   captions; ridge regression maps the former to the latter. Its strength is chosen by leave-one-out retrieval of
+   each class's sentence, without any caption or GIF.
 2. ConSE (Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", 2013,
    arXiv:1312.5650): the mean of the label sentences, weighted by the class probabilities.
 
 Both sides are centred: labels by their own mean, sentences by the mean of 320 plain scene descriptions that
-ship with gifdex (a label sentence is a poor model of how people describe a scene), features by their
-expected value over the classifier's training photographs (Classifier.feature_mean).
+ship with gifdex (people do not describe scenes in the form of label sentences), features by their expected value over
+the classifier's training photographs (Classifier.feature_mean).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from gifdex.encoders.projections.base import Projection
 from gifdex.schemas.errors import ProjectionError, UnknownWordsError
 
 PROMPT = "a photo of a {}"
-# Ridge strengths to choose from, as multiples of the mean eigenvalue of the classes' Gram matrix, so that
-# one list serves encoders of any scale: half decades from 0.3 % to ten times.
+# Candidate ridge strengths, as multiples of the mean eigenvalue of the classes' Gram matrix, so that one list fits
+# encoders of any scale: half decades from 0.3 % to ten times.
 STRENGTHS = tuple(float(s) for s in 10.0 ** np.arange(-2.5, 1.01, 0.5))
 _METHOD = {"method": "ridge+conse", "version": 1, "prompt": PROMPT, "strengths": list(STRENGTHS)}
 
@@ -36,8 +36,7 @@ _Wide = NDArray[np.float64]
 class ZeroShotProjection(Projection):
     """u(u((x - c_image) image_map) + u(p label_embeddings)) for features x, and u(s - c_text) for a sentence vector s.
 
-    p are the classifier's class probabilities softmax(classifier_weight x + classifier_bias), c the centers, and
-    u(v) = v / |v|.
+    p are the class probabilities softmax(classifier_weight x + classifier_bias), c the centers, and u(v) = v / |v|.
     """
 
     kind = "zero-shot"
@@ -79,13 +78,13 @@ class ZeroShotProjection(Projection):
 
 
 def scene_descriptions() -> list[str]:
-    """Return the sentences whose mean is the centre of caption-like sentences."""
+    """Return the sentences whose mean is the centre of sentence vectors."""
     text = files("gifdex.encoders.projections").joinpath("scene_descriptions.txt").read_text(encoding="utf-8")
     return text.splitlines()
 
 
 def recipe_fingerprint(image: ImageEncoder, text: TextEncoder) -> str:
-    """Return what identifies `fit`'s result before it is computed: equal recipes give equal projections."""
+    """Return a hash of `fit`'s inputs: equal recipes give equal projections."""
     labels = _classifier(image).labels
     encoders = {"image": image.fingerprint, "text": text.fingerprint}
     return fingerprint({**_METHOD, **encoders, "labels": labels, "sentences": scene_descriptions()})
@@ -95,8 +94,8 @@ def _classifier(image: ImageEncoder) -> Classifier:
     classifier = image.classifier()
     if classifier is None:
         raise ProjectionError(
-            f"the image encoder {image.name} has no classifier, which a zero-shot projection is fitted from: "
-            "give a trained one with --projection FILE"
+            f"the image encoder {image.name} has no classifier to fit a zero-shot projection from: "
+            "give a trained projection with --projection FILE"
         )
     return classifier
 
@@ -104,7 +103,7 @@ def _classifier(image: ImageEncoder) -> Classifier:
 def fit(image: ImageEncoder, text: TextEncoder) -> ZeroShotProjection:
     """Return the zero-shot projection from `image`'s features into `text`'s space.
 
-    Raises ProjectionError where the image encoder has no classifier to learn from.
+    Raises ProjectionError if the image encoder has no classifier.
     """
     classifier = _classifier(image)
     weights = classifier.weight.astype(np.float64)
@@ -119,7 +118,7 @@ def fit(image: ImageEncoder, text: TextEncoder) -> ZeroShotProjection:
         "label_embeddings": targets.astype(np.float32),
         "text_center": _sentences(text, scene_descriptions()).mean(axis=0).astype(np.float32),
     }
-    facts = {
+    metadata = {
         **_METHOD,
         "image_encoder": {"name": image.name, "fingerprint": image.fingerprint, "dimensions": image.dimensions},
         "text_encoder": {"name": text.name, "fingerprint": text.fingerprint, "dimensions": text.dimensions},
@@ -128,27 +127,27 @@ def fit(image: ImageEncoder, text: TextEncoder) -> ZeroShotProjection:
         "strength": strength,
         "leave_one_out_reciprocal_rank": round(reciprocal_rank, 4),
     }
-    return ZeroShotProjection(tensors, facts)
+    return ZeroShotProjection(tensors, metadata)
 
 
 def _sentences(text: TextEncoder, sentences: list[str]) -> _Wide:
-    """Encode sentences of ours, which any encoder of everyday English knows a word of."""
+    """Encode our own sentences; raises ProjectionError if the encoder knows no word of one."""
     try:
         return text(sentences).astype(np.float64)
     except UnknownWordsError as err:
         raise ProjectionError(
             f"{text.name} knows no word of {len(err.positions):,} of the {len(sentences):,} English sentences that a "
-            f"zero-shot projection is fitted with, such as {sentences[err.positions[0]]!r}: choose one with a larger "
-            "vocabulary, or give a trained projection with --projection FILE"
+            f"zero-shot projection is fitted with, such as {sentences[err.positions[0]]!r}: choose a text encoder with "
+            "a larger vocabulary, or give a trained projection with --projection FILE"
         ) from err
 
 
 def _ridge(sources: _Wide, targets: _Wide) -> tuple[float, _Wide, float]:
-    """Fit targets (n, e) from sources (n, d); return the strength chosen, the map (d, e) and its score.
+    """Fit targets (n, e) from sources (n, d); return the best strength, the map (d, e) and its score.
 
-    In the dual form the fit is sources.T @ inverse(G + s I) @ targets with G the Gram matrix, and the
-    prediction for row i by a fit without row i is target_i - (inverse @ targets)_i / inverse_ii (see
-    Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, equation 5.12).
+    In the dual form the fit is sources.T @ inverse(G + s I) @ targets, where G is the Gram matrix. A fit without row i
+    predicts target_i - (inverse @ targets)_i / inverse_ii for row i (Rasmussen and Williams, "Gaussian Processes for
+    Machine Learning", 2006, equation 5.12).
     """
     values, vectors = np.linalg.eigh(sources @ sources.T)
     best: tuple[float, float, _Wide] | None = None

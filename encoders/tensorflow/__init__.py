@@ -1,1 +1,1 @@
-"""What the encoders that run on TensorFlow share, and modules of TensorFlow Hub."""
+"""What encoders on TensorFlow share, and TensorFlow Hub modules."""

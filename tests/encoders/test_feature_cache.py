@@ -160,7 +160,7 @@ def test_a_part_that_turns_out_to_be_damaged_later_is_named_with_what_to_do(tmp_
     path = cache.part("", "one")
     cache.commit(path, [good(key(1))])
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(WorkspaceError, match=r"one\.parquet were damaged \(.*\) and are deleted: run again"):
+    with pytest.raises(WorkspaceError, match=r"one\.parquet were damaged \(.*\) and have been deleted: run again"):
         cache.features([key(1)])
     path.symlink_to(path)  # which the system does not open
     with pytest.raises(WorkspaceError, match=r"cannot read the cached features .*one\.parquet: .*; fix it"):

@@ -58,7 +58,7 @@ def test_an_unknown_text_encoder_lists_the_known_ones() -> None:
 
 
 def test_an_encoder_with_weights_of_its_own_takes_no_file() -> None:
-    with pytest.raises(EncoderError, match="efficientnet-lite0 brings its own weights: leave --weights away"):
+    with pytest.raises(EncoderError, match="efficientnet-lite0 has its own weights: omit --weights"):
         registry.image_encoder("efficientnet-lite0", ImageEncoderOptions(weights=Path("x.h5")))
 
 

@@ -318,7 +318,7 @@ def test_ctrl_c_while_encoding_ends_with_a_sentence_and_loses_nothing(built: Bui
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stdout == ""
-    assert stderr.splitlines()[-1] == "gifdex: interrupted; what was committed is kept: run again to go on"
+    assert stderr.splitlines()[-1] == "gifdex: interrupted; finished work is kept: run again to continue"
     assert "Traceback" not in stderr
     again = json.loads(run("build", corpus, *options, "--json").stdout)
     assert again["reused"] > 0

@@ -128,7 +128,7 @@ def test_weights_that_cannot_be_used_end_with_one_sentence_each(corpus: Path, vg
     with vgg16_file.open("rb") as stream:
         cut.write_bytes(stream.read(500_000))
     text.write_text("<html>")
-    for path, complaint in ((cut, "is cut short"), (text, "is no HDF5 file"), (tmp_path / "no.h5", "No such file")):
+    for path, complaint in ((cut, "is cut short"), (text, "is not an HDF5 file"), (tmp_path / "no.h5", "No such file")):
         done = run("encode", corpus, "--workspace", tmp_path / "ws", "--image-encoder", "vgg16", "--weights", path)
         assert done.returncode == 1
         (sentence,) = done.stderr.splitlines()
@@ -256,7 +256,7 @@ def test_an_encoder_without_a_classifier_needs_a_projection_and_takes_one(corpus
     name = f"tfhub:{tmp_path / 'module'}"
     refused = run("build", corpus, "--workspace", tmp_path / "ws", "--image-encoder", name)
     assert refused.returncode == 1
-    assert "has no classifier, which a zero-shot projection is fitted from" in refused.stderr.splitlines()[-1]
+    assert "has no classifier to fit a zero-shot projection from" in refused.stderr.splitlines()[-1]
     done = run("encode", corpus, "--workspace", tmp_path / "ws", "--image-encoder", name, "--json")
     assert done.returncode == 0, done.stderr
     features = Path(json.loads(done.stdout)["features"])
@@ -299,8 +299,8 @@ def test_encoders_lists_every_encoder_once_and_says_what_is_there() -> None:
         (["--image-encoder", "vgg19"], "there is no image encoder 'vgg19': choose one of"),
         (["--image-encoder", "tfhub"], "write it tfhub:<folder or URL>"),
         (["--image-encoder", "tfhub:nowhere"], "nowhere"),
-        (["--weights", "x.h5"], "efficientnet-lite0 brings its own weights"),
-        (["--precision", "bfloat16"], "efficientnet-lite0 in bfloat16 gives other features than float32"),
+        (["--weights", "x.h5"], "efficientnet-lite0 has its own weights"),
+        (["--precision", "bfloat16"], "efficientnet-lite0 gives other features in bfloat16"),
     ],
 )
 def test_encoder_mistakes_get_one_sentence(corpus: Path, tmp_path: Path, options: list[str], complaint: str) -> None:

@@ -31,7 +31,7 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     tf.saved_model.save(Module(), str(folder / "module"))
     encode = EncodeSettings(f"tfhub:{folder / 'module'}")
     images, texts = image_encoder(encode.image_encoder, encode.encoder_options), text_encoder()
-    facts = {
+    metadata = {
         kind: {"name": encoder.name, "fingerprint": encoder.fingerprint, "dimensions": encoder.dimensions}
         for kind, encoder in (("image_encoder", images), ("text_encoder", texts))
     }
@@ -42,5 +42,5 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "text_center": np.zeros(texts.dimensions, np.float32),
         "text_map": random.normal(size=(texts.dimensions, JOINT)).astype(np.float32),
     }
-    LinearProjection(tensors, facts).save(folder / "projection.safetensors")
+    LinearProjection(tensors, metadata).save(folder / "projection.safetensors")
     return {"encode": encode, "index": IndexSettings(projection=folder / "projection.safetensors")}

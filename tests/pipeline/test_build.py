@@ -63,9 +63,9 @@ def test_the_published_version_is_whole_and_finds_each_item_by_its_own_vector(bu
 
 
 def test_the_statistics_say_what_was_done(built: Built) -> None:
-    facts = json.loads((Workspace(built.workspace).build(built.summary.build_id) / "stats.json").read_text())
-    assert (facts["items"], facts["rejects"], facts["corpus"]) == (GIFS, 4, str(built.corpus))
-    assert list(facts["seconds"]) == ["scan", "projection", "encode", "index"]
+    statistics = json.loads((Workspace(built.workspace).build(built.summary.build_id) / "stats.json").read_text())
+    assert (statistics["items"], statistics["rejects"], statistics["corpus"]) == (GIFS, 4, str(built.corpus))
+    assert list(statistics["seconds"]) == ["scan", "projection", "encode", "index"]
 
 
 def test_nothing_but_what_is_documented_is_left_in_the_workspace(built: Built) -> None:
@@ -244,7 +244,7 @@ def test_a_gif_cut_short_is_a_partial_item_and_with_strict_a_reject(
     assert (strict.run.items, strict.run.partial, strict.run.rejects, strict.run.tried) == (1, 0, 1, 0)
     row = reject_rows(workspace, strict)["cut"]
     assert (row["stage"], row["error"]) == ("encode", "DecodeError")
-    assert row["reason"] == f"only the beginning of the file is good, and --strict was asked for: it {found['cut']}"
+    assert row["reason"] == f"only the beginning of the file is good, and --strict rejects that: it {found['cut']}"
     again = run(corpus, workspace)
     assert (again.build_id, again.run.partial, again.run.tried, damage(again)) == (first.build_id, 1, 0, found)
 
@@ -277,7 +277,7 @@ def test_a_projection_file_that_fits_is_used(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
     whole = projections.load(next((built.workspace / "projections").iterdir()))
-    projections.make(whole.kind, whole.tensors, {**whole.facts, "note": "mine"}).save(tmp_path / "mine.safetensors")
+    projections.make(whole.kind, whole.tensors, {**whole.metadata, "note": "mine"}).save(tmp_path / "mine.safetensors")
     workspace = built.copy_workspace(tmp_path)
     monkeypatch.chdir(tmp_path)
     summary = run(built.corpus, workspace, index=IndexSettings(projection=Path("mine.safetensors")))

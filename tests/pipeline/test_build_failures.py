@@ -124,8 +124,11 @@ def test_a_projection_for_another_encoder_is_refused_before_anything_is_encoded(
     built: Built, tmp_path: Path, write_gif: GifWriter, run: Runner, contents: Contents
 ) -> None:
     whole = projections.load(next((built.workspace / "projections").iterdir()))
-    facts = {**whole.facts, "image_encoder": {"name": "vgg16", "fingerprint": "0123456789abcdef", "dimensions": 1280}}
-    projections.make(whole.kind, whole.tensors, facts).save(tmp_path / "other.safetensors")
+    metadata = {
+        **whole.metadata,
+        "image_encoder": {"name": "vgg16", "fingerprint": "0123456789abcdef", "dimensions": 1280},
+    }
+    projections.make(whole.kind, whole.tensors, metadata).save(tmp_path / "other.safetensors")
     write_gif(tmp_path / "new" / "a.gif", seed=77)
     workspace = built.copy_workspace(tmp_path)
     before = contents(workspace / "index"), contents(workspace / "features")

@@ -226,7 +226,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         ("c.csv", b'uri,id\n"a.gif,1\n', r"cannot read the catalog .*c\.csv"),
         ("c.csv", b"uri\ncaf\xe9.gif\n", r"cannot read the catalog .*c\.csv: .*utf-8"),
         ("c.jsonl", b'{"uri": "a.gif"}\n\n{"uri": \n', r"line 3 of the catalog .*c\.jsonl is not JSON"),
-        ("c.jsonl", b'{"uri": "a.gif"}\n["a.gif"]\n', r"line 2 of the catalog .* is no JSON object"),
+        ("c.jsonl", b'{"uri": "a.gif"}\n["a.gif"]\n', r"line 2 of the catalog .* is not a JSON object"),
         ("c.jsonl", b'{"uri": 5}\n', r"row 1 of the catalog .* has the uri 5"),
         ("c.jsonl", b"[" * 100_000, r"line 1 of the catalog .* is not JSON"),
         ("c.jsonl", b"\xff\xfe{}", r"cannot read the catalog .*c\.jsonl: .*utf-8"),
@@ -287,5 +287,5 @@ def test_a_compressed_name_is_not_decompressed(tmp_path: Path) -> None:
 @pytest.mark.timeout(20)
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.gif")
-    with pytest.raises(OSError, match="is no regular file"):
+    with pytest.raises(OSError, match="is not a regular file"):
         read_bytes(str(tmp_path / "pipe.gif"))

@@ -64,7 +64,7 @@ def test_another_encoder_is_announced_with_its_cost_before_it_starts(nights: Nig
     assert (plan.encoder_changed, plan.to_encode) == (True, GIFS)
     summary = nightly(changed, told)
     assert told.notices == [plan.notice]
-    assert f"{GIFS} GIFs are encoded by efficientnet-lite0, in about" in told.notices[0]
+    assert f"efficientnet-lite0 encodes {GIFS} GIFs again, in about" in told.notices[0]
     assert summary.build.run.encoded == GIFS
 
 
@@ -75,7 +75,7 @@ def test_another_projection_encodes_nothing(nights: Nights) -> None:
 
     known = projections.load(path)
     tensors = {name: tensor * (2 if name == "classifier_bias" else 1) for name, tensor in known.tensors.items()}
-    other = projections.make(known.kind, tensors, known.facts)
+    other = projections.make(known.kind, tensors, known.metadata)
     other.save(nights.root / "other.safetensors")
     summary = nights.run(index=IndexSettings(projection=nights.root / "other.safetensors"))
     assert (summary.build.run.tried, summary.outcome, summary.build.index_reused) == (0, "published", False)
@@ -85,7 +85,7 @@ GATES: dict[str, tuple[Callable[[Nights], None], dict[str, Any], str]] = {
     "max_shrink": (
         lambda nights: [nights.remove(f"g{number}") for number in range(3)] and None,
         {},
-        rf"it has 5 items where the published version \w+ has {GIFS}, 37.5% fewer and over 20.0%",
+        rf"it has 5 items and the published version \w+ has {GIFS}: 37.5% fewer, over 20.0%",
     ),
     "max_rejects": (
         lambda nights: [nights.gif(f"g{number}").write_text("no GIF") for number in range(2)] and None,
@@ -136,7 +136,7 @@ def test_canaries_must_find_their_item(nights: Nights) -> None:
     summary = nights.run(gate={"canaries": canaries})
     assert list(summary.refused) == ["canaries"]
     assert summary.refused["canaries"].startswith(
-        f"2 of 3 canaries failed: 'a dog' does not find {best[1].id} among its 1 hits, whose first is"
+        f"2 of 3 canaries failed: 'a dog' does not find {best[1].id} among its 1 hits; the first is"
     )
     assert "'a dog' should find g00, but no item has that id, did you mean g0?" in summary.refused["canaries"]
 
@@ -144,7 +144,7 @@ def test_canaries_must_find_their_item(nights: Nights) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "have no line"),
+        ("", "are empty"),
         ("{", "line 1 of .* is not JSON"),
         ('{"sentence": "a dog"}', "a line of the canaries"),
         ('{"sentence": "a dog", "id": "x", "k": 0}', "a line of the canaries"),

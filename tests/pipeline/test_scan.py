@@ -152,7 +152,7 @@ def test_what_cannot_be_read_is_a_reject_with_its_reason(make_gif: GifMaker, tmp
     assert found["gone"][1].startswith("cannot read the file: ")
     assert "gone.gif" in found["gone"][1]
     assert found["pipe"][0] == "OSError"
-    assert "is no regular file" in found["pipe"][1]
+    assert "is not a regular file" in found["pipe"][1]
     assert set(scanned.rejects["stage"].to_pylist()) == {"scan"}
 
 

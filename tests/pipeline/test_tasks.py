@@ -128,5 +128,5 @@ def test_beam_options_pass_through_and_the_local_runner_is_named(arguments: tupl
     ],
 )
 def test_a_stray_argument_is_named(arguments: tuple[str, ...], stray: str) -> None:
-    with pytest.raises(GifdexError, match=f"{stray!r} is no option of Beam"):
+    with pytest.raises(GifdexError, match=f"Beam does not know {stray!r}"):
         pipeline_options(arguments)

@@ -72,10 +72,10 @@ def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
         pass
 
 
-def test_a_holder_that_has_not_said_who_it_is_is_still_a_holder(tmp_path: Path) -> None:
+def test_an_unknown_holder_is_still_a_holder(tmp_path: Path) -> None:
     with holder(tmp_path):
         (tmp_path / ".lock").write_text("")
-        with pytest.raises(WorkspaceBusyError, match="has not said who it is"), Workspace(tmp_path).locked():
+        with pytest.raises(WorkspaceBusyError, match="unknown process"), Workspace(tmp_path).locked():
             pass
 
 

@@ -1,1 +1,1 @@
-"""From bytes to whole pictures: one module a decoder, behind the protocol in `base`."""
+"""Decoders turn bytes into whole pictures: one module each, behind the protocol in `base`."""

@@ -1,4 +1,4 @@
-"""What a decoder is, what a file tells before it is decoded, and the limits that hold for it."""
+"""The decoder protocol, the structure of a file before decoding, and checks of limits."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _SHORTEST_MS, _DEFAULT_MS = 10, 100
 
 
 def shown_for(delay_ms: int) -> int:
-    """Return for how many milliseconds a viewer shows a frame that asks for `delay_ms`."""
+    """Return how many milliseconds a viewer shows a frame whose delay is `delay_ms`."""
     return delay_ms if delay_ms > _SHORTEST_MS else _DEFAULT_MS
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What a file says of itself before a pixel is decoded.
+    """What is known of a file before a pixel is decoded.
 
-    `width` and `height` of the canvas in pixels; `delays_ms`, for how long each frame shows (all above
-    zero); `damage`, where the file ends too early, in words that follow "the file"; `odd`, in the same
-    way, whatever no ordinary file has: a reason to decode it in a process of its own.
+    `width` and `height` of the canvas are in pixels; `delays_ms` says how long each frame shows (all above zero).
+    `damage` describes where the file ends too early, in words that follow "the file". `odd` describes, in the same
+    way, anything unusual: a reason to decode the file in a separate process.
     """
 
     format: str
@@ -38,12 +38,12 @@ class Structure:
     odd: str | None = None
 
     def pictures(self, wanted: Sequence[int]) -> tuple[int, ...]:
-        """Return which of the pictures in the file complete the frames `wanted`: the same, but for some GIFs."""
+        """Return the indexes of the pictures that complete the frames `wanted`: the same, except in some GIFs."""
         return tuple(wanted)
 
 
 class Budget:
-    """What decoding one file may still cost: seconds from now on, and pixels, within `limits`."""
+    """What decoding one file may still cost within `limits`: seconds from now on, and pixels."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -51,13 +51,13 @@ class Budget:
         self._pixels = 0
 
     def check_time(self) -> None:
-        """Raise LimitError where the time is over; to be looked at between steps."""
+        """Raise LimitError if time is up; call it between steps."""
         seconds = time.monotonic() - self._started
         if seconds > self.limits.seconds:
             check("seconds", round(seconds, 3), self.limits.seconds, "seconds of decoding behind it", lasting=False)
 
     def spend(self, pixels: int) -> None:
-        """Raise LimitError where so many more pixels are more than may be decoded and drawn."""
+        """Count pixels to decode and draw; raise LimitError if they exceed the limit."""
         self._pixels += pixels
         check("total_pixels", self._pixels, self.limits.total_pixels, "pixels to decode")
 
@@ -77,39 +77,37 @@ class Decoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called on the command line."""
+        """Its name on the command line."""
 
     @property
     def version(self) -> str:
-        """The libraries that decode, with their versions: others may succeed where these failed."""
+        """The libraries that decode, with their versions; another version may read what these cannot."""
 
     @property
     def watched(self) -> bool:
-        """Whether every file is decoded in a process of its own, not just odd ones."""
+        """Whether every file is decoded in a separate process, not just odd ones."""
 
     def structure(self, data: bytes, limits: Limits, budget: Budget) -> Structure:
-        """Return what the file says of itself, without decoding a pixel.
+        """Return the structure of the file without decoding a pixel.
 
-        Raises DecodeError where it is not what it says, LimitError where it has more frames than allowed or
-        takes too long.
+        Raises DecodeError if the file is malformed, LimitError if it has more frames than allowed or takes too long.
         """
 
     def cost(self, structure: Structure, wanted: Sequence[int]) -> int:
-        """Return how many pixels are decoded and drawn for the frames `wanted` (rising indexes)."""
+        """Return how many pixels are decoded and drawn for the frames `wanted` (ascending indexes)."""
 
     def draw(self, data: bytes, structure: Structure, wanted: Sequence[int], budget: Budget) -> Iterator[Image.Image]:
-        """Yield the frames `wanted` (rising indexes), RGB or RGBX at the canvas' size, transparency on white.
+        """Yield the frames `wanted` (ascending indexes), RGB or RGBX at the canvas' size, transparency on white.
 
-        Raises FrameError, with its index, at the first frame that cannot be decoded, LimitError where it takes
-        too long.
+        Raises FrameError with the index of the first frame that cannot be decoded, LimitError if it takes too long.
         """
 
 
 def format_of(data: bytes) -> str:
-    """Return what the bytes are by how they begin, whatever the file is called: GIF, WebP, PNG, MP4 (or MOV) or WebM.
+    """Return the format by the first bytes: GIF, WebP, PNG, MP4 (or MOV) or WebM. The file's name does not matter.
 
-    Raises UnsupportedFormatError where they are none of these. See GIF89a 17, RFC 9649, PNG (third edition) 5.2,
-    ISO/IEC 14496-12 4.3 and RFC 8794.
+    Raises UnsupportedFormatError for any other. See GIF89a 17, RFC 9649, PNG (third edition) 5.2, ISO/IEC 14496-12 4.3
+    and RFC 8794.
     """
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
@@ -126,7 +124,7 @@ def format_of(data: bytes) -> str:
 
 
 def check(limit: str, found: float, allowed: float, unit: str, *, lasting: bool = True) -> None:
-    """Raise LimitError where `found` is above `allowed`."""
+    """Raise LimitError if `found` is above `allowed`."""
     if found > allowed:
         option = f"--max-{limit.replace('_', '-')}"
         message = (
@@ -136,12 +134,12 @@ def check(limit: str, found: float, allowed: float, unit: str, *, lasting: bool 
 
 
 def check_frames(found: int, limits: Limits) -> None:
-    """Raise LimitError as soon as more frames are found than allowed; the rest is not counted."""
+    """Raise LimitError if more frames are found than allowed; callers stop counting there."""
     check("frames", found, limits.frames, "frames or more")
 
 
 def check_bytes(size: int, limits: Limits) -> None:
-    """Raise LimitError where a file of `size` bytes is larger than the limit."""
+    """Raise LimitError if a file of `size` bytes is above the limit."""
     check("bytes", size, limits.bytes, "bytes")
 
 

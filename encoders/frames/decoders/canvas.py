@@ -1,8 +1,8 @@
-"""Compose a GIF's images into what a viewer shows, whatever takes them out of their LZW codes.
+"""Composite a GIF's images into what a viewer shows, with any LZW decoder.
 
-The canvas holds color numbers: 256 x the color table's place among the file's tables + the index within it, and the
-number after all of these where nothing is drawn (white). So composing is a few passes over small integers, also
-where images have color tables of their own, and colors are looked up only for the frames that are wanted.
+The canvas holds color numbers: 256 x the number of the color table + the index within it; the next number after all
+of these means that nothing is drawn (white). So compositing is a few passes over small integers, even if images have
+color tables of their own, and colors are looked up only for the frames that are needed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from gifdex.encoders.frames.decoders.gif import CLEAR, KEEP, RESTORE, GifImage, 
 
 _Bytes = NDArray[np.uint8]
 _Numbers = NDArray[np.unsignedinteger]  # uint16, or uint32 where there are many tables
-# Larger images are drawn in bands of rows, so that what is computed on the way stays small.
+# Larger images are drawn in bands of rows, to keep intermediate arrays small.
 _DRAWN_AT_ONCE = 2**20
-# numpy looks up by eight-byte indexes, which it makes of all it is given.
+# numpy converts all indexes to eight bytes before a look-up.
 _LOOKED_UP_AT_ONCE = 2**18
 _Pixel = TypeVar("_Pixel", bound=np.generic)
 # With more color tables than this, numbers need more than 16 bits.
@@ -31,20 +31,20 @@ _MAX_TABLES = 255
 
 
 class Unpack(Protocol):
-    """Takes an image out of its LZW codes (22 and appendix F of the GIF89a specification)."""
+    """Decodes an image's LZW codes (22 and appendix F of the GIF89a specification)."""
 
     def __call__(self, data: bytes, image: GifImage) -> tuple[_Bytes, int]:
-        """Return indexes uint8 (width x height,) in the order of the codes, and how many of them there were.
+        """Return indexes uint8 (width x height,) in the order of the codes, and how many were decoded.
 
-        The array is good until the next call. Raises ValueError, with the reason, at a code that cannot be.
+        The array is valid until the next call. Raises ValueError with the reason at an invalid code.
         """
 
 
 def steps(gif: GifStructure, wanted: Sequence[int]) -> list[tuple[int, bool]]:
-    """Return the images to draw for the frames `wanted` (rising), and whether each starts on an empty canvas.
+    """Return the images to draw for the frames `wanted` (ascending), and whether each starts on an empty canvas.
 
-    Left out is what no wanted frame shows: images before one that hides or clears everything, and images whose
-    area is cleared or restored before anything wanted is shown.
+    Skips images that no wanted frame shows: those before an image that hides or clears everything, and those whose
+    area is cleared or restored before a wanted frame.
     """
     result: list[tuple[int, bool]] = []
     done = -1
@@ -58,7 +58,7 @@ def steps(gif: GifStructure, wanted: Sequence[int]) -> list[tuple[int, bool]]:
 
 
 def _starts_afresh(gif: GifStructure, index: int) -> bool:
-    """Tell whether what is shown from image `index` on owes nothing to the images before it."""
+    """Tell whether frames from image `index` on do not depend on the images before it."""
     if index == 0:
         return True
     before, image = gif.images[index - 1], gif.images[index]
@@ -69,12 +69,12 @@ def _starts_afresh(gif: GifStructure, index: int) -> bool:
 
 
 def _is_seen(image: GifImage) -> bool:
-    """Tell whether an image that is no wanted frame itself leaves anything for later ones."""
+    """Tell whether an image leaves anything on the canvas for later frames."""
     return image.disposal == KEEP
 
 
 def pixels_drawn(gif: GifStructure, wanted: Sequence[int]) -> int:
-    """Return how many pixels are taken out of LZW codes, cleared, or looked up for the frames `wanted`."""
+    """Return how many pixels are decoded, cleared or looked up for the frames `wanted`."""
     shown = set(gif.pictures(wanted))
     images = ((index in shown, gif.images[index]) for index, _ in steps(gif, wanted))
     needed = (image for is_shown, image in images if is_shown or image.disposal != RESTORE)
@@ -82,23 +82,22 @@ def pixels_drawn(gif: GifStructure, wanted: Sequence[int]) -> int:
 
 
 class _NotOpaqueError(Exception):
-    """An image that was to hide all before it has too few pixels for that."""
+    """An image that should hide everything before it has too few pixels."""
 
 
 def compose(
     data: bytes, gif: GifStructure, wanted: Sequence[int], unpack: Unpack, budget: Budget
 ) -> Iterator[Image.Image]:
-    """Yield the frames `wanted` (rising) as RGBX pictures of the canvas, transparency on white.
+    """Yield the frames `wanted` (ascending) as RGBX pictures of the canvas, transparency on white.
 
-    Raises FrameError at the first frame whose codes are broken or, in a file cut short, not all there, and LimitError
-    where it takes too long.
+    Raises FrameError at the first frame whose codes are broken or incomplete, and LimitError if it takes too long.
     """
     done = 0
     try:
         for picture in _compose(data, gif, wanted, unpack, budget, steps(gif, wanted)):
             yield picture
             done += 1
-    except _NotOpaqueError:  # once more, leaving nothing out
+    except _NotOpaqueError:  # try again without skipping images
         last = gif.pictures(wanted)[-1]
         every = [(index, index == 0) for index in range(last + 1)]
         budget.spend(sum(image.width * image.height for image in gif.images[: last + 1]))
@@ -161,26 +160,26 @@ class _Canvas:
         for (start, colors), base in self._bases.items():
             rgb = np.frombuffer(self.data, np.uint8, 3 * colors, start).reshape(colors, 3)
             table[base : base + colors, :3] = rgb
-        self._table: NDArray[np.uint32] = table.view(np.uint32)[:, 0]  # one look-up a pixel, whatever the byte order
+        self._table: NDArray[np.uint32] = table.view(np.uint32)[:, 0]  # one look-up per pixel, in any byte order
 
     def clear(self) -> None:
         self._canvas[...] = self._nothing
         self._pending = None
 
     def dispose(self) -> None:
-        """Do what the image before asked for (23): its area is cleared, or becomes what it was."""
+        """Apply the previous image's disposal method (23): clear or restore its area."""
         if self._pending is not None:
             area, before = self._pending
             self._canvas[area] = self._nothing if before is None else before
             self._pending = None
 
     def _area(self, image: GifImage) -> tuple[slice, slice]:
-        """Return the part of the canvas that an image lies on; what reaches beyond is not shown."""
+        """Return the part of the canvas that an image covers; the rest of the image is not shown."""
         bottom, right = image.top + image.height, image.left + image.width
         return slice(image.top, min(bottom, self.gif.height)), slice(image.left, min(right, self.gif.width))
 
     def skip(self, image: GifImage) -> None:
-        """Leave out an image that nobody sees; only the clearing of its area stays."""
+        """Skip an image that is never seen; its area is still cleared."""
         if image.disposal == CLEAR:
             self._pending = (self._area(image), None)
 
@@ -212,8 +211,8 @@ class _Canvas:
         if visible is None:
             np.add(indexes, base, out=view, dtype=view.dtype, casting="unsafe")
             return
-        # view += (numbers - view) x visible, whatever overflows on the way: fifteen times faster than a masked copy,
-        # whose branches go either way.
+        # view += (numbers - view) x visible, where overflows cancel out: fifteen times as fast as a masked copy, whose
+        # branches are unpredictable.
         changes = self._changes[: view.size].reshape(view.shape)
         np.subtract(indexes, view, out=changes, dtype=view.dtype, casting="unsafe")
         if base:
@@ -232,7 +231,7 @@ class _Canvas:
 
 
 def _visible(image: GifImage, indexes: _Bytes, there: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    """Return which pixels are drawn, None for all: none transparent, missing, or beyond the color table."""
+    """Return which pixels are drawn, None for all; transparent, missing and out-of-table ones are not."""
     visible = None if there is None else there.copy()
     if image.transparent is not None:
         opaque = indexes != image.transparent

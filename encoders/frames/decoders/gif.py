@@ -1,4 +1,4 @@
-"""The structural pass over a GIF: its canvas, images, delays and disposal, without decoding a pixel.
+"""Read the structure of a GIF: its canvas, images, delays and disposal, without decoding a pixel.
 
 Section numbers are those of the GIF89a specification (CompuServe, 31 July 1990).
 """
@@ -19,15 +19,15 @@ _GRAPHIC_CONTROL, _APPLICATION = 0xF9, 0xFF
 _LOOP_EXTENSIONS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
 _SCREEN = struct.Struct("<HHBBB")
 _DESCRIPTOR = struct.Struct("<HHHHB")
-# What begins a block: extension, image, trailer.
+# The bytes that introduce a block: extension, image, trailer.
 _INTRODUCER = re.compile(rb"[\x21\x2c\x3b]")
 # Disposal methods (23): what happens to an image's area before the next image is drawn. Old encoders write 4 for 3.
 KEEP, CLEAR, RESTORE = 1, 2, 3
 _DISPOSALS = {CLEAR: CLEAR, RESTORE: RESTORE, 4: RESTORE}
-# The budget is looked at once in so many blocks.
+# The budget is checked once every so many blocks.
 _BLOCKS_A_LOOK = 10_000
-# The LZW minimum code sizes (22) that fit into codes of 12 bits (appendix F), and those that the specification
-# means: 2 to 8, and 1, which encoders of black and white write.
+# The LZW minimum code sizes (22) that fit into codes of 12 bits (appendix F), and the usual ones: 2 to 8 as specified,
+# and 1, which some encoders write for black and white.
 CODE_SIZES = range(1, 12)
 _USUAL_CODE_SIZES = range(1, 9)
 
@@ -36,10 +36,9 @@ _USUAL_CODE_SIZES = range(1, 9)
 class GifImage:
     """One image of a GIF (20-22), with what its Graphic Control Extension (23) said.
 
-    `left`, `top`, `width` and `height` in pixels of the canvas; its color table is `colors` RGB triples
-    from byte `palette` of the file on, and its LZW sub-blocks are the bytes from `start` to `end`.
-    `transparent` is the index that is not drawn, `disposal` is KEEP, CLEAR or RESTORE. `whole` is false where the
-    file ends within the sub-blocks.
+    `left`, `top`, `width` and `height` are in pixels. The color table has `colors` RGB triples, from byte `palette` of
+    the file on; the LZW sub-blocks are the bytes from `start` to `end`. `transparent` is the index that is not drawn,
+    `disposal` is KEEP, CLEAR or RESTORE. `whole` is false if the file ends within the sub-blocks.
     """
 
     left: int
@@ -61,7 +60,7 @@ class GifImage:
 class GifStructure(Structure):
     """A GIF's structure: `images` in file order, and for each frame the index of the image that completes it.
 
-    `loops` is how often an application extension asks to play (0: for ever), None where none does.
+    `loops` is the loop count of an application extension (0: forever), None if there is none.
     """
 
     images: tuple[GifImage, ...] = ()
@@ -75,7 +74,7 @@ class GifStructure(Structure):
 
 @dataclass
 class _Control:
-    """What holds for the next image (23)."""
+    """Settings for the next image (23)."""
 
     delay_ms: int | None = None  # None without an extension
     disposal: int = KEEP
@@ -101,14 +100,14 @@ class _Walk:
         return piece
 
     def take_color_table(self, packed: int) -> tuple[int, int]:
-        """Step over a color table where bit 7 says there is one (19, 21); return where it begins and its length."""
+        """Skip a color table, present if bit 7 is set (19, 21); return its position and length."""
         begin, colors = self.position, 2 << (packed & 7) if packed & 0x80 else 0
         self.take(3 * colors)
         return begin, colors
 
     def skip_sub_blocks(self) -> None:
         """Skip data sub-blocks up to the empty one that ends them (15, 16)."""
-        data, position = self.data, self.position  # local: a hostile file has millions of them
+        data, position = self.data, self.position  # local for speed: a hostile file has millions of sub-blocks
         try:
             while size := data[position]:
                 position += size + 1
@@ -118,7 +117,7 @@ class _Walk:
         self.position = position + 1
 
     def take_first_block(self) -> bytes:
-        """Take the first sub-block, and skip the others; where the first is the empty one, there are no others."""
+        """Read the first sub-block and skip the others."""
         size = self.take(1)[0]
         if not size:
             self.note("has an empty extension")
@@ -128,7 +127,7 @@ class _Walk:
         return block
 
     def next_introducer(self) -> int:
-        """Return the byte that begins the next block; decoders step over bytes that begin none, and so does this."""
+        """Return the byte that introduces the next block; stray bytes are skipped, as decoders do."""
         found = _INTRODUCER.search(self.data, self.position)
         if found is None:
             self.note("has no trailer")
@@ -142,7 +141,7 @@ class _Walk:
         self.odd = self.odd or odd
 
     def take_graphic_control(self) -> _Control:
-        """Take a Graphic Control Extension (23)."""
+        """Read a Graphic Control Extension (23)."""
         block = self.take_first_block()
         if len(block) < 4:
             self.note("has a control extension that is too short")
@@ -152,7 +151,7 @@ class _Walk:
         return _Control(delay_ms, disposal, block[3] if block[0] & 1 else None)
 
     def take_application(self) -> None:
-        """Take an Application Extension (26); of the two that say how often to play, the number."""
+        """Read an Application Extension (26); two kinds have a loop count."""
         start = self.position
         name = self.take_first_block()
         after = start + 1 + len(name)
@@ -161,7 +160,7 @@ class _Walk:
             self.loops = int.from_bytes(loop[2:], "little")
 
     def take_image(self, control: _Control, palette: tuple[int, int]) -> None:
-        """Take an Image Descriptor, its color table and its data (20-22)."""
+        """Read an Image Descriptor, its color table and its data (20-22)."""
         left, top, width, height, packed = _DESCRIPTOR.unpack(self.take(_DESCRIPTOR.size))
         code_size, start, whole = 0, len(self.data), True
         try:
@@ -204,13 +203,12 @@ class _Walk:
 
 
 def read_structure(data: bytes, limits: Limits, budget: Budget) -> GifStructure:
-    """Walk the blocks of a GIF (whose signature was seen, see `base.format_of`).
+    """Walk the blocks of a GIF whose signature was checked (see `base.format_of`).
 
-    Every image is a frame, as viewers have it, with two exceptions where images have no control extension (23) and so
-    ask for no time between them: one followed by an image that asks for some is drawn together with it, and
-    where none has an extension, the file asks for no loop and no image covers the canvas, they are the tiles
-    of one still. Raises DecodeError
-    where `data` ends within the header, LimitError where it has more frames than `limits` allow or takes too long.
+    As in viewers, every image is a frame, with two exceptions for images without a control extension (23), which have
+    no delay: an image followed by one with a delay is drawn together with it; and if no image has an extension, the
+    file has no loop count and no image covers the canvas, they are tiles of one still picture. Raises DecodeError if
+    `data` ends within the header, LimitError if it has more frames than `limits` allow or takes too long.
     """
     walk = _Walk(data, limits, budget)
     walk.position = 6
@@ -222,7 +220,7 @@ def read_structure(data: bytes, limits: Limits, budget: Budget) -> GifStructure:
     damage = None
     try:
         walk.take_blocks(palette)
-    except EOFError:  # cut short: what was there so far counts
+    except EOFError:  # cut short: keep what was read so far
         cut = walk.images and not walk.images[-1].whole
         place = f"within frame {len(walk.images):,}" if cut else f"after frame {len(walk.images):,}"
         damage = f"ends {place}" if walk.images else "ends before its first frame"
@@ -231,7 +229,7 @@ def read_structure(data: bytes, limits: Limits, budget: Budget) -> GifStructure:
 
 def _structure(data: bytes, walk: _Walk, width: int, height: int, damage: str | None) -> GifStructure:
     images = tuple(walk.images)
-    if not width * height and images:  # no canvas at all: viewers take the first image's area for it
+    if not width * height and images:  # no canvas: viewers use the first image's area
         width, height = images[0].left + images[0].width, images[0].top + images[0].height
     if any(image.left + image.width > width or image.top + image.height > height for image in images):
         walk.note("has an image that reaches beyond its canvas")

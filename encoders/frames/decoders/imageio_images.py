@@ -1,8 +1,8 @@
-"""imageio: animated WebP and PNG, and GIFs where it is asked for.
+"""imageio: animated WebP and PNG, and GIFs on request.
 
-Its GIFs are composited by Pillow, wrongly where an image without a disposal method follows one that is cleared or
-restored. What a WebP or PNG says of itself is read from its chunks: the WebP container specification (RFC 9649)
-and the PNG specification (third edition, sections 5 and 11.3.5).
+Pillow composites its GIFs, and gets images without a disposal method wrong after one that is cleared or restored. The
+structure of a WebP or PNG is read from its chunks: see the WebP container specification (RFC 9649) and the PNG
+specification (third edition, sections 5 and 11.3.5).
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from gifdex.schemas.errors import DecodeError, UnsupportedFormatError
 _CHUNK = struct.Struct(">I4s")
 _FRAME_CONTROL = struct.Struct(">IIIIIHHBB")
 _ANIMATED = 0x02  # in the flags of a VP8X chunk
-_PNG_FACTS = (b"IHDR", b"acTL", b"fcTL")
+_PNG_STRUCTURE = (b"IHDR", b"acTL", b"fcTL")
 
 
 @dataclass(frozen=True)
 class _Png(Structure):
-    """A PNG's structure; `skipped` is 1 where its default image is no part of the animation."""
+    """A PNG's structure; `skipped` is 1 if its default image is not part of the animation."""
 
     skipped: int = 0
 
     def pictures(self, wanted: Sequence[int]) -> tuple[int, ...]:
-        """Return the pictures as Pillow counts them: the default image is one, in the animation or not."""
+        """Return indexes as Pillow counts them, which always include the default image."""
         return tuple(frame + self.skipped for frame in wanted)
 
 
@@ -60,7 +60,7 @@ class _Webp(Structure):
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-    """Yield each whole chunk's name, bytes and end, up to the end that the file tells."""
+    """Yield each whole chunk's name, bytes and end, up to the end given in the header."""
     position, end = 12, min(8 + _little(data[4:8]), len(data))
     while position + 8 <= end:
         name, size = data[position : position + 4], _little(data[position + 4 : position + 8])
@@ -82,7 +82,7 @@ def read_webp(data: bytes, limits: Limits, budget: Budget) -> Structure:
     for name, body, end in chunks:  # noqa: B007  # the last end counts
         budget.check_time()
         if name == b"VP8X":
-            raise DecodeError("the WebP tells its size twice")
+            raise DecodeError("the WebP has two size chunks")
         if name == b"ANMF" and len(body) >= 16:
             delays.append(shown_for(_little(body[12:15])))
             check_frames(len(delays), limits)
@@ -91,13 +91,13 @@ def read_webp(data: bytes, limits: Limits, budget: Budget) -> Structure:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each chunk's name and bytes; raises DecodeError where one that counts here is damaged (5.3, 5.4)."""
+    """Yield each chunk's name and bytes; raises DecodeError if one that is read here is damaged (5.3, 5.4)."""
     position = 8  # the signature
     while position + 8 <= len(data):
         length, name = _CHUNK.unpack_from(data, position)
         end = position + 8 + length
         body = data[position + 8 : end]
-        if name in _PNG_FACTS and zlib.crc32(name + body) != int.from_bytes(data[end : end + 4], "big"):
+        if name in _PNG_STRUCTURE and zlib.crc32(name + body) != int.from_bytes(data[end : end + 4], "big"):
             raise DecodeError(f"the PNG file's chunk {name.decode()} is damaged: its checksum differs")
         yield name, body
         position = end + 4
@@ -106,7 +106,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def read_png(data: bytes, limits: Limits, budget: Budget) -> Structure:
     """Return the structure of a PNG; raises as `Decoder.structure` does.
 
-    The default image is a frame only where a frame control comes before it.
+    The default image is a frame only if a frame control chunk precedes it.
     """
     chunks = _png_chunks(data)
     name, header = next(chunks, (b"", b""))
@@ -118,7 +118,7 @@ def read_png(data: bytes, limits: Limits, budget: Budget) -> Structure:
     for name, body in chunks:
         budget.check_time()
         if name == b"IHDR":
-            raise DecodeError("the PNG tells its size twice")
+            raise DecodeError("the PNG has two size chunks")
         if name == b"acTL":
             animated = True
         elif name == b"fcTL" and len(body) == _FRAME_CONTROL.size:
@@ -136,7 +136,7 @@ def read_png(data: bytes, limits: Limits, budget: Budget) -> Structure:
 
 
 class ImageioDecoder:
-    """Reads with imageio's Pillow plugin, frame by frame, in processes of their own."""
+    """Reads with imageio's Pillow plugin, frame by frame, in separate processes."""
 
     name = "imageio"
     watched = True
@@ -160,7 +160,7 @@ class ImageioDecoder:
         frame = wanted[0]
         try:
             suffix = f".{structure.format.lower()}"
-            if isinstance(structure, _Webp) and structure.damage:  # libwebp wants the size in the header to be true
+            if isinstance(structure, _Webp) and structure.damage:  # libwebp requires the right size in the header
                 data = b"RIFF" + (structure.end - 8).to_bytes(4, "little") + data[8 : structure.end]
             with iio.imopen(io.BytesIO(data), "r", plugin="pillow", extension=suffix) as opened:
                 for frame, picture in zip(wanted, structure.pictures(wanted), strict=True):  # noqa: B007  # told below

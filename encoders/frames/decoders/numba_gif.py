@@ -1,8 +1,8 @@
-"""The fastest decoder (extra `fast`): LZW codes unpacked by a loop that numba compiles, to the same pixels as Pillow's.
+"""The fastest decoder (extra `fast`): a loop compiled by numba decodes LZW codes to the same pixels as Pillow.
 
 GIF's LZW (appendix F of the GIF89a specification; Welch, "A Technique for High-Performance Data Compression",
-1984) is decoded by remembering where in the output each code's string was first written: a code is then one copy
-of eight bytes, seldom more. The literals stand before the output, so that they are no special case.
+1984) is decoded by remembering where in the output each code's string was first written, so most codes are one copy
+of eight bytes. The literals precede the output, so they need no special case.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gifdex.encoders.frames.decoders.pillow_gif import GifDecoder, check_code_si
 
 _LITERALS = 2048  # as many as the largest code size has; indexes have eight bits
 _CODES = 4096
-# Words are read and written whole: up to seven bytes beyond what is meant, which are written again or never read.
+# Whole words are read and written: up to seven extra bytes, which are overwritten or never read.
 _SPARE = 8
 
 _u8, _u32, _u64 = np.uint8, np.uint32, np.uint64
@@ -60,12 +60,12 @@ def _store(array: Any, at: Any, word: Any) -> None:
 
 
 def _unpack(codes: Any, count: int, code_size: int, output: Any, pixels: int) -> int:
-    """Write up to `pixels` indexes to output[2048:]; return how many there were, or -1 at a code that cannot be.
+    """Write up to `pixels` indexes to output[2048:]; return how many, or -1 at an invalid code.
 
     `codes` has eight bytes more than `count`, `output` eight more than 2048 + `pixels`; nothing is read or
     written beyond. `code_size` is 1 to 11.
     """
-    start = np.empty(_CODES, np.uint32)  # where in the output a code's string stands
+    start = np.empty(_CODES, np.uint32)  # where in the output a code's string begins
     length = np.empty(_CODES, np.uint32)
     for literal in range(_LITERALS):
         output[literal] = _u8(literal & 255)
@@ -77,7 +77,7 @@ def _unpack(codes: Any, count: int, code_size: int, output: Any, pixels: int) ->
     size, following = _u64(code_size) + _1, clear + _2
     top = _1 << size  # the first code that needs more bits
     at, limit = _u64(_LITERALS), _u64(_LITERALS) + _u64(pixels)
-    last, last_length = _0, _0  # the string before; of no length after a clear code
+    last, last_length = _0, _0  # the previous string; empty after a clear code
     while at < limit and left >= size:
         if held < size:
             bits |= _load(codes, position, 4) << held
@@ -96,7 +96,7 @@ def _unpack(codes: Any, count: int, code_size: int, output: Any, pixels: int) ->
             break
         if code < following:
             source, many = _u64(start[code]), _u64(length[code])
-        elif code == following and last_length > _0:  # the string before, and its first index again
+        elif code == following and last_length > _0:  # the previous string and its first index
             source, many = last, last_length + _1
         else:
             return -1
@@ -122,7 +122,7 @@ def _unpack(codes: Any, count: int, code_size: int, output: Any, pixels: int) ->
 
 @cache
 def _compiled() -> tuple[Callable[..., int], Callable[..., int]]:
-    """Compile both loops (about two seconds, once a process); they let other threads run."""
+    """Compile both loops (about two seconds, once per process); they release the GIL."""
     array = types.Array(types.uint8, 1, "C")
     given = types.Array(types.uint8, 1, "C", readonly=True)
     join = numba.njit(types.int64(given, types.int64, types.int64, array), nogil=True)(_join_blocks)

@@ -1,7 +1,7 @@
-"""The decoder that is always there: Pillow takes images out of their LZW codes, the canvas is ours.
+"""The decoder that is always available: Pillow decodes the LZW codes, our canvas composites.
 
-Pillow's own compositing is wrong where an image without a disposal method follows one that is cleared or
-restored, and it raises at the first broken frame; its LZW decoder is right, and lets other threads run.
+Pillow's own compositing is wrong if an image without a disposal method follows one that is cleared or restored, and it
+raises at the first broken frame. Its LZW decoder is right, and releases the GIL.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gifdex.encoders.frames.limits import Limits
 
 
 class GifDecoder:
-    """Draws GIFs on our canvas; `unpack` takes each image out of its LZW codes."""
+    """Draws GIFs on our canvas; `unpack` decodes each image's LZW codes."""
 
     watched = False
 
@@ -51,7 +51,7 @@ class GifDecoder:
 
 
 def check_code_size(image: GifImage) -> None:
-    """Raise ValueError where an image's LZW minimum code size (22) is none."""
+    """Raise ValueError if an image's LZW minimum code size (22) is invalid."""
     if image.code_size not in CODE_SIZES:
         raise ValueError(f"its LZW code size is {image.code_size}, expected 1 to 11")
 
@@ -72,7 +72,7 @@ class PillowUnpack:
         codes = data[image.start : image.end]
         if not size or _unpack(codes, image, pixels):
             return pixels, size
-        # Pillow does not say how far it came: as far as what it leaves does not depend on what was there before.
+        # Pillow does not say how many pixels it wrote: those that do not depend on what the memory held before.
         other = np.full(size, 255, np.uint8)
         pixels.fill(0)
         _unpack(codes, image, pixels)
@@ -82,10 +82,10 @@ class PillowUnpack:
 
 
 def _unpack(codes: bytes, image: GifImage, pixels: NDArray[np.uint8]) -> bool:
-    """Unpack into `pixels`, which Pillow uses as the picture's memory; return whether there were enough codes."""
+    """Unpack into `pixels`, the memory of Pillow's picture; return whether there were enough codes."""
     picture = Image.frombuffer("L", (image.width, image.height), pixels, "raw", "L", 0, 1)
     try:
-        picture.frombytes(codes, "gif", (image.code_size, 0, -1))  # not interlaced, nothing transparent: both are ours
+        picture.frombytes(codes, "gif", (image.code_size, 0, -1))  # we handle interlacing and transparency
     except ValueError as err:
         if "not enough" not in str(err):
             raise ValueError("its LZW codes are broken") from err

@@ -1,9 +1,9 @@
-"""Decode in a process of its own what may hang, crash or fill the memory, so that it costs one file.
+"""Decode risky files in separate processes, so that a hang, a crash or full memory costs only one file.
 
-Files whose structure is in order are decoded by loops that check every index, in the worker's own threads.
-Everything else goes through here: GIFs with something odd in their structure, and every format that a large C
-library parses. A process serves one caller at a time over a pipe of its own, so one that dies, or is killed for being
-late, costs no other call (docs/dependencies.md says why this is no library's pool).
+GIFs with an ordinary structure are decoded in the worker's own threads, by loops that check every index. Everything
+else goes through here: GIFs with an odd structure, and every format that a large C library parses. A process serves
+one caller at a time over its own pipe, so a process that dies, or is killed after a timeout, affects no other call
+(docs/dependencies.md says why this is not a library's pool).
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from gifdex.schemas.errors import DecodeError, LimitError, PipelineError
 
 _Result = TypeVar("_Result")
 
-# A process looks at its own budget between frames; only one that does not come to that is killed, this much later.
+# A process checks its budget between frames; one that does not get there is killed this much later.
 GRACE_SECONDS = 2.0
-# How long a process may take to start on a machine with a lot else to do.
+# How long a process may take to start on a busy machine.
 _START_SECONDS = 120.0
-# What a process may allocate: the libraries' own, and for each pixel of the largest canvas a few RGBA copies.
+# How much memory a process may allocate: for the libraries, and a few RGBA copies of the largest canvas.
 _MEMORY_BYTES, _MEMORY_BYTES_A_PIXEL = 256 * 1024**2, 32
 
 
 def _limit_memory(allowed: int) -> None:
-    """Make the allocation beyond `allowed` bytes fail."""
+    """Make allocations beyond `allowed` bytes fail."""
     try:
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     except (ImportError, ValueError, OSError):
-        pass  # some systems have no such limit; the ones on pixels still hold
+        pass  # some systems have no such limit; the limits on pixels still apply
 
 
 def _serve(calls: Connection) -> None:
-    """Answer calls until the other end of the pipe is closed; what a process does."""
+    """Answer calls until the other end of the pipe is closed: the main function of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     warnings.simplefilter("ignore")
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # libraries print what they think of hostile bytes; what counts comes back as an error
+    os.dup2(nowhere, 1)  # libraries print warnings about hostile bytes; errors are returned over the pipe
     os.dup2(nowhere, 2)
     calls.send(True)
     while True:
@@ -58,11 +58,11 @@ def _serve(calls: Connection) -> None:
         except EOFError:
             return
         _limit_memory(allowed_bytes)
-        # For when its parent is gone and cannot kill it. Its own signal, since a library may keep Python from running.
+        # In case the parent is gone. The signal kills the process even while a library keeps Python from running.
         signal.setitimer(signal.ITIMER_REAL, allowed_seconds + GRACE_SECONDS)
         try:
             answer = True, function(*arguments)
-        except BaseException as err:  # noqa: BLE001  # it is raised where the call came from
+        except BaseException as err:  # noqa: BLE001  # raised again in the caller
             answer = False, err
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
@@ -83,7 +83,7 @@ class _Process:
     """One process, for one caller at a time."""
 
     def __init__(self) -> None:
-        # Not forked: a copy of a process with threads may hang on a lock that is never released.
+        # Not forked: a fork of a process with threads may wait for a lock that is never released.
         context = multiprocessing.get_context("spawn")
         self._calls, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True, name="gifdex-decode")
@@ -95,7 +95,7 @@ class _Process:
         except (EOFError, OSError):
             pass
         status = self.stop()
-        if status == 1:  # Python's own, for an error while it starts
+        if status == 1:  # Python's exit status for an error during start-up
             raise PipelineError(
                 "no decoding process could be started; a script that builds an index must do so below "
                 "if __name__ == '__main__', as for every use of Python's multiprocessing"
@@ -103,7 +103,7 @@ class _Process:
         raise DecodeError(f"the decoder died while it started (exit status {status})", lasting=False)
 
     def stop(self) -> int | None:
-        """End it, if it has not ended; return its exit status, negative where a signal ended it."""
+        """End it, if still running; return its exit status, negative if a signal ended it."""
         self._calls.close()
         self._process.join(0.2)
         self._process.kill()
@@ -123,12 +123,10 @@ class _Process:
 
 
 class DecoderProcesses:
-    """Decoding processes: started as they are needed, at most `count`, and kept until `close`.
+    """A pool of decoding processes: started on demand, at most `count`, kept until `close`.
 
-    They belong to whoever made this object.
-
-    Safe to call from several threads. A fork starts anew: it must not talk through its parent's pipes. `grace_seconds`
-    is how long after its time a process is killed.
+    Safe to use from several threads. After a fork, the child starts processes of its own, because it must not use its
+    parent's pipes. A process is killed `grace_seconds` after its time limit.
     """
 
     def __init__(self, count: int | None = None, grace_seconds: float = GRACE_SECONDS) -> None:
@@ -142,14 +140,14 @@ class DecoderProcesses:
         self._slots = threading.BoundedSemaphore(self._count)
         self._idle: list[_Process] = []
         self._finalizer = weakref.finalize(self, _stop_all, self._idle, self._owner)
-        # At the end of Python they end by themselves, as soon as their pipes are closed.
+        # When Python exits, their pipes close and they end by themselves.
         self._finalizer.atexit = False
 
     def run(self, limits: Limits, function: Callable[..., _Result], *arguments: Any) -> _Result:
-        """Return `function(*arguments)` as another process computes it within the limits on seconds and memory.
+        """Run `function(*arguments)` in another process, within the limits on seconds and memory.
 
-        Raises what the function raises, LimitError where it takes too long, DecodeError where its process dies, and
-        PipelineError where no process can be started.
+        Raises what the function raises, LimitError if it takes too long, DecodeError if its process dies, and
+        PipelineError if no process can be started.
         """
         if self._owner != os.getpid():
             self._begin()
@@ -165,7 +163,7 @@ class DecoderProcesses:
         return answer  # type: ignore[no-any-return]
 
     def _call(self, process: _Process, limits: Limits, *call: Any) -> tuple[bool, Any]:
-        """Return whether a call succeeded, and what it returned or raised; a process that fails it is stopped."""
+        """Return whether a call succeeded, and what it returned or raised; stop a process that does not answer."""
         allowed = max(limits.seconds, 0.0) + self._grace_seconds
         memory = _MEMORY_BYTES + _MEMORY_BYTES_A_PIXEL * limits.pixels
         try:
@@ -173,7 +171,7 @@ class DecoderProcesses:
         except _LateError as err:
             process.stop()
             message = (
-                f"decoding it was not over after {allowed:g} seconds, above the limit seconds of {limits.seconds:g}"
+                f"decoding did not finish within {allowed:g} seconds, above the limit seconds of {limits.seconds:g}"
             )
             raise LimitError(message, lasting=False) from err
         except _LostError as err:
@@ -183,14 +181,14 @@ class DecoderProcesses:
             raise
 
     def close(self) -> None:
-        """End the processes that are not at work; it may be used again, which starts new ones."""
+        """End the idle processes. A later call starts new ones."""
         with self._lock:
             idle, self._idle[:] = list(self._idle), []
         _stop_all(idle, self._owner)
 
 
 def _stop_all(idle: list[_Process], owner: int) -> None:
-    """End processes, where this is the process that started them and no fork of it."""
+    """End processes, unless this is a fork of the process that started them."""
     if owner == os.getpid():
         for process in idle:
             process.stop()

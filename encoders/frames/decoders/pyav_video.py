@@ -1,4 +1,4 @@
-"""PyAV, which is FFmpeg (extra `video`): MP4, MOV and WebM, and GIFs where it is asked for."""
+"""PyAV, which is FFmpeg (extra `video`): MP4, MOV and WebM, and GIFs on request."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: I
 
 @dataclass(frozen=True)
 class _Video(Structure):
-    """A video's frames by presentation time (in the stream's units), and which of them begin anew."""
+    """A video's frames by presentation time (in the stream's units), and which are key frames."""
 
     times: tuple[int, ...] = ()
     keys: tuple[int, ...] = ()
 
 
 def _open(data: bytes, limits: Limits) -> tuple[Any, Any]:
-    # Frames may be larger than the file says: FFmpeg refuses them before it allocates them. What is a little too large
-    # it lets through, so that the limit can be told with the size.
+    # Frames may be larger than the file states. FFmpeg refuses them before it allocates them; slightly oversized frames
+    # pass, so that our own error can state their size.
     largest = {"max_pixels": str(_TOLD * limits.pixels)}
     container = av.open(io.BytesIO(data), metadata_errors="replace", options=largest)
     if not container.streams.video:
@@ -49,13 +49,13 @@ def _open(data: bytes, limits: Limits) -> tuple[Any, Any]:
 
 
 def _is_cut(data: bytes, budget: Budget) -> bool:
-    """Tell whether the file says that it is longer than it is."""
+    """Tell whether the file is shorter than its headers state."""
     position = 0
     if format_of(data) == "WebM":  # the EBML header, then one segment (RFC 8794, RFC 9559)
         for _ in range(2):
             length = 9 - data[position + 4 : position + 5].ljust(1, b"\xff")[0].bit_length()
             size = int.from_bytes(data[position + 4 : position + 4 + length], "big") & ((1 << 7 * length) - 1)
-            if size == (1 << 7 * length) - 1:  # of unknown size: a live recording
+            if size == (1 << 7 * length) - 1:  # unknown size: a live recording
                 return False
             position += 4 + length + size
     else:  # boxes, one after the other (ISO/IEC 14496-12, 4.2)
@@ -71,7 +71,7 @@ def _is_cut(data: bytes, budget: Budget) -> bool:
 
 
 def read_video(data: bytes, limits: Limits, budget: Budget) -> Structure:
-    """Return the structure of a video from its packets, none of them decoded; raises as `Decoder.structure` does."""
+    """Return the structure of a video from its packets, without decoding; raises as `Decoder.structure` does."""
     times: list[int] = []
     keys: list[int] = []
     try:
@@ -91,10 +91,10 @@ def read_video(data: bytes, limits: Limits, budget: Budget) -> Structure:
         reason = err.strerror or type(err).__name__
         raise DecodeError(f"PyAV cannot read the video, which may be cut short: {reason}") from err
     if times and not size[0] * size[1]:
-        raise DecodeError(f"the video tells no size, or one far above the limit pixels of {limits.pixels:,}")
+        raise DecodeError(f"the video states no size, or one far above the limit pixels of {limits.pixels:,}")
     times.sort()
     delays = [max(1, round((after - before) * unit)) for before, after in itertools.pairwise(times)]
-    # The last frame shows as long as frames do.
+    # The last frame gets the usual duration.
     delays.append(max(1, round(1000 / rate)))
     damage = f"ends after frame {len(times):,}" if _is_cut(data, budget) else None
     shown = tuple(delays) if times else ()
@@ -102,7 +102,7 @@ def read_video(data: bytes, limits: Limits, budget: Budget) -> Structure:
 
 
 def _ranges(video: _Video, wanted: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
-    """For each frame wanted, yield it, the first frame decoded on the way to it, and whether that one is jumped to."""
+    """For each wanted frame, yield its index, the first frame to decode for it, and whether to seek to that one."""
     following = 0
     for frame in wanted:
         place = bisect.bisect_right(video.keys, video.times[frame]) - 1
@@ -114,7 +114,7 @@ def _ranges(video: _Video, wanted: Sequence[int]) -> Iterator[tuple[int, int, bo
 def _video_frames(
     container: Any, stream: Any, video: _Video, wanted: Sequence[int], budget: Budget
 ) -> Iterator[Image.Image]:
-    """Yield the frames wanted, jumping over what no later frame builds on."""
+    """Yield the wanted frames; seek past frames that no wanted frame depends on."""
     decoded, shown = container.decode(stream), None
     for index, first, jump in _ranges(video, wanted):
         if jump:
@@ -132,18 +132,18 @@ def _video_frames(
 def _gif_frames(
     container: Any, stream: Any, gif: Structure, wanted: Sequence[int], budget: Budget
 ) -> Iterator[Image.Image]:
-    """Yield the frames wanted; each builds on the one before."""
+    """Yield the wanted frames; each depends on the one before."""
     decoded = enumerate(container.decode(stream))
     for frame, picture in zip(wanted, gif.pictures(wanted), strict=True):
         shown = next((shown for index, shown in decoded if index == picture), None)
         if shown is None:
-            raise FrameError(frame, "there are fewer frames than the file says")
+            raise FrameError(frame, "there are fewer frames than the file states")
         check("pixels", shown.width * shown.height, budget.limits.pixels, "pixels in a frame")
         yield on_white(Image.fromarray(shown.to_ndarray(format="rgba")))
 
 
 class PyavDecoder:
-    """Reads with FFmpeg, in processes of their own."""
+    """Reads with FFmpeg, in separate processes."""
 
     name = "pyav"
     watched = True
@@ -158,7 +158,7 @@ class PyavDecoder:
         return (read_structure if format_of(data) == "GIF" else read_video)(data, limits, budget)
 
     def cost(self, structure: Structure, wanted: Sequence[int]) -> int:
-        """Return the pixels of the frames that are decoded: of a video, from the key frame before each one wanted."""
+        """Return the pixels of the frames to decode; in a video, from the key frame before each wanted one."""
         decoded = structure.pictures(wanted)[-1] + 1
         if isinstance(structure, _Video):
             decoded = sum(frame + 1 - first for frame, first, _ in _ranges(structure, wanted))

@@ -1,4 +1,4 @@
-"""Which decoder reads a file. Nothing is imported before it is needed."""
+"""Choose a decoder for a file. Nothing is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class _Known:
-    """Where a decoder is, what it needs, which extra brings that, and what it reads.
+    """A decoder's module, what it needs, the extra that installs that, and the formats it reads.
 
-    `exact` decoders give the same pixels, so features do not depend on which of them is installed.
+    All `exact` decoders give the same pixels, so features do not depend on which is installed.
     """
 
     module: str
@@ -30,7 +30,7 @@ class _Known:
     exact: bool = False
 
 
-# For each format, the first one that is installed is taken.
+# In order of preference: the first installed one that reads a format is used.
 _KNOWN = {
     "numba": _Known("numba_gif", "numba", "fast", ("GIF",), exact=True),
     "pillow": _Known("pillow_gif", "PIL", "pipeline", ("GIF",), exact=True),
@@ -42,14 +42,14 @@ _PACKAGES = ("numba", "pillow", "imageio", "av")
 
 
 def decoder_names() -> list[str]:
-    """Return the names of the decoders that can be asked for, for GIFs; `auto` is the fastest that is installed."""
+    """Return the names of the decoders for GIFs; `auto` is the fastest installed one."""
     return [AUTO, *_KNOWN]
 
 
 def decoder(name: str) -> Decoder:
     """Return the decoder of that name.
 
-    Raises MissingExtraError where what it needs is not installed, PipelineError where that cannot be loaded.
+    Raises MissingExtraError if its library is not installed, PipelineError if that cannot be loaded.
     """
     with _loading:  # so that threads do not each load it
         return _load(name)
@@ -72,7 +72,7 @@ def _load(name: str) -> Decoder:
 
 @cache
 def _is_usable(name: str) -> bool:
-    """Tell whether an installed decoder can be loaded; one that cannot must not cost the others' GIFs."""
+    """Tell whether an installed decoder can be loaded; a broken one must not stop the others."""
     try:
         decoder(name)
     except PipelineError:
@@ -81,10 +81,9 @@ def _is_usable(name: str) -> bool:
 
 
 def decoder_for(data: bytes, asked: str = AUTO) -> Decoder:
-    """Return the decoder for the bytes: the one asked for if it reads their format, else the fastest that works here.
+    """Return the decoder for the bytes: `asked` if it reads their format, otherwise the fastest usable one.
 
-    Raises UnsupportedFormatError where the bytes are of no format that is read, MissingDecoderError where they are of
-    one that needs an extra.
+    Raises UnsupportedFormatError for other formats, MissingDecoderError if the format needs an extra.
     """
     form = format_of(data)
     if asked != AUTO and form in _KNOWN[asked].formats:
@@ -98,13 +97,13 @@ def decoder_for(data: bytes, asked: str = AUTO) -> Decoder:
 
 
 def pixels_of(asked: str) -> str | None:
-    """Return the decoder's name where its GIFs differ in their pixels from what is right, else None."""
+    """Return the decoder's name if its pixels differ from those of the exact decoders, otherwise None."""
     return None if asked == AUTO or _KNOWN[asked].exact else asked
 
 
 @cache
 def installed() -> str:
-    """Return the packages that decode here, with their versions: others may succeed where these failed."""
+    """Return the installed packages that decode, with their versions; others may read what these cannot."""
     found = []
     for package in _PACKAGES:
         try:

@@ -25,7 +25,7 @@ def test_a_precision_that_changes_the_features_is_refused_with_the_cosine() -> N
         with pytest.raises(EncoderError) as caught:
             encoder(probe_frames(1, (224, 224)))
         message = str(caught.value)
-        assert "efficientnet-lite0 in bfloat16 gives other features than float32" in message
+        assert "efficientnet-lite0 gives other features in bfloat16" in message
         assert "their cosine is 0.99" in message
         assert "at least 0.9999; use --precision float32" in message
 

@@ -75,9 +75,9 @@ def complaint(path: Path) -> str:
 def test_a_file_that_is_no_hdf5_is_told_by_its_beginning(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     path.write_text("<html>not found</html>")
-    assert "is no HDF5 file (it begins with b'<html>no')" in complaint(path)
+    assert "is not an HDF5 file (it begins with b'<html>no')" in complaint(path)
     path.write_bytes(b"")
-    assert "is no HDF5 file" in complaint(path)
+    assert "is not an HDF5 file" in complaint(path)
 
 
 def test_a_file_that_is_absent_or_a_folder_is_named(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_file_that_is_altered_anywhere_is_refused_or_read(model: Any, tmp_path
 def test_hdf5_without_weights_says_what_it_has(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["temperature"] = np.zeros(3)
-    assert "without weights of Keras (it has 'temperature')" in complaint(tmp_path / "x.h5")
+    assert "without Keras weights (it has 'temperature')" in complaint(tmp_path / "x.h5")
 
 
 def test_a_file_without_names_tells_the_order_of_layers_of_one_class(model: Any, tmp_path: Path) -> None:

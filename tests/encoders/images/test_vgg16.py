@@ -108,9 +108,9 @@ def test_a_wrong_a_truncated_and_a_no_top_file_have_errors_of_their_own(vgg16_fi
     wrong, text, cut, top = (tmp_path / name for name in ("wrong.weights.h5", "t.h5", "cut.h5", "top.weights.h5"))
     pixels = keras.Input((8, 8, 3))
     keras.Model(pixels, keras.layers.Conv2D(64, 3, name="block1_conv1")(pixels)).save_weights(wrong)
-    assert "holds another model than VGG16: expected the layer block1_conv2" in complaint(wrong)
+    assert "is not VGG16: expected the layer block1_conv2" in complaint(wrong)
     text.write_text("not found")
-    assert "is no HDF5 file" in complaint(text)
+    assert "is not an HDF5 file" in complaint(text)
     with vgg16_file.open("rb") as stream:
         cut.write_bytes(stream.read(1_000_000))
     assert "is cut short: it ends after 1,000,000 bytes" in complaint(cut)
@@ -166,7 +166,7 @@ def test_auto_falls_back_to_float32_where_these_weights_do_not_keep_the_features
     encoder = vgg16(copy, "auto")
     assert encoder.precision == "float32"
     assert encoder(frames).dtype == np.float32
-    with pytest.raises(EncoderError, match="in bfloat16 gives other features than float32"):
+    with pytest.raises(EncoderError, match="gives other features in bfloat16"):
         vgg16(copy, "bfloat16")(frames)
 
 
@@ -197,7 +197,7 @@ def test_weights_are_looked_for_in_the_folder_of_the_environment_then_where_kera
     ours, theirs = tmp_path / "ours", tmp_path / "keras"
     monkeypatch.setenv("KERAS_HOME", str(theirs))
     monkeypatch.setenv("GIFDEX_WEIGHTS", str(ours))
-    with pytest.raises(WeightsError, match=f"GIFDEX_WEIGHTS is {ours}, which is no folder"):
+    with pytest.raises(WeightsError, match=f"GIFDEX_WEIGHTS is {ours}, which is not a folder"):
         find_weights()
     ours.mkdir()
     assert find_weights() is None
@@ -208,7 +208,7 @@ def test_weights_are_looked_for_in_the_folder_of_the_environment_then_where_kera
     assert find_weights() == theirs / "models" / WEIGHTS_NAME
     (ours / WEIGHTS_NAME).write_text("ours")
     assert find_weights() == ours / WEIGHTS_NAME
-    with pytest.raises(WeightsError, match=f"{WEIGHTS_NAME} is no HDF5 file"):
+    with pytest.raises(WeightsError, match=f"{WEIGHTS_NAME} is not an HDF5 file"):
         _ = image_encoder("vgg16").fingerprint
 
 

@@ -21,7 +21,7 @@ from gifdex.encoders.projections.linear import LinearProjection
 from gifdex.schemas.errors import ProjectionError
 
 IMAGE, TEXT, JOINT, CLASSES = 7, 5, 4, 3
-FACTS = {"image_encoder": {"name": "x", "dimensions": IMAGE}, "note": "é", "scores": [0.5, None, True]}
+METADATA = {"image_encoder": {"name": "x", "dimensions": IMAGE}, "note": "é", "scores": [0.5, None, True]}
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -44,7 +44,7 @@ def tensors_of(kind: str, seed: int = 0) -> Tensors:
 
 @pytest.fixture(params=sorted(KINDS))
 def projection(request: pytest.FixtureRequest) -> Projection:
-    return make(request.param, tensors_of(request.param), FACTS)
+    return make(request.param, tensors_of(request.param), METADATA)
 
 
 def write_safetensors(path: Path, metadata: dict[str, str] | None, tensors: Tensors | None = None) -> Path:
@@ -58,7 +58,7 @@ def test_a_saved_projection_comes_back_and_saves_to_the_same_bytes(tmp_path: Pat
     again.save(tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     assert again.kind == projection.kind
-    assert again.facts == FACTS
+    assert again.metadata == METADATA
     assert again.fingerprint == projection.fingerprint
     assert again.tensors.keys() == projection.tensors.keys()
     for name, tensor in projection.tensors.items():
@@ -66,27 +66,29 @@ def test_a_saved_projection_comes_back_and_saves_to_the_same_bytes(tmp_path: Pat
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
-@given(order=st.permutations(sorted(tensors_of("zero-shot"))), facts_order=st.permutations(sorted(FACTS)))
+@given(order=st.permutations(sorted(tensors_of("zero-shot"))), metadata_order=st.permutations(sorted(METADATA)))
 def test_the_order_in_which_tensors_and_facts_were_given_does_not_show(
-    order: list[str], facts_order: list[str]
+    order: list[str], metadata_order: list[str]
 ) -> None:
     tensors = tensors_of("zero-shot")
-    one = make("zero-shot", tensors, FACTS)
-    other = make("zero-shot", {name: tensors[name] for name in order}, {name: FACTS[name] for name in facts_order})
+    one = make("zero-shot", tensors, METADATA)
+    other = make(
+        "zero-shot", {name: tensors[name] for name in order}, {name: METADATA[name] for name in metadata_order}
+    )
     assert one.data == other.data
 
 
 def test_tensors_that_lie_otherwise_in_memory_save_to_the_same_bytes(projection: Projection) -> None:
     turned = {name: np.asfortranarray(tensor) for name, tensor in projection.tensors.items()}
-    assert make(projection.kind, turned, FACTS).data == projection.data
+    assert make(projection.kind, turned, METADATA).data == projection.data
 
 
 def test_any_other_number_or_fact_is_another_fingerprint(projection: Projection) -> None:
-    others = [make(projection.kind, tensors_of(projection.kind), {**FACTS, "note": "e"})]
+    others = [make(projection.kind, tensors_of(projection.kind), {**METADATA, "note": "e"})]
     for name in projection.tensors:
         tensors = tensors_of(projection.kind)
         tensors[name].flat[-1] += 1
-        others.append(make(projection.kind, tensors, FACTS))
+        others.append(make(projection.kind, tensors, METADATA))
     assert len({projection.fingerprint, *(other.fingerprint for other in others)}) == len(others) + 1
 
 
@@ -236,10 +238,10 @@ def claims_a_huge_header(path: Path) -> None:
         # Unreadable, until an import such as TensorFlow's teaches numpy the type.
         (bfloat16, "bfloat16"),
         (float64, "image_center is float64"),
-        (lambda path: write_safetensors(path, None), "holds no gifdex projection"),
-        (lambda path: write_safetensors(path, {"format": "pt"}), "holds no gifdex projection"),
-        (lambda path: write_safetensors(path, {"gifdex": "{"}), "damaged facts"),
-        (lambda path: write_safetensors(path, {"gifdex": "[" * 100_000}), "damaged facts"),
+        (lambda path: write_safetensors(path, None), "without a gifdex projection"),
+        (lambda path: write_safetensors(path, {"format": "pt"}), "without a gifdex projection"),
+        (lambda path: write_safetensors(path, {"gifdex": "{"}), "damaged metadata"),
+        (lambda path: write_safetensors(path, {"gifdex": "[" * 100_000}), "damaged metadata"),
         (lambda path: write_safetensors(path, {"gifdex": "[1]"}), "without a kind"),
         (lambda path: write_safetensors(path, {"gifdex": "null"}), "without a kind"),
         (lambda path: write_safetensors(path, {"gifdex": "{}"}), "without a kind"),
@@ -261,7 +263,7 @@ def test_a_file_that_is_no_projection_is_refused_by_its_path(
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_projection_is_refused(tmp_path_factory: pytest.TempPathFactory, share: float) -> None:
-    data = LinearProjection(tensors_of("linear"), FACTS).data
+    data = LinearProjection(tensors_of("linear"), METADATA).data
     path = tmp_path_factory.mktemp("cut") / "p"
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(ProjectionError, match="cannot read the projection"):

@@ -139,10 +139,10 @@ def test_the_tensors_are_what_the_classifier_and_the_sentences_say(sentences: Us
     expected = zero_shot._ridge(weights - weights.mean(axis=0), labels - labels.mean(axis=0))
     np.testing.assert_allclose(t["image_map"], expected[1], atol=1e-6)
     assert all(tensor.dtype == np.float32 for tensor in t.values())
-    assert projection.facts["strength"] == expected[0]
-    assert projection.facts["image_encoder"] == {"name": "mean-colour", "fingerprint": "00", "dimensions": 3}
-    assert projection.facts["text_encoder"]["fingerprint"] == sentences.fingerprint
-    assert projection.facts["classes"] == len(LABELS)
+    assert projection.metadata["strength"] == expected[0]
+    assert projection.metadata["image_encoder"] == {"name": "mean-colour", "fingerprint": "00", "dimensions": 3}
+    assert projection.metadata["text_encoder"]["fingerprint"] == sentences.fingerprint
+    assert projection.metadata["classes"] == len(LABELS)
 
 
 def test_equal_recipes_have_equal_fingerprints_and_others_other_ones(sentences: UseMultilingual) -> None:
@@ -166,8 +166,8 @@ def test_fitting_twice_gives_the_same_bytes(real: Projection, sentences: UseMult
 
 @pytest.mark.heavy
 def test_the_real_fit_chooses_a_strength_inside_its_list_and_generalises(real: Projection) -> None:
-    assert min(STRENGTHS) < real.facts["strength"] < max(STRENGTHS)
-    assert real.facts["leave_one_out_reciprocal_rank"] > 0.15  # chance among 1000 is 0.007
+    assert min(STRENGTHS) < real.metadata["strength"] < max(STRENGTHS)
+    assert real.metadata["leave_one_out_reciprocal_rank"] > 0.15  # chance among 1000 is 0.007
     assert (real.image_dimensions, real.text_dimensions, real.dimensions) == (1280, 512, 512)
 
 

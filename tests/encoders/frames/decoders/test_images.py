@@ -114,13 +114,13 @@ def test_a_size_may_be_told_only_once_and_first(animate: Animate, greys: Picture
     png, webp = animate.image("PNG", greys[:2]), animate.image("WEBP", greys[:2])
     header = png[8:33]
     for data in (png[:33] + header + png[33:], png[:-12] + header + png[-12:]):
-        with pytest.raises(DecodeError, match="the PNG tells its size twice"):
+        with pytest.raises(DecodeError, match="the PNG has two size chunks"):
             decode(data, Sampling(), (4, 4), Limits())
     with pytest.raises(DecodeError, match="the PNG file does not begin with its size"):
         decode(png[:8] + png[33:], Sampling(), (4, 4), Limits())
     extended = webp[12:30]
     longer = b"RIFF" + (len(webp) - 8 + 18).to_bytes(4, "little") + webp[8:] + extended
-    with pytest.raises(DecodeError, match="the WebP tells its size twice"):
+    with pytest.raises(DecodeError, match="the WebP has two size chunks"):
         decode(longer, Sampling(), (4, 4), Limits())
     assert decode(webp + extended, Sampling(), (4, 4), Limits()).damage is None  # beyond the end nobody looks
 

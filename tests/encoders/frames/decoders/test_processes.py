@@ -60,7 +60,7 @@ def test_errors_keep_whether_they_last(raw_gif: RawGif) -> None:
 def test_a_process_that_hangs_costs_its_file_and_is_replaced() -> None:
     processes = DecoderProcesses(grace_seconds=0.5)
     started = time.monotonic()
-    with pytest.raises(LimitError, match=r"was not over after 1 seconds, above the limit seconds of 0.5") as caught:
+    with pytest.raises(LimitError, match=r"did not finish within 1 seconds, above the limit seconds of 0.5") as caught:
         processes.run(Limits(seconds=0.5), time.sleep, 60)
     assert time.monotonic() - started < 30
     assert not caught.value.lasting

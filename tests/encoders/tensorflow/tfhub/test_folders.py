@@ -88,7 +88,7 @@ def test_a_url_whose_cached_folder_is_no_module_is_refused(cache: Path) -> None:
 
 
 def test_a_file_url_is_refused(image_folder: Path) -> None:
-    with pytest.raises(WeightsError, match="which is no folder on this machine: copy it here and name the copy"):
+    with pytest.raises(WeightsError, match="which is not a folder on this machine: copy it here and name the copy"):
         _ = HubImages(f"file://{image_folder}").dimensions
 
 
@@ -96,7 +96,7 @@ def test_a_file_url_is_refused(image_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "name", "message"),
     [
-        (lambda at: None, "absent", r"there is no folder .*/absent; expected the folder that saved_model\.pb lies in"),
+        (lambda at: None, "absent", r"there is no folder .*/absent; expected a folder with saved_model\.pb"),
         (lambda at: (at / "m.tar.gz").touch(), "m.tar.gz", r"m\.tar\.gz is an archive; .*: unpack it and name the fol"),
         (lambda at: (at / "saved_model.pb").touch(), "saved_model.pb", r"saved_model\.pb is a file; .*: name the fold"),
         (lambda at: None, "", r"has no saved_model\.pb \(in it: nothing\); .*: choose another folder"),

@@ -93,12 +93,12 @@ def test_a_module_has_no_classifier_and_runs_in_float32(image_folder: Path) -> N
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_another_precision_is_refused(image_folder: Path, precision: str) -> None:
-    with pytest.raises(EncoderError, match=f"cannot run in {precision}, .* leave --precision away"):
+    with pytest.raises(EncoderError, match=f"cannot run in {precision}, .* omit --precision"):
         HubImages(str(image_folder), ImageEncoderOptions(precision=precision))
 
 
 def test_a_weights_file_is_refused(image_folder: Path) -> None:
-    with pytest.raises(EncoderError, match="tfhub takes no --weights, the module is the weights"):
+    with pytest.raises(EncoderError, match="tfhub takes no --weights, the module has its own"):
         registry.image_encoder(f"tfhub:{image_folder}", ImageEncoderOptions(weights=Path("x.h5")))
 
 
@@ -107,7 +107,7 @@ def test_a_fixed_batch_is_the_modules_and_no_other(
 ) -> None:
     tf.saved_model.save(image_module(tf, (3, 16, 16, 3)), str(tmp_path))
     assert HubImages(str(tmp_path)).batch_frames == 3
-    with pytest.raises(EncoderError, match=r"exactly 3 frames, and --batch-frames asks for 8: leave --batch-frames"):
+    with pytest.raises(EncoderError, match=r"exactly 3 frames, but --batch-frames is 8: omit --batch-frames"):
         HubImages(str(tmp_path), ImageEncoderOptions(batch_frames=8))(frames(1))
 
 

@@ -103,13 +103,15 @@ def test_a_batch_that_does_not_fit_is_halved_once(
 )
 def test_too_little_memory_names_the_batch_and_the_option(outcomes: Outcomes, case: Hungry, named: str) -> None:
     (message,) = set(outcomes[case]["outcomes"])  # every call says the same
-    assert f"ran out of the device's memory with {named}: choose fewer with --batch-frames" in message
+    assert f"ran out of the device's memory with {named}: lower --batch-frames" in message
     assert len(outcomes[case]["log"]) == (case.batch > 1)
 
 
 def test_a_fixed_batch_that_does_not_fit_is_not_halved(outcomes: Outcomes) -> None:
     found = outcomes[Hungry(4, 8, 8)]
     (message,) = set(found["outcomes"])
-    assert "with batches of 8 frames, the only size it was saved for: end what else uses the device" in message
+    assert (
+        "with batches of 8 frames, the only size it was saved for: stop other programs that use the device" in message
+    )
     assert "--batch-frames" not in message
     assert found["log"] == []

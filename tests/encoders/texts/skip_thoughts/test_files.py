@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 def test_an_absent_folder_or_file_is_refused_at_once(own: Path) -> None:
     with pytest.raises(
-        WeightsError, match=r"absent is no folder; .* dictionary\.txt, utable\.npy, uni_skip\.npz"
+        WeightsError, match=r"absent is not a folder; .* dictionary\.txt, utable\.npy, uni_skip\.npz"
     ) as caught:
         SkipThoughts("uni", own / "absent")
     assert "btable" not in str(caught.value)
@@ -136,7 +136,7 @@ def test_an_array_that_goes_on_after_its_numbers_is_refused(
     np.save(longer, models()["uni_skip.npz"]["encoder_b"])
     with zipfile.ZipFile(own / "uni_skip.npz", "a") as archive:
         archive.writestr("encoder_b.npy", longer.getvalue() + b"x")
-    with pytest.raises(WeightsError, match="encoder_b goes on after its numbers"):
+    with pytest.raises(WeightsError, match="encoder_b continues after its numbers"):
         SkipThoughts("uni", own)(["cat"])
 
 
