@@ -16,6 +16,7 @@ import gifdex
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.index.engines import registry
 from gifdex.index.lookup import Hit, Index
+from gifdex.index.queries.vectors import unit_queries
 from gifdex.schemas.errors import QueryError
 
 ITEMS, DIMENSIONS = 900, 16
@@ -198,7 +199,8 @@ def test_features_are_asked_by_vectors_of_their_own_space(index: Index, features
 
 def test_batches_of_fused_queries_are_their_queries_one_by_one(index: Index) -> None:
     queries = np.random.default_rng(11).standard_normal((12, DIMENSIONS))
-    for how in ({"exact": True}, *({"engine": engine, "num_candidates": 30} for engine in ENGINES)):
+    ways: list[dict[str, Any]] = [{"exact": True}, *({"engine": engine, "num_candidates": 30} for engine in ENGINES)]
+    for how in ways:
         batch = index.search(queries, 9, fields=FUSED, **how)
         assert batch == [index.search(query, 9, fields=FUSED, **how) for query in queries]
     sentences = index.search([SENTENCE, "two dogs"], 5, fields=FUSED)
@@ -259,12 +261,9 @@ def test_engines_are_asked_of_each_field(index: Index) -> None:
     assert index.engines == ("annoy", "scan", "hnsw")
     with pytest.raises(QueryError, match=r"the field image of the index .* has no engine 'faiss'"):
         index.search(np.ones(16), fields=FUSED, engine="faiss")
-    for how in ({}, {"exact": True}, {"where": {"id": "gif-00001"}}):
-        if "exact" not in how:  # which asks no engine
-            with pytest.raises(
-                QueryError, match=r"the field features of the index .* has no engine 'annoy', only none"
-            ):
-                index.search(np.ones(9), fields={"features": 1}, engine="annoy", **how)  # type: ignore[call-overload]
+    for where in (None, {"id": "gif-00001"}):
+        with pytest.raises(QueryError, match=r"the field features of the index .* has no engine 'annoy', only none"):
+            index.search(np.ones(9), fields={"features": 1}, engine="annoy", where=where)
     assert index.search(np.ones(9), 3, fields={"features": 1}, num_candidates=5) == index.search(
         np.ones(9), 3, fields={"features": 1}, exact=True
     )
@@ -272,10 +271,24 @@ def test_engines_are_asked_of_each_field(index: Index) -> None:
 
 def test_scores_lie_within_the_sum_of_the_weights(index: Index, images: FloatArray) -> None:
     for weight in (1.0, 0.3, 7.0, 1e-30, 1e6):
-        for how in ({"exact": True}, {}):
-            hits = index.search(images[:40], 1, fields={"image": weight}, **how)
+        for exact in (True, False):
+            hits = index.search(images[:40], 1, fields={"image": weight}, exact=exact)
             assert all(answer[0].score <= weight for answer in hits)
             np.testing.assert_allclose([answer[0].score / weight for answer in hits], 1, atol=1e-6)
+
+
+def test_weighted_sums_that_float32_cannot_tell_apart_are_put_in_order(
+    tmp_path: Path, make_version: Callable[..., Path]
+) -> None:
+    angles = 0.5 + np.random.default_rng(8).permutation(400) * 1e-7
+    plane = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    turned = unit(plane @ np.linalg.qr(np.random.default_rng(9).standard_normal((33, 33)))[0][:2])
+    index = gifdex.open(make_version(tmp_path / "00000000000000aa", turned, fields={"caption": turned[::-1]}))
+    query = np.random.default_rng(10).standard_normal(33)
+    exact = turned.astype(np.float64) @ unit_queries(query[None], 33)[0].astype(np.float64)
+    for fields, scores in (({"image": 0.5}, 0.5 * exact), ({"image": 3, "caption": 0.25}, 3 * exact + exact[::-1] / 4)):
+        hits = index.search(query, 20, fields=fields, exact=True)
+        np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1][:20], rtol=0, atol=1e-12)
 
 
 weights = st.sampled_from([0.0, 1e-3, 0.5, 1.0, 2.0, 40.0])

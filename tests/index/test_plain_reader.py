@@ -167,7 +167,8 @@ def walked(path: Path, query: FloatArray, items: int, metric: str, search_k: int
         roots.append(roots[-1] - 1)
     if len(roots) > 1 and words[roots[-1], head - 2] == words[-1, head - 2]:
         roots.pop()
-    waiting, found = [(np.inf, root) for root in roots], []
+    waiting = [(np.inf, root) for root in roots]
+    found: list[int] = []
     while waiting and len(found) < search_k:
         priority, node = waiting.pop(waiting.index(max(waiting)))
         descendants = words[node, 0]

@@ -219,10 +219,14 @@ def test_build_with_a_graph_and_shards_from_a_catalog_answers_with_filters(built
     summary = json.loads(done.stdout)
     store = summary["store"]
     assert summary["engine"] in ("annoy", "scan", "hnsw")
+    assert min(summary["queries_per_second"]["image"].values()) > 0
     shown = json.loads(run("inspect", store, "--json").stdout)
-    assert set(shown["engines"]) == {"annoy", "scan", "hnsw"}
-    assert 1 < len(shown["shards"]) <= 3
+    image = shown["fields"]["image"]
+    assert set(image["engines"]) == {"annoy", "scan", "hnsw"}
+    assert 1 < len(image["shards"]) <= 3
     assert "engine hnsw" in run("inspect", store).stdout
+    speeds = json.loads(run("inspect", store, "--measure", "--json").stdout)["queries_per_second"]["image"]
+    assert set(speeds) == {"annoy", "scan", "hnsw"}
     assert run("verify", store).returncode == 0
 
     def ids(*arguments: str) -> list[str]:
@@ -236,7 +240,7 @@ def test_build_with_a_graph_and_shards_from_a_catalog_answers_with_filters(built
     assert set(ids("--where", "length=11")) == {"flower-zoom"}  # which a CSV has as text
     assert set(ids("--where", "length=[7, 11]", "--where", "tag=animal")) == {"cat-pan"}
     assert ids("--where", "caption=null", "-k", "1") == ["cat-pan"]
-    assert ids("--where", 'id=["cat-pan", "none"]', "--engine", "hnsw", "--effort", "3") == ["cat-pan"]
+    assert ids("--where", 'id=["cat-pan", "none"]', "--engine", "hnsw", "--num-candidates", "3") == ["cat-pan"]
     for engine in ("annoy", "scan", "hnsw"):
         assert ids("--engine", engine) == ids("--exact")
     refused = run("search", store, "a cat", "--where", "colour=red")

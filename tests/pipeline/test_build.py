@@ -17,7 +17,8 @@ from gifdex.encoders.registry import text_encoder
 from gifdex.encoders.settings import EncodeSettings
 from gifdex.index import store
 from gifdex.index.artifact import read_manifest, verify
-from gifdex.index.engines.settings import EngineSettings, HnswSettings
+from gifdex.index.build import USUAL_ENGINES
+from gifdex.index.engines.names import HNSW
 from gifdex.index.opening import open_index
 from gifdex.pipeline.build import BuildSummary, build
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
@@ -91,7 +92,7 @@ def test_another_usearch_makes_another_version_of_an_index_with_a_graph_alone(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
     workspace = built.copy_workspace(tmp_path)
-    graph = IndexSettings(engines=EngineSettings(hnsw=HnswSettings()))
+    graph = IndexSettings(engines={**USUAL_ENGINES, HNSW: {}})
     first = run(built.corpus, workspace, index=graph)
     (tmp_path / "site" / "usearch-0.0.1.dist-info").mkdir(parents=True)
     (tmp_path / "site" / "usearch-0.0.1.dist-info" / "METADATA").write_text("Name: usearch\nVersion: 0.0.1\n")
@@ -190,9 +191,12 @@ def test_captions_are_embedded_and_a_changed_one_costs_no_encoding(
     assert [vector is not None for vector in found] == [True, False, True, False]
     projection = projections.load(next((workspace / "projections").iterdir()))
     expected = projection.embed_texts(text_encoder()(["a red cat", "two dogs run"]))
-    np.testing.assert_array_equal(np.float32([found[0], found[2]]), expected)
-    hit = open_index(workspace / "index").search(np.float32(table["embedding"][2].as_py()), k=1)[0]
+    np.testing.assert_array_equal(np.asarray([found[0], found[2]], np.float32), expected)
+    index = open_index(workspace / "index")
+    hit = index.search(np.asarray(table["embedding"][2].as_py(), np.float32), k=1)[0]
     assert (hit.id, hit.metadata["caption"]) == ("002", "two dogs run")
+    assert index.manifest.fields["caption"].rows == 2
+    assert [hit.id for hit in index.search("two dogs run", fields={"caption": 1})] == ["002", "000"]
 
     write_catalog(built, catalog, {0: "a red cat", 2: "two dogs sleep"})
     second = run(catalog, workspace)
@@ -258,8 +262,9 @@ def test_several_shards_answer_like_one(built: Built, tmp_path: Path, run: Runne
     workspace = built.copy_workspace(tmp_path)
     summary = run(built.corpus, workspace, index=IndexSettings(shards=5))
     manifest = read_manifest(workspace / "index" / summary.build_id)
-    assert 3 < len(manifest.shards) <= 5
-    assert sum(shard.items for shard in manifest.shards) == GIFS
+    shards = manifest.fields["image"].shards
+    assert 3 < len(shards) <= 5
+    assert sum(shard.items for shard in shards) == GIFS
     one, several = open_index(built.workspace / "index"), open_index(workspace / "index")
     queries = np.random.default_rng(5).standard_normal((5, one.dimensions))
     for how in ({"exact": True}, {"engine": "annoy"}, {"engine": "scan"}, {}):

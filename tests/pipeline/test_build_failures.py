@@ -17,7 +17,7 @@ from gifdex.encoders import projections
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.settings import EncodeSettings
 from gifdex.index import store
-from gifdex.index.engines.settings import EngineSettings, HnswSettings
+from gifdex.index.engines.names import HNSW
 from gifdex.pipeline.settings import IndexSettings
 from gifdex.schemas.errors import CorpusError, MissingExtraError, PipelineError, ProjectionError
 from gifdex.schemas.files import TEMPORARY_PREFIX, read_table
@@ -32,7 +32,7 @@ def test_a_graph_without_its_library_stops_before_anything_is_done(
     monkeypatch.setitem(sys.modules, "usearch", None)
     write_gif(tmp_path / "gifs" / "a.gif")
     with pytest.raises(MissingExtraError, match="the engine hnsw needs the module usearch"):
-        run(tmp_path / "gifs", tmp_path / "ws", index=IndexSettings(engines=EngineSettings(hnsw=HnswSettings())))
+        run(tmp_path / "gifs", tmp_path / "ws", index=IndexSettings(engines={HNSW: {}}))
     assert not list((tmp_path / "ws").rglob("*.parquet"))
 
 
@@ -74,7 +74,7 @@ def test_a_corpus_that_is_not_there_publishes_nothing(
 def test_a_damaged_version_is_built_again(built: Built, tmp_path: Path, run: Runner, contents: Contents) -> None:
     workspace = built.copy_workspace(tmp_path)
     version = workspace / "index" / built.summary.build_id
-    shard = version / "shard-00000.ann"
+    shard = version / "image-00000.ann"
     data = bytearray(shard.read_bytes())
     data[100] ^= 0xFF
     shard.write_bytes(data)

@@ -166,7 +166,7 @@ def test_a_version_that_does_not_verify_is_refused(nights: Nights, monkeypatch: 
     from gifdex.pipeline import gate
 
     build_id = store.current(nights.store) or ""
-    path = nights.store / build_id / "shard-00000.vectors.npy"
+    path = nights.store / build_id / "image-00000.vectors.npy"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -249,7 +249,7 @@ def test_features_stay_where_a_catalog_does_not_say_whose_they_are(nights: Night
 def test_leftovers_of_killed_runs_are_pruned(nights: Nights) -> None:
     unfinished = nights.store / ("f" * 16)
     (unfinished / "sub").mkdir(parents=True)
-    (unfinished / "shard-00000.ann").write_bytes(b"x" * 1000)
+    (unfinished / "image-00000.ann").write_bytes(b"x" * 1000)
     (nights.workspace.builds / ("f" * 16)).mkdir()
     (nights.workspace.features / ".tmp-1-x").write_bytes(b"")
     with nights.workspace.locked():

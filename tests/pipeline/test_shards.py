@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gifdex.encoders.base import available_cpus
-from gifdex.pipeline.shards import IndexTask, automatic_shards, beam_options, plan, row_order
+from gifdex.pipeline.shards import EmbedTask, automatic_shards, beam_options, plan_shards, row_order
 from gifdex.schemas import tables
 
 # Numbers repeat, so that some items have the same bytes.
@@ -24,10 +24,10 @@ def items_of(numbers: list[int]) -> list[dict[str, str]]:
     ]
 
 
-def make_plan(rows: list[dict[str, str]], shards: int) -> tuple[pa.Table, list[IndexTask]]:
+def make_plan(rows: list[dict[str, str]], shards: int) -> tuple[pa.Table, list[EmbedTask]]:
     items = pa.Table.from_pylist(rows, schema=tables.ITEMS)
     ordered = row_order(items, shards)
-    return ordered, plan(ordered, shards, Path("/v/items"), Path("/p"), None, Path("/e"), Path("/v"))
+    return ordered, plan_shards(ordered, shards, Path("/v/items"), Path("/p"), Path("/e"), Path("/v"))
 
 
 @given(KEYS, st.integers(1, 40), st.randoms(use_true_random=False))
@@ -49,7 +49,7 @@ def test_shards_cover_all_rows_in_order_and_each_has_one_range_of_keys(
         assert below < min(keys)
         below = max(keys)
         assert shard["id"].to_pylist() == sorted(shard["id"].to_pylist())
-    assert len({task.output for task in tasks} | {task.embeddings for task in tasks}) == 2 * len(tasks)
+    assert len({task.output for task in tasks}) == len(tasks)
     shuffler.shuffle(rows)
     again, same = make_plan(rows, shards)
     assert again.equals(ordered)
