@@ -28,7 +28,10 @@ def test_other_sentences_find_what_the_manifest_says(
     index = gifdex.open(version)
     for engine, record in index.manifest.fields["image"].engines.items():
         assert record.sentence_recall is not None
-        assert record.sentence_recall.queries == MAX_SENTENCES
+        step = registry.kind(engine).tuning.step
+        assert record.sentence_recall.queries == MAX_SENTENCES // max(1, step // 2)
         assert record.sentence_recall.at["10"] >= registry.kind(engine).tuning.target
         found = engine_recall(index.fusion(), sentences[MAX_SENTENCES:], asked=Asked(engine, batch=False))
-        assert found == pytest.approx(record.sentence_recall.at["10"], abs=0.02), engine
+        # Near copies are found all or none, so a recall of half of the sentences is less exact.
+        error = 0.02 if step == 1 else 0.03
+        assert found == pytest.approx(record.sentence_recall.at["10"], abs=error), engine

@@ -102,7 +102,7 @@ def test_default_candidates_are_the_least_of_the_ladder_that_reach_the_target(re
 def test_recalls_of_a_manifest_can_be_measured_again(tuned: Index, engine: str, asked: FloatArray) -> None:
     found, step = record(tuned, engine), registry.kind(engine).tuning.step
     vectors = every(stored_vectors(searcher(tuned)), step)
-    sentences = tuning.sentences(searcher(tuned), asked[:MAX_SENTENCES])
+    sentences = every(tuning.sentences(searcher(tuned), asked[:MAX_SENTENCES]), max(1, step // 2))
     for probe, told in ((vectors, found.vector_recall), (sentences, found.sentence_recall)):
         assert told is not None
         assert told.queries == len(probe.queries)

@@ -172,7 +172,7 @@ def test_a_version_that_does_not_verify_is_refused(nights: Nights, monkeypatch: 
     path.write_bytes(data)
     (refusal,) = gate.check(nights.store, build_id, RunSummary(items=GIFS), GateSettings())
     assert refusal.rule == "files"
-    assert "shard-00000.vectors.npy has SHA-256" in refusal.reason
+    assert "image-00000.vectors.npy has SHA-256" in refusal.reason
 
 
 def test_a_version_that_was_rolled_back_from_is_not_published_again_by_itself(nights: Nights) -> None:
