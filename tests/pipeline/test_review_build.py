@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import gifdex
+from gifdex.index.build import Engines
 from gifdex.index.engines.names import ANNOY, SCAN
 from tests.pipeline.conftest import GifWriter, Runner
 
 Small = tuple[Path, Path, str]
 
 
-def settings_of(engines: dict[str, dict[str, int]]) -> Any:
+def settings_of(engines: Engines) -> Any:
     from gifdex.pipeline.settings import IndexSettings
 
     return IndexSettings(engines=engines)
@@ -39,7 +40,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, write_gif: GifWriter, run: R
 def test_engines_in_another_order_are_another_build(small: Small, tmp_path: Path, run: Runner) -> None:
     corpus, workspace, _ = small
     shutil.copytree(workspace, tmp_path / "ws")
-    orders = ({ANNOY: {}, SCAN: {}}, {SCAN: {}, ANNOY: {}})
+    orders: tuple[Engines, Engines] = ({ANNOY: {}, SCAN: {}}, {SCAN: {}, ANNOY: {}})
     first, second = (run(corpus, tmp_path / "ws", index=settings_of(engines)).build_id for engines in orders)
     store = tmp_path / "ws" / "index"
     assert (read(store / first) == read(store / second)) == (first == second)
