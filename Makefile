@@ -5,11 +5,11 @@ BIN = $(VENV)/bin
 # An editable install in strict mode (a tree of links) is the one that type checkers can follow.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=strict
 S3 = $(HOME)/.cache/gifdex-tests/versitygw-v1.8.0
-# A file's tests run in one process, which has its fixtures once; in the order of the folders, as long files come first.
+# A file's tests run in one process, so its fixtures run once; in the order of the folders, where long files come first.
 PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder
 FOLDERS = api schemas encoders index pipeline jobs
 CHECKED = $(FOLDERS) tests benchmarks examples setup.py
-# What is installed depends on these and on which modules there are, not on what the modules say.
+# The installation depends on these and on the list of modules, not on their contents.
 PACKAGING = setup.py pyproject.toml index/kernels.c $(VENV)/modules
 # The development install holds all that the demo needs.
 DEMO = $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/dev.stamp,$(VENV)/demo.stamp)

@@ -14,14 +14,14 @@ for part in PARTS:
         package_dir[f"gifdex.{part}.{sub}"] = f"{part}/{sub.replace('.', '/')}"
 
 POSIX = os.name == "posix"
-# One build for all versions of CPython, but for the free-threaded ones, which have no stable ABI yet.
+# One build for all versions of CPython, except free-threaded ones, which have no stable ABI yet.
 STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 kernels = Extension(
     "gifdex.index.kernels",
     ["index/kernels.c"],
     define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE else [],
-    # Without fused sums, the same numbers come out on every processor.
+    # Without fused multiply-add, results are the same on every processor.
     extra_compile_args=["-O3", "-ffp-contract=off"] if POSIX else ["/O2"],
     libraries=["m"] if POSIX else [],
     py_limited_api=STABLE,

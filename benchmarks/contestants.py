@@ -20,20 +20,20 @@ K = 10
 EF = (10, 15, 20, 30, 40, 45, 50, 55, 60, 70, 80, 90, 100, 110, 120, 130, 140, 160, 200, 250, 320, 400, 500)
 TREES = (10, 50, 100)
 SEARCH_K = (1000, 2000, 3500, 5000, 10000, 20000, 30000, 40000, 50000, 60000, 70000, 80000, 100000)
-# Fewer than 15 candidates are 15.
-EFFORTS = (15, 18, 20, 22, 25, 28, 30, 35, 40, 45, 50, 55, 60, 65, 70, 80, 100, 125, 150, 200, 250, 325, 400, 600, 800)
+# Values of num_candidates; engines use at least 15.
+COUNTS = (15, 18, 20, 22, 25, 28, 30, 35, 40, 45, 50, 55, 60, 65, 70, 80, 100, 125, 150, 200, 250, 325, 400, 600, 800)
 Search = Callable[[Vectors], Any]
 
 
 class Contestant(ABC):
-    """A library, or one of our engines, in one configuration; what it needs is imported when it is used."""
+    """A library, or one of our engines, in one configuration. Libraries are imported at first use."""
 
     name = ""
     modules: Sequence[str] = ()
     ours = False
     batches = True  # whether a call takes several vectors
     configuration = ""
-    efforts: Sequence[int | None] = EF
+    settings: Sequence[int | None] = EF
 
     @property
     def title(self) -> str:
@@ -41,7 +41,7 @@ class Contestant(ABC):
 
     @property
     def store(self) -> str:
-        """The folder of what it builds; contestants with the same one share it."""
+        """The folder of its index; contestants with the same folder share the index."""
         return re.sub(r"\W+", "-", self.title)
 
     @abstractmethod
@@ -53,12 +53,12 @@ class Contestant(ABC):
         """Open what `build` wrote."""
 
     @abstractmethod
-    def at(self, effort: int | None) -> Search:
-        """Return the search whose calls are timed, of a vector or of several; it gives what the library gives."""
+    def at(self, setting: int | None) -> Search:
+        """Return the function to time, from one or several vectors to the library's own answer."""
 
     @abstractmethod
     def rows(self, answer: Any) -> list[list[int]]:
-        """Return the rows of an answer, a list for each vector that was asked."""
+        """Return the rows of an answer, one list per query."""
 
     def bytes_on_disk(self, folder: Path) -> int:
         return size(folder)
@@ -66,7 +66,7 @@ class Contestant(ABC):
 
 class Annoy(Contestant):
     name, modules = "annoy", ("annoy",)
-    efforts = SEARCH_K
+    settings = SEARCH_K
     batches = False
 
     def __init__(self, trees: int) -> None:
@@ -89,15 +89,15 @@ class Annoy(Contestant):
         self.index = AnnoyIndex(dimensions, "angular")
         self.index.load(str(folder / "index.ann"))
 
-    def at(self, effort: int | None) -> Search:
-        return lambda query: self.index.get_nns_by_vector(query.tolist(), K, effort, True)
+    def at(self, setting: int | None) -> Search:
+        return lambda query: self.index.get_nns_by_vector(query.tolist(), K, setting, True)
 
     def rows(self, answer: Any) -> list[list[int]]:
         return [answer[0]]
 
 
 class Graph(Contestant):
-    """The graphs of the other libraries, which are built in the same way."""
+    """A graph of another library; all are built with the same parameters."""
 
     def __init__(self, links: int) -> None:
         self.links = links
@@ -121,11 +121,11 @@ class Hnswlib(Graph):
         self.index = hnswlib.Index("ip", dimensions)
         self.index.load_index(str(folder / "index.hnswlib"))
 
-    def at(self, effort: int | None) -> Search:
+    def at(self, setting: int | None) -> Search:
         def search(query: Vectors) -> Any:
             return self.index.knn_query(query, K, num_threads=1)
 
-        self.index.set_ef(effort)
+        self.index.set_ef(setting)
         return search
 
     def rows(self, answer: Any) -> list[list[int]]:
@@ -147,8 +147,8 @@ class FaissHnsw(Graph):
     def open(self, folder: Path, dimensions: int) -> None:
         self.index = open_faiss(folder)
 
-    def at(self, effort: int | None) -> Search:
-        self.index.hnsw.efSearch = effort
+    def at(self, setting: int | None) -> Search:
+        self.index.hnsw.efSearch = setting
         width = self.index.d
         return lambda query: self.index.search(query.reshape(-1, width), K)
 
@@ -158,7 +158,7 @@ class FaissHnsw(Graph):
 
 class FaissFlat(Contestant):
     name, modules = "faiss-flat", ("faiss",)
-    efforts = (None,)
+    settings = (None,)
 
     def build(self, items: Vectors, folder: Path) -> None:
         import faiss
@@ -170,7 +170,7 @@ class FaissFlat(Contestant):
     def open(self, folder: Path, dimensions: int) -> None:
         self.index = open_faiss(folder)
 
-    def at(self, effort: int | None) -> Search:
+    def at(self, setting: int | None) -> Search:
         width = self.index.d
         return lambda query: self.index.search(query.reshape(-1, width), K)
 
@@ -182,7 +182,7 @@ def open_faiss(folder: Path) -> Any:
     import faiss
 
     faiss.omp_set_num_threads(1)
-    # Of its two ways to map a file this is the one that flat vectors take; without it they are read.
+    # Only this of faiss' two flags memory-maps flat vectors.
     return faiss.read_index(str(folder / "index.faiss"), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
 
 
@@ -207,11 +207,11 @@ class Usearch(Graph):
         self.index = self.empty(dimensions)
         self.index.view(str(folder / "index.usearch"))
 
-    def at(self, effort: int | None) -> Search:
+    def at(self, setting: int | None) -> Search:
         def search(query: Vectors) -> Any:
             return self.index.search(query, K, threads=1)
 
-        self.index.expansion_search = effort
+        self.index.expansion_search = setting
         return search
 
     def rows(self, answer: Any) -> list[list[int]]:
@@ -240,26 +240,26 @@ class Voyager(Graph):
 
         self.index = Index.load(str(folder / "index.voyager"))
 
-    def at(self, effort: int | None) -> Search:
-        return lambda query: self.index.query(query, K, num_threads=1, query_ef=effort)
+    def at(self, setting: int | None) -> Search:
+        return lambda query: self.index.query(query, K, num_threads=1, query_ef=setting)
 
     def rows(self, answer: Any) -> list[list[int]]:
         return np.atleast_2d(answer[0]).tolist()
 
 
 class Gifdex(Contestant):
-    """One of our engines; an effort of None is the one that the build chose."""
+    """One of our engines; a setting is num_candidates, None for the number chosen by the build."""
 
     ours = True
 
     def __init__(self, engine: str, items: int | None = None, tuning: Vectors | None = None) -> None:
-        """Take the items that it will have, a quarter of which is the most effort that is asked for."""
+        """Take the number of items, a quarter of which is the largest setting."""
         self.tuning = tuning
         self.engine = engine
         self.name = f"gifdex-{engine}"
         self.modules = ("gifdex.index.lookup",)
-        sensible = (effort for effort in EFFORTS if items is None or effort <= items // 4)
-        self.efforts = (None,) if engine == "exact" else (None, *sensible)
+        sensible = (setting for setting in COUNTS if items is None or setting <= items // 4)
+        self.settings = (None,) if engine == "exact" else (None, *sensible)
 
     @property
     def store(self) -> str:
@@ -273,17 +273,17 @@ class Gifdex(Contestant):
 
         self.index = gifdex.open(folder)
 
-    def at(self, effort: int | None) -> Search:
+    def at(self, setting: int | None) -> Search:
         if self.engine == "exact":
             return lambda query: self.index.search(query, K, exact=True)
-        return lambda query: self.index.search(query, K, engine=self.engine, num_candidates=effort)
+        return lambda query: self.index.search(query, K, engine=self.engine, num_candidates=setting)
 
     def rows(self, answer: Any) -> list[list[int]]:
         answers = answer if isinstance(answer[0], list) else [answer]
         return [[int(hit.id) for hit in hits] for hits in answers]
 
     def bytes_on_disk(self, folder: Path) -> int:
-        """Bytes of what the engine needs: the scan reads its vectors from Annoy's file."""
+        """Bytes of the files that the engine needs: the scan reads its vectors from Annoy's file."""
         shards = self.index.manifest.fields["image"].shards
         needed = {name for shard in shards for name in (shard.vectors, shard.engines.get(self.engine))}
         others = {file for shard in shards for file in shard.engines.values()} - needed
@@ -295,7 +295,7 @@ def build_gifdex(
 ) -> tuple[float, Any]:
     """Build a version as the pipeline does; return its seconds, without those of `shards`, and the manifest.
 
-    `tuning` are queries as people ask them, with which engines are tuned besides the items.
+    `tuning` are realistic queries to tune engines with, in addition to the items.
     """
     from gifdex.index.build import (
         USUAL_ENGINES,
@@ -343,7 +343,7 @@ def build_gifdex(
 
 
 def any_projection(dimensions: int) -> Any:
-    """Return a projection for indexes that no sentence is asked of."""
+    """Return a projection for indexes that are not queried with sentences."""
     from gifdex.encoders.projections.linear import LinearProjection
 
     shapes = {"image_center": (4,), "image_map": (4, dimensions)}
@@ -352,7 +352,7 @@ def any_projection(dimensions: int) -> Any:
 
 
 def any_items(count: int) -> Any:
-    """Return the table of items, each with its row for an id."""
+    """Return a table of items whose ids are their rows."""
     import pyarrow as pa
 
     from gifdex.schemas import tables

@@ -49,7 +49,7 @@ Method = Callable[[Path], Frames]
 
 @cache
 def wanted(path: Path) -> tuple[int, ...]:
-    """Return the frames that everybody shall give; told before the clock starts to those who do not look themselves."""
+    """Return the frames that all must give; computed before the clock starts for those that do not sample."""
     structure = registry.decoder("pillow").structure(path.read_bytes(), Limits(), Budget(Limits()))
     assert structure.odd is None, f"{path} {structure.odd}: choose ordinary GIFs"
     return sample_by_time(Sampling(), structure.delays_ms).indexes

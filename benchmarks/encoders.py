@@ -100,7 +100,7 @@ def encode_step(corpus: str, gifs: int, settings: Any, folder: Path) -> Measurem
     rows = [{"uri": e.uri, **look_at(e, None, settings.limits)} for e in entries]
     catalog = pa.Table.from_pylist([row for row in rows if "error" not in row], schema=tables.CATALOG)
     shared = Shared()
-    encoder = acquire_encoder(settings, shared)  # kept, so that every round has the same model
+    encoder = acquire_encoder(settings, shared)  # reused, so that every round has the same model
 
     def measure() -> float:
         with tempfile.TemporaryDirectory(dir=folder) as name:

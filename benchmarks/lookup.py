@@ -22,15 +22,15 @@ An index is built once, and its build seconds count everything from the float32 
 for gifdex also the copy of the vectors, the items, the reduction, the tuning and the checksums. annoy, scan and
 exact are of one build, hnsw of a second one, which holds Annoy's trees too: its seconds are the whole second build,
 its bytes leave the trees out. What was built is opened from disk, in fresh processes that have imported what it
-takes (open time, and resident memory after 200 queries at the effort that our build chose, or in the middle of the
+takes (open time, and resident memory after 200 queries at the setting that our build chose, or in the middle of the
 others' sweep) and in this one, which asks the queries. --fresh times three ways to open an index of ours: in fresh
 processes that have imported what it takes, in others from `import gifdex` to one query's answer, and in this one.
 
-Each point (contestant, configuration, effort) is measured once a round, after some queries to warm up, and the
+Each point (contestant, configuration, setting) is measured once a round, after some queries to warm up, and the
 rounds go over all points of a sweep, in an order that moves on; a round before the first one warms up and gives
 the recall. A point's round asks every query, and again until 0.2 seconds have passed; or it ends after --seconds,
 but not before 200 queries. Reported are medians over the rounds. A hit counts for recall if its true score is at
-least the tenth true score less 1e-6. Efforts of ours beyond a quarter of the items are not asked for.
+least the tenth true score less 1e-6. Our settings end at a quarter of the items.
 
 --json is written again after each data set, so that a run that is cut short loses only the one it was at; data sets
 may have runs and files of their own too.
@@ -55,7 +55,7 @@ from pathlib import Path
 
 import numpy as np
 from contestants import Contestant, K, contestants
-from measure import BATCH, LEAST_QUERIES, MODES, Row, build_all, fresh, in_fresh_process, probe, say, sweep, truth
+from measure import BATCH, MIN_QUERIES, MODES, Row, build_all, fresh, in_fresh_process, probe, say, sweep, truth
 from million import million, show_million
 from report import compare, show
 from vectors import BLOCK, Mixture, Vectors, glove, make
@@ -167,14 +167,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--in-folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.queries < LEAST_QUERIES:
-        raise SystemExit(f"--queries is {arguments.queries}; expected at least {LEAST_QUERIES}")
+    if arguments.queries < MIN_QUERIES:
+        raise SystemExit(f"--queries is {arguments.queries}; expected at least {MIN_QUERIES}")
     return arguments
 
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.plot:
-        from plots import draw  # sooner than what it draws is measured
+        from plots import draw  # fail before the measurements if matplotlib is missing
     results: Row = {"machine": machine(), "settings": settings(arguments), "data": {}}
     for part in ("machine", "settings"):
         print(", ".join(f"{key} {value}" for key, value in results[part].items()))
@@ -205,7 +205,7 @@ def main() -> None:
         print(json.dumps(probe(title, Path(folder), Path(queries))))
     elif arguments.in_folder:
         mixture = Mixture(*dimensions(arguments.million))
-        print(json.dumps(million(mixture, arguments.in_folder, LEAST_QUERIES, arguments.seconds)))
+        print(json.dumps(million(mixture, arguments.in_folder, MIN_QUERIES, arguments.seconds)))
     else:
         run(arguments)
 

@@ -1,4 +1,4 @@
-"""How benchmarks/lookup.py measures: the right answers, rounds over all points, and probes in fresh processes."""
+"""The measurements of benchmarks/lookup.py: right answers, rounds over all points, and fresh processes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import numpy as np
 from contestants import Contestant, Gifdex, K, Search, contestants
 from vectors import Vectors
 
-LEAST_QUERIES = 200  # of each point, for its recall and its p99
-LEAST_SECONDS = 0.2  # of each point in a round
+MIN_QUERIES = 200  # of each point, for its recall and its p99
+MIN_SECONDS = 0.2  # of each point in a round
 WARM_UP = 20  # queries
 BATCH = 100  # vectors a call in the second sweep
 MODES = {"one": "one query a call", "batch": f"{BATCH} queries a call"}
@@ -50,14 +50,14 @@ def say(what: str) -> None:
 
 def truth(blocks: Iterable[Vectors], queries: Vectors) -> list[set[int]]:
     """Return, for each query, the rows that count as one of its ten nearest: ten, or more if they tie."""
-    kept = K + 22
+    candidates = K + 22
     scores, rows, first = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64), 0
     for block in blocks:
         found = queries @ block.T
-        best = np.argpartition(-found, min(kept, found.shape[1] - 1), axis=1)[:, :kept]
+        best = np.argpartition(-found, min(candidates, found.shape[1] - 1), axis=1)[:, :candidates]
         scores = np.hstack([scores, np.take_along_axis(found, best, axis=1)])
         rows = np.hstack([rows, first + best])
-        order = np.argsort(-scores, axis=1)[:, :kept]
+        order = np.argsort(-scores, axis=1)[:, :candidates]
         scores, rows = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
         first += len(block)
     return [set(r[s >= s[K - 1] - ROUNDING].tolist()) for s, r in zip(scores, rows, strict=True)]
@@ -81,7 +81,7 @@ def vectors_in(call: Vectors) -> int:
 
 
 def ask(search: Search, asked: Sequence[Vectors] | Vectors, seconds: float) -> tuple[list[float], list[Any]]:
-    """Make all calls, again until LEAST_SECONDS; but after `seconds` stop where LEAST_QUERIES are asked.
+    """Repeat all calls for MIN_SECONDS, but stop after `seconds` once MIN_QUERIES are done.
 
     Return each call's seconds, and the first answers.
     """
@@ -98,8 +98,8 @@ def ask(search: Search, asked: Sequence[Vectors] | Vectors, seconds: float) -> t
         total += times[-1]
         if len(answers) < len(asked):
             answers.append(answer)
-        every = len(times) >= len(asked) and total >= min(LEAST_SECONDS, seconds)
-        if every or (len(times) * vectors >= LEAST_QUERIES and total > seconds):
+        every = len(times) >= len(asked) and total >= min(MIN_SECONDS, seconds)
+        if every or (len(times) * vectors >= MIN_QUERIES and total > seconds):
             break
     return times, answers
 
@@ -109,35 +109,35 @@ def sweep(
 ) -> list[Row]:
     """Measure every point once a round; return the points."""
     asked = calls(queries, mode)
-    every = [(one, effort) for one in chosen if one.batches or mode == "one" for effort in one.efforts]
+    every = [(one, setting) for one in chosen if one.batches or mode == "one" for setting in one.settings]
     points: list[Row] = []
     times: list[list[list[float]]] = [[] for _ in every]
-    for one, effort in every:  # the first round is the warm-up
-        _, answers = ask(one.at(effort), asked, seconds)
+    for one, setting in every:  # the first round is the warm-up
+        _, answers = ask(one.at(setting), asked, seconds)
         count = len(answers) * vectors_in(asked[0])
         points.append(
-            {"mode": mode, **facts(one, effort), "recall_queries": count, "recall": recall(one, answers, right)}
+            {"mode": mode, **description(one, setting), "recall_queries": count, "recall": recall(one, answers, right)}
         )
     for number in range(1, rounds + 1):
         start = number * len(every) // (rounds + 1)
         for place in [*range(start, len(every)), *range(start)]:
-            one, effort = every[place]
-            times[place].append(ask(one.at(effort), asked, seconds)[0])
+            one, setting = every[place]
+            times[place].append(ask(one.at(setting), asked, seconds)[0])
         say(f"{MODES[mode]}: round {number} of {rounds} is done")
     return [point | speed(found, vectors_in(asked[0])) for point, found in zip(points, times, strict=True)]
 
 
-def facts(one: Contestant, effort: int | None) -> Row:
+def description(one: Contestant, setting: int | None) -> Row:
     default = False
-    if isinstance(one, Gifdex) and one.engine != "exact" and effort is None:
+    if isinstance(one, Gifdex) and one.engine != "exact" and setting is None:
         default, said = True, promise(one.index, one.engine)
-        assert said is not None  # it chose its effort
-        effort = said["effort"]
+        assert said is not None  # the build chose it
+        setting = said["setting"]
     return {
         "contestant": one.name,
         "configuration": one.configuration,
         "ours": one.ours,
-        "effort": effort,
+        "setting": setting,
         "default": default,
     }
 
@@ -155,12 +155,12 @@ def speed(rounds: list[list[float]], vectors: int) -> Row:
 
 
 def promise(index: Any, engine: str) -> Row | None:
-    """Return the effort that an engine's build chose, and what it measured at that effort."""
+    """Return the setting that an engine's build chose, and the recall that it measured."""
     known = index.manifest.fields["image"].engines.get(engine)
     if known is None:
         return None
     sentences = known.sentence_recall.at if known.sentence_recall else {}
-    return {"effort": known.num_candidates, "recall": known.vector_recall.at, "recall_of_sentences": sentences}
+    return {"setting": known.num_candidates, "recall": known.vector_recall.at, "recall_of_sentences": sentences}
 
 
 def build_all(chosen: list[Contestant], items: Vectors, queries: Path, rounds: int, folder: Path) -> list[Row]:
@@ -198,14 +198,14 @@ def resident() -> dict[str, float]:
 
 
 def in_fresh_process(*arguments: object) -> Any:
-    """Return what lookup.py prints, given these arguments, on its last line."""
+    """Run lookup.py with these arguments; return the JSON on its last line."""
     command = [sys.executable, str(Path(__file__).with_name("lookup.py")), *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def probe(title: str, folder: Path, queries: Path) -> Row:
-    """In a fresh process: open an index, ask it, and look at the memory before and after."""
+    """In a fresh process: open an index, query it, and measure memory before and after."""
     contestant = next(one for one in contestants() if one.title == title)
     for module in contestant.modules:
         importlib.import_module(module)
@@ -214,7 +214,7 @@ def probe(title: str, folder: Path, queries: Path) -> Row:
     started = time.perf_counter()
     contestant.open(folder, asked.shape[1])
     opened = time.perf_counter() - started
-    search = contestant.at(contestant.efforts[0 if contestant.ours else len(contestant.efforts) // 2])
+    search = contestant.at(contestant.settings[0 if contestant.ours else len(contestant.settings) // 2])
     for query in asked:
         search(query)
     after = resident()

@@ -1,4 +1,4 @@
-"""benchmarks/lookup.py --million: an index of several shards whose vectors are drawn as they are written."""
+"""benchmarks/lookup.py --million: an index of several shards whose vectors are generated while they are written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def shards(mixture: Mixture) -> Iterator[Vectors]:
 
 
 def million(mixture: Mixture, folder: Path, asked: int, seconds: float) -> Row:
-    """In a fresh process: build an index whose vectors are drawn shard by shard, and ask it."""
+    """In a fresh process: build an index whose vectors are generated shard by shard, and query it."""
     import gifdex
 
     spent, manifest = build_gifdex(folder, shards(mixture), graph=True, tuning=mixture.tuning_queries())
@@ -63,7 +63,7 @@ def million(mixture: Mixture, folder: Path, asked: int, seconds: float) -> Row:
 
 
 def measured(index: Any, engine: str, queries: Vectors, right: list[set[int]], seconds: float) -> Row:
-    """Measure an engine at the effort that its build chose, one query a call."""
+    """Measure an engine at the setting that its build chose, one query per call."""
     one = Gifdex(engine)
     one.index = index
     ask(one.at(None), queries, seconds)  # the warm-up
@@ -83,9 +83,9 @@ def show_million(result: Row) -> None:
     rows = [
         [
             f"{name}{' (default)' if row['default'] else ''}",
-            row["promised"]["effort"] if row["promised"] else "",
+            row["promised"]["setting"] if row["promised"] else "",
             *(f"{row['recall']:.4f}", f"{row['per_second']:,.0f}", f"{row['p50_ms']:.3f}", f"{row['p99_ms']:.3f}"),
         ]
         for name, row in result["engines"].items()
     ]
-    print_table(("engine", "effort", "recall@10", "queries/s", "p50 ms", "p99 ms"), rows, 1)
+    print_table(("engine", "setting", "recall@10", "queries/s", "p50 ms", "p99 ms"), rows, 1)

@@ -4,8 +4,8 @@
 
 A column is a data set; the upper row has one query a call, the lower one batches.
 
-It needs matplotlib. A line joins the points that no other one of the same contestant beats; a star is the effort
-that a build of ours chose.
+It needs matplotlib. A line joins a contestant's points that none of its others beats; a star is the setting that our
+build chose.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLOURS = {
 
 
 def nines(recall: float) -> float:
-    """Return the place of a recall on an axis that gives each further nine the same room."""
+    """Return the position of a recall on an axis where each further nine has the same length."""
     return -math.log10(1 - min(recall, HIGHEST))
 
 

@@ -1,4 +1,4 @@
-"""The tables of benchmarks/lookup.py, and what of the points they show."""
+"""The tables of benchmarks/lookup.py, and the choice of points for them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ RECALLS = (0.95, 0.97, 0.99)
 
 
 def frontier(points: list[Row]) -> list[Row]:
-    """Return the points that no other one of the same contestant beats, by recall."""
-    kept: list[Row] = []
+    """Return a contestant's points that none of its others beats, by recall."""
+    undominated: list[Row] = []
     for point in sorted(points, key=lambda row: (-row["recall"], -row["per_second"])):
-        if not kept or point["per_second"] > kept[-1]["per_second"]:
-            kept.append(point)
-    return kept[::-1]
+        if not undominated or point["per_second"] > undominated[-1]["per_second"]:
+            undominated.append(point)
+    return undominated[::-1]
 
 
 def by_contestant(points: list[Row]) -> dict[str, list[Row]]:
@@ -25,11 +25,11 @@ def by_contestant(points: list[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def fastest(points: list[Row], least: float) -> dict[str, Row]:
+def fastest(points: list[Row], min_recall: float) -> dict[str, Row]:
     """Return each contestant's fastest point of at least such a recall."""
     best = {}
     for name, of_one in by_contestant(points).items():
-        if able := [point for point in of_one if point["recall"] >= least]:
+        if able := [point for point in of_one if point["recall"] >= min_recall]:
             best[name] = max(able, key=lambda point: point["per_second"])
     return best
 
@@ -39,19 +39,19 @@ def compare(points: list[Row], built: list[Row]) -> list[Row]:
     builds = {(row["contestant"], row["configuration"]): row for row in built}
     rows = []
     for mode in MODES:
-        for least in RECALLS:
-            best = fastest([point for point in points if point["mode"] == mode], least)
+        for min_recall in RECALLS:
+            best = fastest([point for point in points if point["mode"] == mode], min_recall)
             for point in best.values():
                 build = builds[point["contestant"], point["configuration"]]
-                keys = ("mode", "contestant", "configuration", "effort", "ours", "recall", "per_second")
-                row = {"at": least, **{key: point[key] for key in keys}}
+                keys = ("mode", "contestant", "configuration", "setting", "ours", "recall", "per_second")
+                row = {"at": min_recall, **{key: point[key] for key in keys}}
                 row |= {"build_s": build["build_s"], "bytes": build["bytes"]}
                 rows.append(row | (to_peers(row, best, builds) if row["ours"] else {}))
     return rows
 
 
 def to_peers(row: Row, best: dict[str, Row], builds: dict[tuple[str, str], Row]) -> Row:
-    """Return how many times as fast as the best peer and as annoy an engine of ours is asked, and built."""
+    """Return how many times as fast as the best peer and annoy our engine answers, and builds."""
     found: Row = {}
     peers = [point for point in best.values() if not point["ours"]]
     if peer := max(peers, key=lambda point: point["per_second"], default=None):
@@ -91,17 +91,17 @@ def show_points(points: list[Row], mode: str) -> None:
         shown = frontier(of_one)
         shown += [point for point in of_one if point["default"] and point not in shown]
         for point in sorted(shown, key=lambda point: point["recall"]):
-            effort = effort_of(point) + (" (default)" if point["default"] else "")
-            row = [point["contestant"], point["configuration"], effort, f"{point['recall']:.4f}"]
+            setting = setting_of(point) + (" (default)" if point["default"] else "")
+            row = [point["contestant"], point["configuration"], setting, f"{point['recall']:.4f}"]
             row += [f"{point['per_second']:,.0f}", f"{point['p50_ms']:.3f}"]
             rows.append([*row, f"{point['p99_ms']:.3f}"] if mode == "one" else row)
     times = ("p50 ms", "p99 ms") if mode == "one" else (f"p50 ms of {BATCH}",)
     print(f"{MODES[mode]}:")
-    print_table(("contestant", "configuration", "effort", "recall@10", "queries/s", *times), rows, 3)
+    print_table(("contestant", "configuration", "setting", "recall@10", "queries/s", *times), rows, 3)
 
 
-def effort_of(row: Row) -> str:
-    return "" if row["effort"] is None else str(row["effort"])
+def setting_of(row: Row) -> str:
+    return "" if row["setting"] is None else str(row["setting"])
 
 
 def show_builds(builds: list[Row]) -> None:
@@ -119,7 +119,7 @@ def show_builds(builds: list[Row]) -> None:
         if said := row.get("promised"):
             default = row["default_engine"] == row["contestant"].removeprefix("gifdex-")
             print(f"{row['contestant']}{', the default engine' if default else ''}:", end=" ")
-            print(f"its build chose {said['effort']} and measured", end=" ")
+            print(f"its build chose {said['setting']} and measured", end=" ")
             print(
                 f"recall@10 {said['recall'].get('10', 0):.4f} of items, "
                 f"{said['recall_of_sentences'].get('10', 0):.4f} of queries of their own kind"
@@ -135,7 +135,7 @@ def show_at_recall(at_recall: list[Row], mode: str) -> None:
     ratios = ("to_best_peer", "best_peer_build_to_ours", "to_annoy")
     rows = [
         [
-            *(f"recall >= {row['at']}", row["contestant"], row["configuration"], effort_of(row)),
+            *(f"recall >= {row['at']}", row["contestant"], row["configuration"], setting_of(row)),
             *(f"{row['per_second']:,.0f}", f"{row['build_s']:.1f}"),
             *(f"{row[key]:.2f}" if key in row else "" for key in ratios),
             row.get("best_peer", ""),
@@ -143,19 +143,19 @@ def show_at_recall(at_recall: list[Row], mode: str) -> None:
         for row in at_recall
         if row["mode"] == mode
     ]
-    header = (MODES[mode], "contestant", "configuration", "effort", "queries/s", "build s", "x best peer")
+    header = (MODES[mode], "contestant", "configuration", "setting", "queries/s", "build s", "x best peer")
     print_table((*header, "its build s / ours", "x annoy", "best peer"), rows, 3)
 
 
 def show_annoy(at_recall: list[Row]) -> None:
-    """Print what plain annoy needs for each recall beside what our index of its trees does."""
+    """Compare plain annoy at each recall with our index of Annoy trees."""
     rows = []
     for row in at_recall:
         if row["mode"] == "one" and row["contestant"] in ("gifdex-annoy", "annoy"):
             speed = f"{row['per_second']:,.0f}"
-            cells = (row["configuration"], effort_of(row), f"{row['recall']:.4f}", speed, megabytes(row))
+            cells = (row["configuration"], setting_of(row), f"{row['recall']:.4f}", speed, megabytes(row))
             rows.append([f"recall >= {row['at']}", row["contestant"], *cells])
-    header = ("", "contestant", "configuration", "search_k or effort", "recall@10", "queries/s", "MB on disk")
+    header = ("", "contestant", "configuration", "search_k or num_candidates", "recall@10", "queries/s", "MB on disk")
     print_table(header, rows, 3)
 
 

@@ -1,17 +1,16 @@
 """The vectors that benchmarks/lookup.py searches: a documented random mixture, and GloVe's.
 
-The mixture has what makes embeddings of pictures easy or hard to search, and a text's way of asking for them:
+The mixture models what makes embeddings of pictures easy or hard to search, and queries by text:
 
 - a spectrum that falls as a power law with the exponent `alpha`, as that of deep networks' and of brains' responses
   to pictures does, with an exponent of about 1 (Stringer et al., "High-dimensional geometry of population responses
   in visual cortex", Nature 2019). The axes are the principal ones: a rotation would change no distance;
 - topics, one to fifty items, of which few are popular and many are rare;
-- queries that lie off the items' cloud: each is a fresh draw from the same mixture, to which `noise` in all
-  directions and one offset `gap` that all queries share are added. Texts and pictures of one joint space are apart
-  in such a way.
+- queries outside the items' cloud: each is a new draw from the same mixture, plus `noise` in all directions and one
+  offset `gap` that all queries share. Texts and pictures in a joint space are separated in this way.
 
-Everything is drawn block by block from streams of one seed, so that a million vectors need not be held at once, and
-the same seed gives the same vectors however they are taken.
+Everything is generated block by block from streams of one seed, so a million vectors need not fit into memory, and the
+same seed always gives the same vectors.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Mixture:
     n: int
     d: int
     alpha: float = 1.0
-    spread: float = 0.7
+    topic_width: float = 0.7
     noise: float = 0.5
     gap: float = 0.5
     seed: int = 0
@@ -94,7 +93,7 @@ class Mixture:
 
     def _draw(self, stream: np.random.Generator, count: int) -> Vectors:
         topics = stream.choice(self.topics, count, p=self.popularity)
-        return self.centres[topics] + self.spread * (self._normal(stream, count) * self.scale)
+        return self.centres[topics] + self.topic_width * (self._normal(stream, count) * self.scale)
 
 
 def make(
@@ -102,13 +101,13 @@ def make(
     d: int,
     queries: int,
     alpha: float = 1.0,
-    spread: float = 0.7,
+    topic_width: float = 0.7,
     noise: float = 0.5,
     gap: float = 0.5,
     seed: int = 0,
 ) -> tuple[Vectors, Vectors]:
     """Return items float32 (n, d) and queries float32 (queries, d), all of length one."""
-    mixture = Mixture(n, d, alpha, spread, noise, gap, seed)
+    mixture = Mixture(n, d, alpha, topic_width, noise, gap, seed)
     items = np.empty((n, d), np.float32)
     for number, block in enumerate(mixture.blocks()):
         items[number * BLOCK : number * BLOCK + len(block)] = block

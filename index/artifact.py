@@ -75,14 +75,19 @@ def _check_records(path: Path, manifest: Manifest) -> None:
     if manifest.metric != "cosine" or IMAGE not in manifest.fields or not 1 <= manifest.items <= MAX_ITEMS:
         raise CorruptIndexError(
             f"{path} says {manifest.items:,} items, metric {manifest.metric!r:.40} and fields "
-            f"{sorted(manifest.fields)!r:.80}; expected 'cosine' and a field {IMAGE!r}: restore it or rebuild"
+            f"{sorted(manifest.fields)!r:.80}; expected 1 to {MAX_ITEMS:,} items, 'cosine' and a field {IMAGE!r}: "
+            "restore it or rebuild"
         )
     for name, record in manifest.fields.items():
         if (found := field_records.problem(record, manifest.items)) is not None:
             raise CorruptIndexError(f"{path} is wrong: the field {name!r:.40} {found}; restore it or rebuild")
-    spaces = {record.space for record in manifest.fields.values()}
-    if not len(spaces) == len({space.name for space in spaces}) == len({space.fingerprint for space in spaces}):
-        raise CorruptIndexError(f"{path} has spaces of one name or one fingerprint: restore it or rebuild")
+    spaces = {(record.space, record.dimensions) for record in manifest.fields.values()}
+    names, fingerprints = {space.name for space, _ in spaces}, {space.fingerprint for space, _ in spaces}
+    if not len(spaces) == len(names) == len(fingerprints):
+        raise CorruptIndexError(
+            f"{path} has the spaces {sorted(names)!r:.80}, one of them with two fingerprints or two counts of "
+            "dimensions, or two with one fingerprint; expected one of each for each: restore it or rebuild"
+        )
 
 
 def check_names(where: str, manifest: Manifest) -> None:

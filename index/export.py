@@ -113,8 +113,9 @@ def export(
     try:
         replaces = _replaces(place, force)
         manifest = verify(version, progress)
+        items = _read_items(version, manifest)  # first: it checks the manifest's count
         field = open_field(version, IMAGE, manifest.fields[IMAGE], manifest.items)
-        source = _Source(manifest, _read_items(version, manifest), field, trees, progress)
+        source = _Source(manifest, items, field, trees, progress)
         with _committing_folder(place, replaces) as folder:
             _write_items(folder / ITEMS_NAME, source)
             with committing(folder / writer.name) as temporary:

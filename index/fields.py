@@ -17,9 +17,10 @@ from gifdex.index import reduction as reductions
 from gifdex.index import row_items
 from gifdex.index.engines import registry
 from gifdex.index.engines.base import Rows
+from gifdex.index.field_records import IMAGE
 from gifdex.index.row_items import RowItems
 from gifdex.index.search import Found, Searcher, candidates_for, open_shards
-from gifdex.schemas.errors import QueryError
+from gifdex.schemas.errors import CorruptIndexError, QueryError
 from gifdex.schemas.manifest import FieldRecord, SpaceRecord
 
 JOINT_SPACE = "joint"
@@ -75,7 +76,8 @@ class Field:
             return self._batch_engine if asked.batch and queries > 1 else self.record.engine
         if not isinstance(asked.engine, str) or asked.engine not in self.record.engines:
             built = ", ".join(self.record.engines) or "none"
-            hint = f": build it with --{asked.engine}" if registry.is_optional(str(asked.engine)) else ""
+            buildable = self.record.engines and registry.is_optional(str(asked.engine))
+            hint = f": build it with --{asked.engine}" if buildable else ""
             raise QueryError(
                 f"the field {self.name} of the index {self._path} has no engine {asked.engine!r:.40}, only "
                 f"{built}{hint}"
@@ -131,5 +133,7 @@ def open_field(path: Path, name: str, record: FieldRecord, items: int) -> Field:
     shards = open_shards(path, record)
     for shard in shards:
         shard.check(record.engines)
-    searcher = Searcher(shards, record.engines, reduction)
-    return Field(path, name, record, searcher, row_items.load(path, record.shards, items))
+    mapping = row_items.load(path, record.shards, items)
+    if name == IMAGE and not mapping.covers_all:
+        raise CorruptIndexError(f"{path} has items without a row in the field {IMAGE}: restore it or rebuild")
+    return Field(path, name, record, Searcher(shards, record.engines, reduction), mapping)

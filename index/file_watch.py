@@ -19,7 +19,13 @@ class FileWatch:
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._known = [(os.fspath(path), os.stat(path)) for path in paths]  # noqa: PTH116  # Path objects are slow
+        """Take the files as they are now; raises CorruptIndexError where one is gone."""
+        try:
+            self._known = [(os.fspath(path), os.stat(path)) for path in paths]  # noqa: PTH116  # a path object is slow
+        except OSError as err:
+            raise CorruptIndexError(
+                f"cannot read {err.filename}: {err.strerror}; restore the file or rebuild the index"
+            ) from err
 
     def check(self, *, replaced: bool = False) -> None:
         """Raise CorruptIndexError if a file was changed in place or, with `replaced`, replaced by another."""

@@ -222,7 +222,7 @@ static PyObject *rescore(PyObject *module, PyObject *args)
 #define NO_LINK UINT32_MAX /* ends a list of links in our file */
 #define NODE_HEAD 10       /* bytes of a node of usearch's file before its links: its key and its level */
 
-/* A graph in our own format (docs/index-format.md, shard-NNNNN.graph), or in usearch's file if `starts` is not NULL.
+/* A graph in our own format (docs/index-format.md, FIELD-NNNNN.graph), or in usearch's file if `starts` is not NULL.
    Values from a file are checked when they are read; the offsets in `starts` are ours. */
 typedef struct {
     const int8_t *vectors;

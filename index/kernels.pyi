@@ -41,7 +41,7 @@ def search_graph(
     """Search a graph for queries float32 (n, d), and write the rows of the `count` nearest of `expansion` nodes.
 
     The nearest nodes have the highest products. `sections` are those of a graph's file (docs/index-format.md,
-    shard-NNNNN.graph): vectors, keys, upper offsets, lowest and upper links. `layout` is d, the links per node on the
+    FIELD-NNNNN.graph): vectors, keys, upper offsets, lowest and upper links. `layout` is d, the links per node on the
     lowest level and on others, the highest level, and the slot where a search begins. `without` int64 (n,) has one row
     per query that the search ignores, or -1. Rows are written to `found` (n, count), best first, and their numbers to
     `counts` (n,). Raises IndexError if a link or a key is out of range.

@@ -85,8 +85,6 @@ def _open_version(version: Path, verify: bool, text_encoder: str | None) -> Inde
     items = item_files.load(version / manifest.items_file, manifest.items)
     projection = _projection(version, manifest)
     fields = {name: open_field(version, name, record, manifest.items) for name, record in manifest.fields.items()}
-    if not fields[IMAGE].items.covers_all:
-        raise CorruptIndexError(f"{version} has items without a row in the field {IMAGE}: restore it or rebuild")
     embedder = SentenceEmbedder(version, manifest.text_encoder, projection, text_encoder)
     return Index(version, manifest, fields, items, embedder, watch)
 

@@ -134,11 +134,15 @@ class Searcher:
         return [(rows[mask][:k], scores[mask][:k]) for (rows, scores), mask in zip(found, kept, strict=True)]
 
     def scan_rows(self, queries: FloatArray, rows: Rows, k: int) -> list[Found]:
-        """As `scan`, of ascending `rows` alone."""
+        """As `scan`, of ascending `rows` alone, and with all rows that score as the k-th does.
+
+        A filter may hide a row's first item, so only the items tell which of them come first.
+        """
         parts = [(shard, self._within(shard, rows)) for shard in self.shards]
         if not len(rows):
             return [(rows, np.empty(0))] * len(queries)
-        return _merged([_scanned(shard, queries, k, part) for shard, part in parts if len(part)], k)
+        found = [_scanned(shard, queries, k, part, ties=True) for shard, part in parts if len(part)]
+        return [_with_ties(rows, scores, k) for rows, scores in _merged(found, len(rows))]
 
     def vectors_at(self, rows: Rows) -> FloatArray:
         """Return the unit vectors float32 (n, d) of ascending rows."""
@@ -164,16 +168,28 @@ def shard_rows(shard: Shard, rows: Rows) -> Rows:
     return np.where((own >= 0) & (own < len(shard)), own, -1)
 
 
-def _scanned(shard: Shard, queries: FloatArray, k: int, rows: Rows | None) -> list[Found]:
-    """Return the k best of a shard's rows (all, or those given, counted from its first) for each unit query."""
+def _scanned(shard: Shard, queries: FloatArray, k: int, rows: Rows | None, *, ties: bool = False) -> list[Found]:
+    """Return the k best of a shard's rows (all, or those given, counted from its first) for each unit query.
+
+    With `ties`, a few more come, and among them all that score as the k-th does.
+    """
     found = []
     block = max(1, _SCAN_SCORES // (len(shard) if rows is None else len(rows)))
     for start in range(0, len(queries), block):
         part = queries[start : start + block]
         for query, row in zip(part, shard.vectors.products(part, rows), strict=True):
             kept = contenders(row, k)
-            found.append(_rescored(shard, query, kept if rows is None else rows[kept], k))
+            count = max(k, len(kept)) if ties else k
+            found.append(_rescored(shard, query, kept if rows is None else rows[kept], count))
     return found
+
+
+def _with_ties(rows: Rows, scores: Scores, k: int) -> Found:
+    """Return the k first of (rows, scores), which are sorted, and those behind them with the score of the k-th."""
+    if k < len(scores):
+        count = int(np.count_nonzero(scores >= scores[k - 1]))
+        rows, scores = rows[:count], scores[:count]
+    return rows, scores
 
 
 def _merged(parts: Sequence[Sequence[Found]], k: int) -> list[Found]:

@@ -63,7 +63,7 @@ def write_npy(path: Path, vectors: NDArray[Any], what: str) -> None:
 
     float32 ones are unit vectors; one of length zero is let through: it has no direction, and scores 0 against every
     query. Raises ValueError for no vectors, and for others that are not finite or not of length one: engines would
-    take them in silence.
+    take them without an error.
     """
     if vectors.ndim != 2 or not vectors.size:
         raise ValueError(f"{what} was given vectors of shape {vectors.shape}; expected at least one row")

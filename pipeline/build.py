@@ -105,13 +105,12 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
             "run again"
         )
     answering = manifest.fields[IMAGE]
-    engine = answering.engine or ""
     return BuildSummary(
         run.summary(build_id, scanned, encoded, lists),
         store_name(settings.workspace),
         index_reused=is_there,
-        engine=engine,
-        engine_recall=answering.engines[engine].recall or 0.0,
+        engine=answering.engine or "exact",
+        engine_recall=1.0 if answering.engine is None else answering.engines[answering.engine].recall or 0.0,
         bytes=sum(file.bytes for file in manifest.files.values()),
         queries_per_second=queries_per_second(open_index(workspace.store / build_id)),
     )
@@ -170,7 +169,7 @@ def _build_id(
         "encoders": [images.name, texts.name],
         "projection": projection.fingerprint,
         "text_encoder": texts.fingerprint,
-        "engines": {name: dict(told) for name, told in engines.items()},
+        "engines": [[name, dict(told)] for name, told in engines.items()],  # in the manifest's order
         "keep_features": settings.index.keep_features,
         "written_by": [package_version(package) for package in writers],
         "shards": settings.index.shards,

@@ -9,7 +9,9 @@ from pathlib import Path
 import click
 import pytest
 
+import gifdex as package
 from gifdex.jobs.cli import gifdex
+from gifdex.schemas import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -56,6 +58,8 @@ def code(page: Path) -> Iterator[str]:
 def asked(page: Path) -> Iterator[tuple[str, str]]:
     """Yield each command that a page shows, and what follows it up to the next one, a comment or Beam's options."""
     for shown in code(page):
+        if shown.lstrip().startswith(("├", "│", "└")):  # a tree, with words of its own
+            continue
         for part in re.split(r"(?<![\w./-])gifdex(?=\s+[a-z])", " ".join(shown.split()))[1:]:
             command, _, rest = part.strip().partition(" ")
             yield command.rstrip(".,;:)'\"`"), re.split(r"(?:^| )(?:#|\||&&|;|--(?: |$))", rest)[0]
@@ -122,3 +126,23 @@ def test_every_page_of_the_docs_is_in_their_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "README.md" or f"({page.name})" in index, page.name
+
+
+def public_names() -> Iterator[str]:
+    """Yield what the package exports, and what its classes offer."""
+    yield from package.__all__
+    for kind in (package.Index, package.Hit, package.ServedIndex, package.ServingStatus):
+        members = {**vars(kind), **getattr(kind, "__annotations__", {})}
+        yield from (name for name in members if not name.startswith("_"))
+
+
+@pytest.mark.parametrize("name", sorted(set(public_names())))
+def test_every_public_name_is_in_the_api_page(name: str) -> None:
+    shown = "\n".join(code(ROOT / "docs" / "api.md"))
+    assert re.search(rf"(?<!\w){name}(?!\w)", shown), f"docs/api.md does not show {name}"
+
+
+def test_the_api_page_has_the_tree_of_errors() -> None:
+    tree = (errors.__doc__ or "").partition("::\n\n")[2].partition("\n\nEvery")[0]
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert "\n".join(line.removeprefix("    ") for line in tree.splitlines()) in page

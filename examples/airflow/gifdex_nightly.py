@@ -1,8 +1,8 @@
 """An Airflow DAG for the nightly run (Airflow 2.10 and 3).
 
 On failure: exit code 1 (failed) and 75 (another run holds the workspace) are tried again twice, after ten minutes;
-2 (wrong configuration) and 3 (refused by the quality gate) fail the task at once, for trying again changes nothing.
-The published version answers all the while. For an alert, add your `on_failure_callback` to default_args.
+2 (wrong configuration) and 3 (refused by the quality gate) fail the task at once, because a retry would not help.
+The published version answers all the time. For an alert, add your `on_failure_callback` to default_args.
 """
 
 from __future__ import annotations

@@ -171,8 +171,8 @@ class AnnoyKind:
     """Annoy's trees: see EngineKind."""
 
     name = ANNOY
-    # So slow to ask that all queries would take most of the time there is. Recall of a quarter is off by .01.
     package = "annoy"
+    # So slow to ask that all vectors would take most of the time there is. Recall of a quarter is off by .01.
     tuning = Tuning(target=0.98, step=4)
     is_exhaustive = False
 

@@ -32,8 +32,8 @@ class Engine(Protocol):
 class Tuning:
     """How an engine's default `num_candidates` is chosen.
 
-    The least number whose recall@10 reaches `target`. One query in `step` is asked: fewer of an engine that answers
-    slowly.
+    The least number whose recall@10 reaches `target`. One stored vector in `step` is asked, and twice that share of the
+    sentences: fewer of an engine that answers slowly.
     """
 
     target: float

@@ -1,4 +1,4 @@
-"""The file of a graph, shard-NNNNN.graph: a header and five arrays that are searched where they lie.
+"""The file of a graph, FIELD-NNNNN.graph: a header and five arrays that are searched where they lie.
 
 docs/index-format.md specifies it.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,10 @@ from gifdex.index.search import Found, best, contenders
 from gifdex.index.vectors import ROUNDING, Scores
 from gifdex.schemas.errors import QueryError
 
+MAX_WEIGHT = 1_000_000
 USUAL_WEIGHTS: Mapping[str, float] = {IMAGE: 1.0}
+# More than rough scores are off by: the products with the vectors, and their weighted sum.
+_ROUNDING = 2 * ROUNDING
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,14 @@ class Fusion:
         `among` are the ascending items that may be answered, of which the best are found exactly. Rounding leads no
         score beyond the weights' sum.
         """
-        limit = sum(weight for _, weight in self.parts)
         found = self._search(queries, k, asked, among)
-        return [(items, clipped(scores, limit)) for items, scores in found]
+        return [(items, clipped(scores, self._sum)) for items, scores in found]
 
     def _search(self, queries: FloatArray, k: int, asked: Asked, among: Rows | None) -> list[Found]:
-        if len(self.parts) == 1 and self.parts[0][1] == 1:
-            return _search_one(self.parts[0][0], queries, k, asked, among)
+        if len(self.parts) == 1:
+            field, weight = self.parts[0]
+            found = _search_one(field, queries, k, asked, among)
+            return found if weight == 1 else [(items, weight * scores) for items, scores in found]
         for field, _ in self.parts:  # whose engine may be unknown
             field.engine_for(asked, len(queries))
         if among is None and not asked.exact:
@@ -89,16 +92,19 @@ class Fusion:
         return scores
 
     def _rough_scores(self, query: FloatArray) -> FloatArray:
-        """Return the scores float32 (items,) of all items, `_rounding` off at most."""
+        """Return the scores float32 (items,) of all items over the weights' sum, _ROUNDING off at most.
+
+        Weights as they are might be too small for float32.
+        """
         first, weight = self.parts[0]
-        scores = np.float32(weight) * first.rough_scores(query)
+        scores = np.float32(weight / self._sum) * first.rough_scores(query)
         for field, weight in self.parts[1:]:
-            scores += np.float32(weight) * field.rough_scores(query)
+            scores += np.float32(weight / self._sum) * field.rough_scores(query)
         return scores
 
     @property
-    def _rounding(self) -> float:
-        return 2 * ROUNDING * sum(weight for _, weight in self.parts)
+    def _sum(self) -> float:
+        return sum(weight for _, weight in self.parts)
 
     def _scan(self, query: FloatArray, k: int, among: Rows | None) -> Found:
         scores = self._rough_scores(query)
@@ -106,7 +112,7 @@ class Fusion:
             among = np.flatnonzero(self._has_row) if among is None else among[self._has_row[among]]
         if among is not None:
             scores = scores[among]
-        places = contenders(scores, k, self._rounding) if len(scores) else np.empty(0, np.int64)
+        places = contenders(scores, k, _ROUNDING) if len(scores) else np.empty(0, np.int64)
         items = places if among is None else among[places]
         return best(items, self.scores_of(query, items), k)
 
@@ -123,9 +129,9 @@ class Fusion:
                     result[number] = 1 + np.count_nonzero(self._has_row)
                     continue
                 rough[~self._has_row] = -np.inf
-            near = np.flatnonzero(np.abs(rough - rough[item]) <= self._rounding)
+            near = np.flatnonzero(np.abs(rough - rough[item]) <= _ROUNDING)
             exact = self.scores_of(query, near)
-            above = np.count_nonzero(rough > rough[item] + self._rounding)
+            above = np.count_nonzero(rough > rough[item] + _ROUNDING)
             result[number] = 1 + above + np.count_nonzero(exact > exact[near == item])
         return result
 
@@ -152,7 +158,7 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
     """Return the fusion that a caller's weights ask for, those of 0 left out.
 
     Raises QueryError for a field that the index does not have, for fields of different spaces, and for weights that are
-    no numbers of at least 0 with one above it.
+    no numbers from 0 to MAX_WEIGHT with one above 0.
     """
     if weights is None:
         weights = USUAL_WEIGHTS
@@ -165,17 +171,21 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
                 f"the index {path} has no field {name!r:.40}, only {', '.join(fields)}{hint.get(str(name), '')}"
             )
         if not _is_weight(weight):
-            raise QueryError(f"the weight of the field {name} is {weight!r:.40}; expected a number, at least 0")
-    parts = [(fields[name], float(weight)) for name, weight in weights.items() if weight]
+            raise QueryError(
+                f"the weight of the field {name} is {weight!r:.40}; expected a number from 0 to {MAX_WEIGHT:,}"
+            )
+    parts = [(fields[name], float(weight)) for name, weight in weights.items() if float(weight)]
     if not parts:
         raise QueryError(f"the weights {dict(weights)!r:.80} have none above 0; expected such as {{'image': 1.0}}")
     _check_spaces(parts)
-    return Fusion(tuple(parts))
+    # In the index's order of fields, so that a sum's last digits do not depend on the caller's.
+    numbers = {name: number for number, name in enumerate(fields)}
+    return Fusion(tuple(sorted(parts, key=lambda part: numbers[part[0].name])))
 
 
 def _is_weight(value: Any) -> bool:
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return is_number and 0 <= value < math.inf
+    return bool(is_number and 0 <= value <= MAX_WEIGHT)
 
 
 def _check_spaces(parts: Sequence[tuple[Field, float]]) -> None:

@@ -15,13 +15,21 @@ from gifdex.encoders.base import unit
 from gifdex.encoders.projections.linear import LinearProjection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import store
-from gifdex.index.build import VersionFacts, finish_version, write_items, write_shard
-from gifdex.index.engines.settings import EngineSettings
+from gifdex.index.build import (
+    USUAL_ENGINES,
+    FieldPlan,
+    Origin,
+    build_engines,
+    finish_version,
+    fit_reduction,
+    write_items,
+    write_rows,
+)
 from gifdex.index.lookup import Hit, Index
 from gifdex.index.opening import open_index
 from gifdex.schemas import tables
 from gifdex.schemas.errors import GifdexError
-from gifdex.schemas.manifest import EncoderFacts
+from gifdex.schemas.manifest import EncoderRecord, SpaceRecord
 
 HEAVY = {"tensorflow", "keras", "tf_keras", "tensorflow_hub", "apache_beam", "imageio", "PIL"}
 
@@ -32,18 +40,21 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     random = np.random.default_rng(0)
     version = folder / "00000000000000aa"
-    write_shard(version, 0, unit(random.standard_normal((40, 8))), None, EngineSettings())
+    write_rows(version, "image", 0, unit(random.standard_normal((40, 8))), [np.array([row]) for row in range(40)], 40)
+    fit_reduction(version, "image", [0])
+    build_engines(version, "image", 0, USUAL_ENGINES)
     shapes = {"image_center": (4,), "image_map": (4, 8), "text_center": (512,), "text_map": (512, 8)}
     tensors = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     rows = [
         {"id": str(row), "uri": str(row), "sha256": str(row), "caption": None, "metadata": None} for row in range(40)
     ]
     encoder = text_encoder()
-    text = EncoderFacts(encoder.name, encoder.fingerprint, encoder.dimensions)
-    facts = VersionFacts(version.name, EncoderFacts("pixels", "0" * 16, 4), "1" * 16, text)
-    items = pa.Table.from_pylist(rows, schema=tables.ITEMS)
-    write_items(version, items)
-    finish_version(version, facts, [40], LinearProjection(tensors), None, EngineSettings())
+    text = EncoderRecord(encoder.name, encoder.fingerprint, encoder.dimensions)
+    origin = Origin(version.name, EncoderRecord("pixels", "0" * 16, 4), "1" * 16, text)
+    projection = LinearProjection(tensors)
+    plans = {"image": FieldPlan(SpaceRecord("joint", projection.fingerprint), USUAL_ENGINES)}
+    write_items(version, pa.Table.from_pylist(rows, schema=tables.ITEMS))
+    finish_version(version, origin, [40], plans, projection)
     store.publish(folder, version.name)
     return folder
 
@@ -68,6 +79,7 @@ def test_lookup_imports_neither_tensorflow_nor_beam(published: Path) -> None:
         "import numpy as np\n"
         "index = gifdex.open(sys.argv[1])\n"
         "assert len(index.search(np.ones(8), 3)) == len(index.search(np.ones(8), 3, engine='annoy')) == 3\n"
+        "assert len(index.search(np.ones(8), 3, fields={'image': 0.5})) == 3\n"
         "assert len(index.search(np.ones(8), 3, where={'id': ['1', '2']})) == 2\n"
         "assert len(index.search('a cat playing the piano', 3)) == 3\n",
         str(published),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,9 @@ def test_golden_version_answers_as_it_did(number: int, verify: bool) -> None:
     for answer in answers:
         query, fields = np.array(answer["query"]), answer.get("fields")
         engines = opened.engines if fields is None or "image" in fields else ()
-        for how in ({"exact": True}, *({"engine": engine, "num_candidates": 140} for engine in engines)):
+        ways: list[dict[str, Any]] = [{"exact": True}]
+        ways += [{"engine": engine, "num_candidates": 140} for engine in engines]
+        for how in ways:
             hits = opened.search(query, 10, fields=fields, **how)
             assert [hit.id for hit in hits] == [hit["id"] for hit in answer["hits"]]
             np.testing.assert_allclose([h.score for h in hits], [h["score"] for h in answer["hits"]], atol=2e-7)

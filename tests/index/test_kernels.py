@@ -172,8 +172,9 @@ def test_a_vector_and_a_direction_that_agree_in_every_dimension_do_not_overflow(
 def test_texts_are_read_and_what_is_none_is_refused() -> None:
     words = ["", "häß", "cat", "dog"]
     data = "".join(words).encode()
-    for wide, kind in ((True, np.int64), (False, np.int32)):
-        offsets = np.cumsum([0, *(len(word.encode()) for word in words)]).astype(kind)
+    kinds: list[tuple[bool, Any]] = [(True, np.int64), (False, np.int32)]
+    for wide, kind in kinds:
+        offsets = np.cumsum([0, *(len(word.encode()) for word in words)]).astype(kind).tobytes()
         rows = np.array([3, 1, 1, 0])
         assert kernels.texts(offsets, wide, data, None, 0, rows) == ["dog", "häß", "häß", ""]
         assert kernels.texts(offsets, wide, data, None, 1, rows[1:]) == ["cat", "cat", "häß"]
@@ -182,9 +183,9 @@ def test_texts_are_read_and_what_is_none_is_refused() -> None:
             with pytest.raises(ValueError, match="outside the column"):
                 kernels.texts(offsets, wide, data, None, 0, np.array([row]))
         with pytest.raises(ValueError, match="outside the column"):  # the bits end before the rows do
-            kernels.texts(np.zeros(20, kind), wide, data, b"\xff", 0, np.array([8]))
+            kernels.texts(np.zeros(20, kind).tobytes(), wide, data, b"\xff", 0, np.array([8]))
         for first, second in ((-1, 3), (3, 2), (0, 99)):
             with pytest.raises(ValueError, match="outside the file"):
-                kernels.texts(np.array([first, second], kind), wide, data, None, 0, np.array([0]))
+                kernels.texts(np.array([first, second], kind).tobytes(), wide, data, None, 0, np.array([0]))
         with pytest.raises(UnicodeDecodeError):
-            kernels.texts(np.array([0, 2], kind), wide, data, None, 0, np.array([0]))
+            kernels.texts(np.array([0, 2], kind).tobytes(), wide, data, None, 0, np.array([0]))

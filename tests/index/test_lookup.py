@@ -117,7 +117,7 @@ def test_k_that_is_no_positive_whole_number_is_a_query_error(index: Index, k: An
 
 
 def test_k_may_be_a_numpy_integer(index: Index) -> None:
-    assert len(index.search(np.ones(DIMENSIONS), np.int64(3))) == 3
+    assert len(index.search(np.ones(DIMENSIONS), np.int64(3))) == 3  # type: ignore[call-overload]
 
 
 @EVERY_WAY
@@ -216,9 +216,10 @@ def test_unknown_engine_and_odd_candidates_are_query_errors(tmp_path: Path, make
         opened.search(np.ones(3), engine="faiss")
     with pytest.raises(QueryError, match="has no engine"):
         opened.search(np.ones(3), engine=["annoy"])  # type: ignore[call-overload]
-    for count in (0, -1, 2.5, "9"):
+    odd: list[Any] = [0, -1, 2.5, "9"]
+    for count in odd:
         with pytest.raises(QueryError, match=r"num_candidates is .*at least 1"):
-            opened.search(np.ones(3), num_candidates=count)  # type: ignore[call-overload]
+            opened.search(np.ones(3), num_candidates=count)
 
 
 def test_graph_is_searched_where_its_library_is_absent(reduced_version: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,11 +46,11 @@ def test_opened_index_outlives_its_version(
     opened = gifdex.open(tmp_path)
     queries = clustered(20, seed=3)
     assert opened.engine in ("annoy", "scan")
-    before = [opened.search(queries, 5, **how) for how in ({}, {"exact": True})]
+    before = [opened.search(queries, 5), opened.search(queries, 5, exact=True)]
     new = make_version(tmp_path / "00000000000000bb", clustered(400, seed=2))
     store.publish(tmp_path, new.name)
     shutil.rmtree(old)
-    assert [opened.search(queries, 5, **how) for how in ({}, {"exact": True})] == before
+    assert [opened.search(queries, 5), opened.search(queries, 5, exact=True)] == before
     assert opened.search(SENTENCE, 3)
     assert (len(opened), len(gifdex.open(tmp_path))) == (500, 400)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from pyarrow import fs
 
-from gifdex.index.store import place
 from gifdex.index.store.place import Place
 from gifdex.schemas.errors import RemoteError
 
@@ -25,7 +25,7 @@ def test_google_is_not_waited_for_a_quarter_of_an_hour(monkeypatch: pytest.Monke
         seen.append(uri)
         raise OSError("no network in this test")
 
-    monkeypatch.setattr(place.fs, "FileSystem", type("Refusing", (), {"from_uri": staticmethod(refuse)}))
+    monkeypatch.setattr(fs, "FileSystem", type("Refusing", (), {"from_uri": staticmethod(refuse)}))
     with pytest.raises(RemoteError, match="no network"):
         Place.of(url)
     assert seen == [asked]

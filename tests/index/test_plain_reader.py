@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 import gifdex
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.index.lookup import Index
-from gifdex.index.search import candidates
+from gifdex.index.search import candidates_for
 from gifdex.index.store import publish
 from tests.index.graph_reader import GraphReader
 
@@ -44,10 +44,15 @@ def store(tmp_path_factory: pytest.TempPathFactory, make_version: Any, clustered
     return make_store(folder, make_version, clustered(4000, 128), (1500, 1300, 1200))
 
 
+def not_all_are_scored(index: Index) -> bool:
+    image = index.manifest.fields["image"]
+    return 2 * candidates_for(image.engines["annoy"].num_candidates, 10) * len(image.shards) < image.rows
+
+
 def near(index: Index, count: int) -> FloatArray:
     """Vectors near those of the index, of any length."""
     random = np.random.default_rng(11)
-    stored = np.concatenate([np.load(index.path / shard.vectors) for shard in index.manifest.shards])
+    stored = np.concatenate([np.load(index.path / shard.vectors) for shard in index.manifest.fields["image"].shards])
     drawn = stored[random.integers(0, len(stored), count)]
     return 3 * (drawn + 0.05 * random.standard_normal(drawn.shape)).astype(np.float32)
 
@@ -69,10 +74,10 @@ def assert_same(found: Any, index: Index, queries: FloatArray) -> None:
 
 def test_a_reader_without_gifdex_finds_the_same_by_the_same_trees(store: Path, tmp_path: Path) -> None:
     index = gifdex.open(store)
-    facts = index.manifest.engines["annoy"]
-    assert index.manifest.reduction is not None
-    assert facts.dimensions < index.dimensions
-    assert 2 * candidates(facts.effort, 10) * len(index.manifest.shards) < len(index)  # else all would be scored
+    image = index.manifest.fields["image"]
+    assert image.reduction is not None
+    assert image.engines["annoy"].dimensions < index.dimensions
+    assert not_all_are_scored(index)
     queries = near(index, 50)
     done, lines = ask(store, queries, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -85,12 +90,26 @@ def test_a_reader_without_gifdex_finds_the_same_by_the_same_trees(store: Path, t
 def test_the_reader_does_without_a_reduction_too(make_version: Any, clustered: Any, tmp_path: Path) -> None:
     store = make_store(tmp_path / "index", make_version, clustered(3000, 32), (1600, 1400))
     index = gifdex.open(store)
-    assert index.manifest.reduction is None
-    assert 2 * candidates(index.manifest.engines["annoy"].effort, 10) * 2 < len(index)
+    assert index.manifest.fields["image"].reduction is None
+    assert not_all_are_scored(index)
     queries = near(index, 20)
     done, lines = ask(store, queries, tmp_path)
     assert done.returncode == 0, done.stderr
     assert_same(lines[0], index, queries)
+
+
+def test_the_reader_gives_each_repost(make_version: Any, clustered: Any, tmp_path: Path) -> None:
+    vectors = clustered(3000, 32)
+    vectors[1000:1400], vectors[2000:2300] = vectors[:400], vectors[100:400]
+    store = make_store(tmp_path / "index", make_version, vectors, (1600, 1400))
+    index = gifdex.open(store)
+    shards = index.manifest.fields["image"].shards
+    assert [shard.row_items is None for shard in shards] == [False, True]
+    queries = np.vstack([near(index, 20), vectors[:5], vectors[100:105]])
+    done, lines = ask(store, queries, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(lines[0], index, queries)
+    assert {"gif-00100", "gif-01100", "gif-02000"} <= {key for key, _ in lines[0][25]}
 
 
 def test_the_reader_scores_all_of_a_small_index(make_version: Any, clustered: Any, tmp_path: Path) -> None:
@@ -106,16 +125,16 @@ def test_the_reader_refuses_what_the_page_says_to_refuse(store: Path, tmp_path: 
     shutil.copytree(store, tmp_path / "index")
     manifest = tmp_path / "index" / "00000000000000cc" / "manifest.json"
     text = manifest.read_text()
-    manifest.write_text(text.replace('"format_version": 2', '"format_version": 3'))
+    manifest.write_text(text.replace('"format_version": 3', '"format_version": 4'))
     done, _ = ask(tmp_path / "index", np.ones((1, 128), np.float32), tmp_path)
     assert done.returncode == 1
-    assert "has format version 3, expected 2" in done.stderr
+    assert "has format version 4, expected 3" in done.stderr
     manifest.write_text(text)
-    with (manifest.parent / "shard-00001.ann").open("r+b") as stream:
+    with (manifest.parent / "image-00001.ann").open("r+b") as stream:
         stream.truncate(1000)
     done, _ = ask(tmp_path / "index", np.ones((1, 128), np.float32), tmp_path)
     assert done.returncode == 1
-    assert "shard-00001.ann is not of " in done.stderr
+    assert "image-00001.ann is not of " in done.stderr
 
 
 def test_the_reader_is_short_and_names_no_gifdex_module() -> None:
@@ -148,7 +167,8 @@ def walked(path: Path, query: FloatArray, items: int, metric: str, search_k: int
         roots.append(roots[-1] - 1)
     if len(roots) > 1 and words[roots[-1], head - 2] == words[-1, head - 2]:
         roots.pop()
-    waiting, found = [(np.inf, root) for root in roots], []
+    waiting = [(np.inf, root) for root in roots]
+    found: list[int] = []
     while waiting and len(found) < search_k:
         priority, node = waiting.pop(waiting.index(max(waiting)))
         descendants = words[node, 0]
@@ -174,17 +194,17 @@ def test_the_pages_words_on_annoys_bytes_lead_where_annoy_goes(
     vectors = clustered(2500, 16 if metric == "angular" else 128)
     version = make_version(tmp_path / "v", vectors)
     manifest = json.loads((version / "manifest.json").read_text())
-    facts = manifest["engines"]["annoy"]
+    facts = manifest["fields"]["image"]["engines"]["annoy"]
     assert facts["metric"] == metric
     seen, tail = facts["dimensions"], metric == "euclidean"
     trees = AnnoyIndex(seen + tail, metric)
-    assert trees.load(str(version / "shard-00000.ann"))
+    assert trees.load(str(version / "image-00000.ann"))
     for query in clustered(5, 128, seed=9)[:, : seen + tail].astype(np.float32):
         query[seen:] = 0
-        rows = walked(version / "shard-00000.ann", query, 2500, metric, 400)
+        rows = walked(version / "image-00000.ann", query, 2500, metric, 400)
         assert rows == sorted(trees.get_nns_by_vector(query.tolist(), 2500, 400))
     stored = np.array([trees.get_item_vector(row) for row in range(50)])
-    words = np.fromfile(version / "shard-00000.ann", "<f4").reshape(-1, (4 if tail else 3) + seen + tail)
+    words = np.fromfile(version / "image-00000.ann", "<f4").reshape(-1, (4 if tail else 3) + seen + tail)
     np.testing.assert_array_equal(words[:50, 4 if tail else 3 :], stored.astype(np.float32))
     if tail:
         np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-6)
@@ -196,11 +216,11 @@ def test_the_pages_words_on_the_graph_fit_its_bytes_and_its_answers(
     items = 3000
     version = make_version(tmp_path / "v", clustered(items, 128), hnsw=True)
     index = gifdex.open(version)
-    facts = index.manifest.engines["hnsw"]
-    stored = np.load(version / "shard-00000.vectors.npy")
-    directions = load_file(version / "reduction.safetensors")["directions"][:, : facts.dimensions]
+    facts = index.manifest.fields["image"].engines["hnsw"]
+    stored = np.load(version / "image-00000.vectors.npy")
+    directions = load_file(version / "image.reduction.safetensors")["directions"][:, : facts.dimensions]
     reduced = stored @ directions
-    graph = GraphReader(version / "shard-00000.graph")
+    graph = GraphReader(version / "image-00000.graph")
     connectivity = facts.parameters["connectivity"]
     assert (graph.rows, graph.dimensions) == (items, facts.dimensions)
     assert (graph.lowest.shape[1], graph.upper.shape[1]) == (2 * connectivity, connectivity)
@@ -214,7 +234,7 @@ def test_the_pages_words_on_the_graph_fit_its_bytes_and_its_answers(
     assert np.abs(graph.vectors.astype(int) - scaled[graph.keys]).max() <= 1
     assert (graph.vectors == scaled[graph.keys]).mean() > 0.999
 
-    wanted = candidates(facts.effort, 10)
+    wanted = candidates_for(facts.num_candidates, 10)
     assert 2 * wanted < items
     for query in near(index, 20):
         one = (query.astype(np.float64) / np.linalg.norm(query.astype(np.float64))).astype(np.float32)

@@ -18,6 +18,7 @@ import pytest
 import gifdex
 from gifdex.encoders.base import FloatArray
 from gifdex.index import store
+from gifdex.index.store import versions
 from gifdex.schemas.errors import IndexNotFoundError
 from gifdex.schemas.manifest import MANIFEST_NAME
 
@@ -101,7 +102,7 @@ def test_whatever_a_filesystem_raises_the_thread_goes_on(folder: Path, monkeypat
 
     with gifdex.serve_latest(folder, every=0.05) as served:
         with monkeypatch.context() as patched:
-            patched.setattr(store, "resolve", stale)
+            patched.setattr(versions, "resolve", stale)
             wait_for(lambda: served.status.error is not None)
             assert "Stale file handle" in str(served.status.error)
             assert served.search(QUERY)

@@ -1,3 +1,5 @@
+"""What a build measures: recall of stored vectors and of sentences, and the candidates that reach the target."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -8,26 +10,36 @@ import pytest
 from annoy import AnnoyIndex
 
 import gifdex
-from gifdex.encoders.base import FloatArray
-from gifdex.index import reduction, tuning
+from gifdex.encoders.base import FloatArray, unit
+from gifdex.index import tuning
+from gifdex.index.engines import registry
 from gifdex.index.engines.base import evenly_spaced
+from gifdex.index.engines.names import ANNOY, HNSW
+from gifdex.index.evaluation import engine_recall
+from gifdex.index.fields import Asked
 from gifdex.index.lookup import Index
-from gifdex.index.search import Searcher
-from gifdex.index.tuning import QUERIES, STEP, TARGETS, Measured, Tuned, across, curve, fastest, held_out, tune
-from gifdex.schemas.errors import CorruptIndexError
-from gifdex.schemas.manifest import QualityFacts
+from gifdex.index.search import Searcher, candidates_for, recall, shard_rows
+from gifdex.index.tuning import MAX_SENTENCES, MAX_VECTORS, Probe, stored_vectors, tune
+from gifdex.schemas.manifest import MANIFEST_NAME, EngineRecord
+
+ENGINES = registry.names()
+EACH_ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 
 def searcher(index: Index) -> Searcher:
-    return index._searcher
+    return index.field("image").searcher
 
 
-def recall_without_own(index: Index, engine: str, effort: int, k: int) -> float:
+def record(index: Index, engine: str) -> EngineRecord:
+    return index.manifest.fields["image"].engines[engine]
+
+
+def recall_without_own(index: Index, engine: str, num_candidates: int, k: int) -> float:
     """As the manifest's recall, by the public search alone: neighbours of stored vectors other than themselves."""
-    rows = evenly_spaced(len(index), QUERIES)[:: STEP[engine]]
+    rows = evenly_spaced(len(index), MAX_VECTORS)[:: registry.kind(engine).tuning.step]
     queries = searcher(index).vectors_at(rows)
     exact = index.search(queries, k + 1, exact=True)
-    found = index.search(queries, k + 1, engine=engine, effort=effort)
+    found = index.search(queries, k + 1, engine=engine, num_candidates=num_candidates)
     shares = []
     for own, best, hits in zip(rows.tolist(), exact, found, strict=True):
         others = [{hit.id for hit in answer if hit.id != f"gif-{own:05d}"} for answer in (best, hits)]
@@ -35,93 +47,203 @@ def recall_without_own(index: Index, engine: str, effort: int, k: int) -> float:
     return float(np.mean(shares))
 
 
-@pytest.mark.parametrize("engine", ["annoy", "scan"])
+def measured(searcher: Searcher, engine: str, probe: Probe, num_candidates: int, k: int = 10) -> float:
+    """The recall at k of an engine, all queries of a kind asked at once."""
+    count = candidates_for(num_candidates, k)
+    found = searcher.search_among(probe.queries, k, engine, count, probe.without)
+    return recall([(rows[:k], scores[:k]) for rows, scores in probe.exact], found)
+
+
+def every(probe: Probe, step: int) -> Probe:
+    return probe.take(np.arange(0, len(probe.queries), step))
+
+
+@pytest.fixture(scope="module")
+def asked(spectral: Callable[..., FloatArray]) -> FloatArray:
+    """Sentence-like queries: of the same spectrum as `reduced_vectors`, near none of them."""
+    return spectral(MAX_SENTENCES + 200, seed=8)
+
+
+@pytest.fixture(scope="module")
+def tuned(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_version: Callable[..., Path],
+    reduced_vectors: FloatArray,
+    asked: FloatArray,
+) -> Index:
+    """A version of all engines whose build was given sentences."""
+    folder = tmp_path_factory.mktemp("tuned") / "00000000000000ab"
+    return gifdex.open(make_version(folder, reduced_vectors, (2500, 1500), hnsw=True, sentences=asked[:MAX_SENTENCES]))
+
+
+@EACH_ENGINE
 def test_recall_of_the_manifest_is_what_stored_vectors_find_of_each_other(reduced: Index, engine: str) -> None:
-    facts = reduced.manifest.engines[engine]
-    assert facts.quality.recall["10"] >= TARGETS[engine]
-    assert recall_without_own(reduced, engine, facts.effort, 10) == pytest.approx(facts.quality.recall["10"], abs=0.01)
+    found, wanted = record(reduced, engine), registry.kind(engine).tuning
+    assert found.vector_recall.at["10"] >= wanted.target
+    assert found.vector_recall.queries == -(-MAX_VECTORS // wanted.step)
+    assert found.sentence_recall is None
+    by_hand = recall_without_own(reduced, engine, found.num_candidates, 10)
+    assert by_hand == pytest.approx(found.vector_recall.at["10"], abs=0.02)
 
 
-def test_default_effort_is_the_least_of_the_ladder_that_has_the_recall(reduced: Index) -> None:
-    asked = held_out(searcher(reduced), evenly_spaced(len(reduced), QUERIES))
-    for engine in ("annoy", "scan"):
-        found = curve(asked, engine, len(reduced))
-        *before, last = found
-        assert last * {"annoy": 1, "scan": 2}[engine] == reduced.manifest.engines[engine].effort
-        assert all(found[effort]["10"] < TARGETS[engine] for effort in before)
-        assert set(found[last]) == {"1", "10", "100"}
+@EACH_ENGINE
+def test_default_candidates_are_the_least_of_the_ladder_that_reach_the_target(reduced: Index, engine: str) -> None:
+    wanted, chosen = registry.kind(engine).tuning, record(reduced, engine).num_candidates
+    probe = every(stored_vectors(searcher(reduced)), wanted.step)
+    ladder = list(tuning._rising(4000))
+    assert ladder[:4] == [10, 15, 22, 33]
+    assert ladder[-1] == 4000
+    assert chosen in ladder
+    assert measured(searcher(reduced), engine, probe, chosen) >= wanted.target
+    assert all(measured(searcher(reduced), engine, probe, count) < wanted.target for count in ladder if count < chosen)
 
 
-def test_a_querys_own_item_takes_no_candidates_place(reduced: Index) -> None:
-    rows = evenly_spaced(len(reduced), QUERIES)
-    asked = held_out(searcher(reduced), rows)
-    exact = searcher(reduced).scan(asked.queries, 11)
+@EACH_ENGINE
+def test_recalls_of_a_manifest_can_be_measured_again(tuned: Index, engine: str, asked: FloatArray) -> None:
+    found, step = record(tuned, engine), registry.kind(engine).tuning.step
+    vectors = every(stored_vectors(searcher(tuned)), step)
+    sentences = every(tuning.sentences(searcher(tuned), asked[:MAX_SENTENCES]), max(1, step // 2))
+    for probe, told in ((vectors, found.vector_recall), (sentences, found.sentence_recall)):
+        assert told is not None
+        assert told.queries == len(probe.queries)
+        assert told.at["10"] == pytest.approx(measured(searcher(tuned), engine, probe, found.num_candidates), abs=1e-4)
+        hundred = measured(searcher(tuned), engine, every(probe, 4), found.num_candidates, 100)
+        assert told.at["100"] == pytest.approx(hundred, abs=1e-4)
+        assert told.at["1"] >= told.at["10"] - 0.05
+
+
+@EACH_ENGINE
+def test_with_sentences_both_recalls_reach_the_target(tuned: Index, reduced: Index, engine: str) -> None:
+    found, target = record(tuned, engine), registry.kind(engine).tuning.target
+    assert found.sentence_recall is not None
+    assert min(found.vector_recall.at["10"], found.sentence_recall.at["10"]) == found.recall
+    assert found.recall is not None
+    assert found.recall >= target
+    # Vectors alone are content with fewer.
+    assert record(reduced, engine).num_candidates <= found.num_candidates
+
+
+@EACH_ENGINE
+def test_other_sentences_are_found_as_the_manifest_says(tuned: Index, engine: str, asked: FloatArray) -> None:
+    told = record(tuned, engine).sentence_recall
+    found = engine_recall(tuned.fusion(), asked[MAX_SENTENCES:], 10, Asked(engine))
+    assert told is not None
+    assert found >= 0.95
+    assert found == pytest.approx(told.at["10"], abs=0.025)
+
+
+def test_a_vector_that_asks_takes_no_candidates_place(reduced: Index) -> None:
+    probe, rows = stored_vectors(searcher(reduced)), evenly_spaced(len(reduced), MAX_VECTORS)
+    exact = searcher(reduced).scan(probe.queries, 11)
+    assert probe.without is not None
+    assert probe.without.tolist() == rows.tolist()
 
     def by_hand(count: int) -> float:
-        answers = searcher(reduced).search_among(asked.queries, 11, "annoy", count)
+        answers = searcher(reduced).search_among(probe.queries, 11, "annoy", count)
         shares = [
             len(set(best.tolist()) & set(found.tolist()) - {own}) / 10
             for own, (best, _), (found, _) in zip(rows.tolist(), exact, answers, strict=True)
         ]
-        return round(float(np.mean(shares)), 4)
+        return float(np.mean(shares))
 
     assert by_hand(15) < by_hand(16) < by_hand(17)
-    assert asked.recalls("annoy", 10)["10"] == by_hand(15 + 1)
+    assert measured(searcher(reduced), "annoy", probe, 10) == pytest.approx(by_hand(15 + 1))
 
 
-def test_graph_is_measured_on_vectors_that_it_does_not_have(
-    tmp_path: Path, make_version: Callable[..., Path], spectral: Callable[..., FloatArray]
-) -> None:
-    # One far-off pair: each finds the other only if the graph leads there, and a vector in the graph leads to itself.
-    vectors = spectral(3000)
-    opened = gifdex.open(make_version(tmp_path / "00000000000000ee", vectors, hnsw=True))
-    facts = opened.manifest.engines["hnsw"]
-    in_graph = recall_without_own(opened, "hnsw", facts.effort, 10)
-    assert facts.quality.queries == QUERIES
-    assert TARGETS["hnsw"] <= facts.quality.recall["10"] <= 1.0
-    assert in_graph >= facts.quality.recall["10"] - 0.01
-    assert [path.name for path in opened.path.iterdir() if path.name.startswith(".")] == []
+@EACH_ENGINE
+def test_a_row_is_left_out_in_its_own_shard_alone(reduced: Index, engine: str) -> None:
+    rows = np.array([0, 2499, 2500, 3999])
+    queries = searcher(reduced).vectors_at(rows)
+    assert [shard_rows(shard, rows).tolist() for shard in searcher(reduced).shards] == [
+        [0, 2499, -1, -1],
+        [-1, -1, 0, 1499],
+    ]
+    for found in (
+        searcher(reduced).search_among(queries, 10, engine, 40, rows),
+        searcher(reduced).scan(queries, 10, rows),
+    ):
+        for row, (best, scores) in zip(rows.tolist(), found, strict=True):
+            assert row not in best
+            assert len(best) == 10
+            assert scores[0] < 1 - 1e-6
+    with_them = searcher(reduced).search_among(queries, 10, engine, 40)
+    assert [best[0] for best, _ in with_them] == rows.tolist()
 
 
-def test_graphs_of_several_shards_are_measured_on_each_others_vectors(
+def test_several_shards_need_no_more_candidates_than_one(
     tmp_path: Path, make_version: Callable[..., Path], spectral: Callable[..., FloatArray]
 ) -> None:
     vectors = spectral(4000)
-    opened = gifdex.open(make_version(tmp_path / "00000000000000ee", vectors, shards=(2000, 1300, 700), hnsw=True))
-    asked = across(searcher(opened), QUERIES)
-    facts = opened.manifest.engines["hnsw"]
-    assert facts.quality.queries == len(asked.queries) == 3 * 43
-    # By hand: the best ten of the shards that a vector is not of, among what the engine finds in those.
-    shares, firsts = [], np.array([0, 2000, 3300, 4000])
-    for row in (searcher(opened).shards[s].first + place for s in range(3) for place in evenly_spaced(700, 43)):
-        own = np.searchsorted(firsts, row, side="right") - 1
+    split = gifdex.open(make_version(tmp_path / "00000000000000ee", vectors, shards=(2000, 1300, 700), hnsw=True))
+    # By hand: the best ten others of each vector, among what the engine finds in all shards.
+    found, shares = record(split, HNSW), []
+    for row in evenly_spaced(4000, MAX_VECTORS).tolist():
         scores = vectors @ vectors[row]
-        scores[firsts[own] : firsts[own + 1]] = -2
+        scores[row] = -2
         best = set(np.argsort(-scores)[:10].tolist())
-        hits = searcher(opened).without(int(own)).search(vectors[row][None], 10, "hnsw", facts.effort)[0][0].tolist()
-        assert not any(firsts[own] <= hit < firsts[own + 1] for hit in hits)
-        shares.append(len(best & set(hits)) / 10)
-    assert np.mean(shares) >= TARGETS["hnsw"] - 0.01
-    assert TARGETS["hnsw"] <= facts.quality.recall["10"] <= 1.0
+        own = np.array([row])
+        hits, _ = searcher(split).search_among(vectors[row][None], 10, HNSW, found.num_candidates, own)[0]
+        shares.append(len(best & set(hits.tolist())) / 10)
+    assert np.mean(shares) >= registry.kind(HNSW).tuning.target - 0.01
     # Three shards need not each find their own ten best.
-    alone = gifdex.open(make_version(tmp_path / "00000000000000ef", vectors[:2000], hnsw=True))
-    assert facts.effort <= alone.manifest.engines["hnsw"].effort * 1.5
+    one = gifdex.open(make_version(tmp_path / "00000000000000ef", vectors[:2000], hnsw=True))
+    assert found.num_candidates <= record(one, HNSW).num_candidates * 1.5
 
 
-def test_known_curve_gives_the_effort_and_the_engine_its_speed(reduced: Index) -> None:
-    asked = held_out(searcher(reduced), evenly_spaced(len(reduced), 20))
-    known = Measured(70, {10: {"1": 1.0, "10": 0.5}, 15: {"1": 1.0, "10": 0.995, "100": 0.9}})
-    tuned = tune(searcher(reduced), asked, "hnsw", known)
-    assert (tuned.effort, tuned.quality.recall, tuned.quality.queries) == (15, known.curve[15], 70)
-    assert tuned.quality.queries_per_second > 0
+@pytest.mark.parametrize("shards", [None, (2400, 1600)])
+def test_near_copies_do_not_hide_each_other(
+    tmp_path: Path,
+    make_version: Callable[..., Path],
+    spectral: Callable[..., FloatArray],
+    shards: tuple[int, ...] | None,
+) -> None:
+    random = np.random.default_rng(4)
+    saved_again = np.repeat(spectral(500), 8, axis=0) + 1e-3 * random.standard_normal((4000, 128))
+    queries = spectral(MAX_SENTENCES + 150, seed=8)
+    sentences, held_out = queries[:MAX_SENTENCES], queries[MAX_SENTENCES:]
+    version = make_version(
+        tmp_path / "00000000000000ab", unit(saved_again), shards, trees=None, hnsw=True, sentences=sentences
+    )
+    index = gifdex.open(version)
+    for engine in ENGINES:
+        assert engine_recall(index.fusion(), held_out, 10, Asked(engine)) >= 0.95, engine
+    assert engine_recall(index.fusion(), held_out) >= 0.95
 
 
-def test_vectors_of_no_length_are_no_queries(tmp_path: Path, make_version: Callable[..., Path]) -> None:
-    vectors = np.zeros((600, 4), np.float32)
-    vectors[::3, 0] = 1
-    facts = gifdex.open(make_version(tmp_path / "00000000000000ef", vectors, hnsw=True)).manifest.engines
-    assert 0 < facts["annoy"].quality.queries < 32
-    assert 0 < facts["hnsw"].quality.queries < 61
+def test_several_small_shards_are_measured_as_they_answer(tmp_path: Path, make_version: Callable[..., Path]) -> None:
+    random = np.random.default_rng(5)
+    vectors = unit(random.standard_normal((1000, 64)))
+    opened = gifdex.open(make_version(tmp_path / "00000000000000ee", vectors, shards=(500, 500), hnsw=True))
+    queries = unit(random.standard_normal((200, 64)))
+    # Were the other shard's 500 rows scanned, for they are few, the fewest candidates would do.
+    assert engine_recall(opened.fusion(), queries, 10, Asked(HNSW)) >= 0.985
+
+
+def test_a_vector_of_no_length_is_no_query(tmp_path: Path, make_version: Callable[..., Path]) -> None:
+    vectors = np.vstack([np.zeros((1, 4), np.float32), unit(np.random.default_rng(0).standard_normal((599, 4)))])
+    index = gifdex.open(make_version(tmp_path / "00000000000000ef", vectors, hnsw=True))
+    assert record(index, ANNOY).vector_recall.queries == MAX_VECTORS // 4
+    assert record(index, HNSW).vector_recall.queries == MAX_VECTORS - 1
+    nothing = gifdex.open(make_version(tmp_path / "00000000000000ff", np.zeros((9, 4), np.float32), hnsw=True))
+    for engine in ENGINES:
+        found = record(nothing, engine)
+        assert (found.vector_recall.queries, found.vector_recall.at, found.recall) == (0, {}, None)
+
+
+def test_tuning_keeps_all_but_what_it_measures(tuned: Index, asked: FloatArray) -> None:
+    before = tuned.manifest.fields["image"].engines
+    again = tune(searcher(tuned), asked[:MAX_SENTENCES])
+    assert again == before
+    assert all(record.sentence_recall is None for record in tune(searcher(tuned), None).values())
+
+
+def test_two_builds_choose_the_same_engine_and_tell_the_same_recall(
+    tmp_path: Path, make_version: Callable[..., Path], tuned: Index, reduced_vectors: FloatArray, asked: FloatArray
+) -> None:
+    again = make_version(
+        tmp_path / tuned.path.name, reduced_vectors, (2500, 1500), hnsw=True, sentences=asked[:MAX_SENTENCES]
+    )
+    assert (again / MANIFEST_NAME).read_bytes() == (tuned.path / MANIFEST_NAME).read_bytes()
 
 
 def test_whole_vectors_get_more_trees_than_reduced_ones(
@@ -129,91 +251,10 @@ def test_whole_vectors_get_more_trees_than_reduced_ones(
 ) -> None:
     for dimensions, trees in ((128, 5), (64, 50)):
         version = make_version(tmp_path / f"{dimensions:016x}", spectral(1000, dimensions), trees=None)
-        manifest = gifdex.open(version).manifest
-        assert (manifest.reduction is None) == (dimensions == 64)
-        annoy = manifest.engines["annoy"]
+        image = gifdex.open(version).manifest.fields["image"]
+        assert (image.reduction is None) == (dimensions == 64)
+        annoy = image.engines["annoy"]
         assert annoy.parameters["trees"] == trees
         index = AnnoyIndex(annoy.dimensions + (dimensions == 128), annoy.metric)
-        index.load(str(version / "shard-00000.ann"))
+        index.load(str(version / "image-00000.ann"))
         assert index.get_n_trees() == trees
-
-
-def test_fastest_engine_answers() -> None:
-    speeds = {"annoy": 50.0, "scan": 70.0, "hnsw": 60.0}
-    assert fastest({name: Tuned(10, QualityFacts(1, {}, speed)) for name, speed in speeds.items()}) == "scan"
-
-
-def test_reduction_is_fitted_where_the_spectrum_falls_and_nowhere_else(spectral: Callable[..., FloatArray]) -> None:
-    random = np.random.default_rng(0)
-    flat = random.standard_normal((2000, 128)).astype(np.float32)
-    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
-    assert reduction.fit(flat) is None
-    assert reduction.fit(spectral(2000, 64)) is None
-    found = reduction.fit(spectral(2000, 256))
-    assert found is not None
-    kept = np.sum((spectral(2000, 256) @ found.directions) ** 2) / 2000
-    assert 0.9 <= kept <= 0.98
-    assert found.scanned % 16 == 0
-    assert np.sum((spectral(2000, 256) @ found.leading(found.scanned)) ** 2) / 2000 >= 0.75
-
-
-def test_the_largest_number_of_each_direction_is_positive(spectral: Callable[..., FloatArray]) -> None:
-    found = reduction.fit(spectral(2000, 256))
-    assert found is not None
-    np.testing.assert_array_equal(found.directions.max(axis=0), np.abs(found.directions).max(axis=0))
-
-
-def test_reduction_comes_back_as_it_was_and_not_as_another(tmp_path: Path, spectral: Callable[..., FloatArray]) -> None:
-    assert reduction.fit(spectral(1000, 256)) is None  # too few to tell
-    found = reduction.fit(spectral(1100, 256))
-    assert found is not None
-    found.save(tmp_path / "r.safetensors")
-    again = reduction.load(tmp_path / "r.safetensors", 256, found.directions.shape[1])
-    np.testing.assert_array_equal(again.directions, found.directions)
-    assert (again.scanned, again.sample) == (found.scanned, 1100)
-    for dimensions, kept in ((255, None), (256, 1)):
-        with pytest.raises(CorruptIndexError, match="expected directions of length one, float32 of shape"):
-            reduction.load(tmp_path / "r.safetensors", dimensions, kept)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30, 2.0, 0.0])
-def test_directions_that_are_not_of_length_one_are_refused(
-    tmp_path: Path, spectral: Callable[..., FloatArray], value: float
-) -> None:
-    found = reduction.fit(spectral(1100, 256))
-    assert found is not None
-    found.directions[17] = value
-    found.save(tmp_path / "r.safetensors")
-    with pytest.raises(CorruptIndexError, match="expected directions of length one"):
-        reduction.load(tmp_path / "r.safetensors", 256)
-
-
-def test_several_small_shards_are_measured_as_they_answer(tmp_path: Path, make_version: Callable[..., Path]) -> None:
-    random = np.random.default_rng(5)
-    vectors = random.standard_normal((1000, 64)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    opened = gifdex.open(make_version(tmp_path / "00000000000000ee", vectors, shards=(500, 500), hnsw=True))
-    queries = random.standard_normal((200, 64))
-    # Were the other shard's 500 items scanned, for they are few, the least effort would do.
-    assert opened.engine_recall(queries, engine="hnsw") >= 0.985
-
-
-def test_a_build_whose_engine_finds_too_little_is_refused_by_the_gate(
-    tmp_path: Path,
-    make_version: Callable[..., Path],
-    spectral: Callable[..., FloatArray],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from gifdex.pipeline import gate
-    from gifdex.pipeline.run import RunSummary
-    from gifdex.pipeline.settings import GateSettings
-
-    settings = GateSettings(min_recall=TARGETS["scan"])
-    monkeypatch.setattr(tuning, "TARGETS", dict.fromkeys(TARGETS, 0.1))
-    version = make_version(tmp_path / "store" / "00000000000000ee", spectral(5000))
-    (refusal,) = gate.check(tmp_path / "store", version.name, RunSummary(items=5000), settings)
-    assert refusal.rule == "min_recall"
-    assert "recall@10 of the engine" in refusal.reason
-    monkeypatch.undo()
-    good = make_version(tmp_path / "store" / "00000000000000ef", spectral(5000))
-    assert gate.check(tmp_path / "store", good.name, RunSummary(items=5000), settings) == []

@@ -297,7 +297,7 @@ def test_encoders_lists_every_encoder_once_and_says_what_is_there() -> None:
     ("options", "complaint"),
     [
         (["--image-encoder", "vgg19"], "there is no image encoder 'vgg19': choose one of"),
-        (["--image-encoder", "tfhub"], "write it tfhub:<folder or URL>"),
+        (["--image-encoder", "tfhub"], "needs an argument: write tfhub:<folder or URL>"),
         (["--image-encoder", "tfhub:nowhere"], "nowhere"),
         (["--weights", "x.h5"], "efficientnet-lite0 has its own weights"),
         (["--precision", "bfloat16"], "efficientnet-lite0 gives other features in bfloat16"),

@@ -81,14 +81,24 @@ def test_another_projection_encodes_nothing(nights: Nights) -> None:
     assert (summary.build.run.tried, summary.outcome, summary.build.index_reused) == (0, "published", False)
 
 
+def lose_three(nights: Nights) -> None:
+    for number in range(3):
+        nights.remove(f"g{number}")
+
+
+def spoil_two(nights: Nights) -> None:
+    for number in range(2):
+        nights.gif(f"g{number}").write_text("no GIF")
+
+
 GATES: dict[str, tuple[Callable[[Nights], None], dict[str, Any], str]] = {
     "max_shrink": (
-        lambda nights: [nights.remove(f"g{number}") for number in range(3)] and None,
+        lose_three,
         {},
         rf"it has 5 items and the published version \w+ has {GIFS}: 37.5% fewer, over 20.0%",
     ),
     "max_rejects": (
-        lambda nights: [nights.gif(f"g{number}").write_text("no GIF") for number in range(2)] and None,
+        spoil_two,
         {"max_shrink": 1.0},
         rf"2 of {GIFS} files are rejects \(25.0%\), over 20.0%; such as UnsupportedFormatError: .*g0.gif",
     ),
@@ -172,7 +182,7 @@ def test_a_version_that_does_not_verify_is_refused(nights: Nights, monkeypatch: 
     path.write_bytes(data)
     (refusal,) = gate.check(nights.store, build_id, RunSummary(items=GIFS), GateSettings())
     assert refusal.rule == "files"
-    assert "shard-00000.vectors.npy has SHA-256" in refusal.reason
+    assert "image-00000.vectors.npy has SHA-256" in refusal.reason
 
 
 def test_a_version_that_was_rolled_back_from_is_not_published_again_by_itself(nights: Nights) -> None:

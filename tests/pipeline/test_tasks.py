@@ -22,28 +22,28 @@ class Write:
     items: int = 2
 
 
-class Commit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+class Commit(beam.DoFn):
     def process(self, task: Write) -> Iterator[str]:
         commit_bytes(task.output, task.output.name.encode())
         yield task.output.name
 
 
-class CommitNothing(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+class CommitNothing(beam.DoFn):
     def process(self, task: Write) -> Iterator[str]:
         yield task.output.name
 
 
-class Fail(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+class Fail(beam.DoFn):
     def process(self, task: Write) -> Iterator[str]:
         raise ZeroDivisionError(f"no luck with {task.output.name}\nand more lines")
 
 
-class FailOnPurpose(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+class FailOnPurpose(beam.DoFn):
     def process(self, task: Write) -> Iterator[str]:
         raise EncoderError("the encoder cannot do this: choose another")
 
 
-class FailForAnExtra(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+class FailForAnExtra(beam.DoFn):
     def process(self, task: Write) -> Iterator[str]:
         raise MissingExtraError("it", "nothing", "more")
 
