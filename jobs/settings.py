@@ -322,9 +322,9 @@ SETTINGS: tuple[Setting, ...] = (
         "min_recall",
         "gate",
         _SHARE,
-        "Gate: minimal recall@10 of the default engine.",
+        "Gate: minimal recall@10 of each field's default engine, on vectors and sentences.",
         "0.95",
-        "minimal recall@10 of the default engine",
+        "recall@10 of default engines, on vectors and sentences",
         default="0.95",
     ),
     Setting(

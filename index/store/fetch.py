@@ -111,13 +111,13 @@ def _fill(place: Place, names: tuple[str, ...], version: Path, manifest: Manifes
     artifact.remove_manifest(version)
     version.mkdir(exist_ok=True)
     known = _cached_files(version.parent)
-    done, total = 0, sum(facts.bytes for facts in manifest.files.values())
-    for name, facts in manifest.files.items():
+    done, total = 0, sum(record.bytes for record in manifest.files.values())
+    for name, record in manifest.files.items():
         target = version / name
-        if not _is_right(target, facts) and not _link(known.get(facts.sha256), target, facts):
-            for count in _download(place, (*names, name), target, facts):
+        if not _is_right(target, record) and not _link(known.get(record.sha256), target, record):
+            for count in _download(place, (*names, name), target, record):
                 progress.stage("fetch", (done + count) // _MIB, total // _MIB)
-        done += facts.bytes
+        done += record.bytes
         progress.stage("fetch", done // _MIB, total // _MIB)
     for path in version.iterdir():  # files of an earlier manifest with the same id
         if path.name not in manifest.files:
@@ -131,21 +131,21 @@ def _cached_files(local: Path) -> dict[str, Path]:
     for path in local.glob(f"*/{MANIFEST_NAME}"):
         with suppress(ArtifactError):
             found |= {
-                facts.sha256: path.parent / name for name, facts in artifact.read_manifest(path.parent).files.items()
+                record.sha256: path.parent / name for name, record in artifact.read_manifest(path.parent).files.items()
             }
     return found
 
 
-def _is_right(path: Path, facts: FileRecord) -> bool:
+def _is_right(path: Path, record: FileRecord) -> bool:
     try:
-        return path.stat().st_size == facts.bytes and sha256_file(path) == facts.sha256
+        return path.stat().st_size == record.bytes and sha256_file(path) == record.sha256
     except OSError:
         return False
 
 
-def _link(source: Path | None, target: Path, facts: FileRecord) -> bool:
+def _link(source: Path | None, target: Path, record: FileRecord) -> bool:
     """Hard-link a cached file if it has the expected content; tell whether that succeeded."""
-    if source is None or not _is_right(source, facts):
+    if source is None or not _is_right(source, record):
         return False
     target.unlink(missing_ok=True)
     try:
@@ -155,30 +155,31 @@ def _link(source: Path | None, target: Path, facts: FileRecord) -> bool:
     return True
 
 
-def _download(place: Place, names: tuple[str, ...], target: Path, facts: FileRecord) -> Iterator[int]:
+def _download(place: Place, names: tuple[str, ...], target: Path, record: FileRecord) -> Iterator[int]:
     """Download a file, resuming an interrupted download of the same SHA-256; yield the bytes so far."""
-    part = target.parent.parent / f"{TEMPORARY_PREFIX}{facts.sha256}"
-    resumed = part.exists() and 0 < part.stat().st_size <= facts.bytes
+    part = target.parent.parent / f"{TEMPORARY_PREFIX}{record.sha256}"
+    resumed = part.exists() and 0 < part.stat().st_size <= record.bytes
     if not resumed:
         part.unlink(missing_ok=True)
     with part.open("ab") as stream:
         for _ in place.append_to(stream, *names):
-            if stream.tell() > facts.bytes:
+            if stream.tell() > record.bytes:
                 break
             yield stream.tell()
         stream.flush()
         os.fsync(stream.fileno())
-    if _is_right(part, facts):
+    if _is_right(part, record):
         part.replace(target)
         return
     found, size = sha256_file(part), part.stat().st_size
     part.unlink()
     if resumed:  # the resumed part may be wrong
-        yield from _download(place, names, target, facts)
+        yield from _download(place, names, target, record)
         return
     raise CorruptIndexError(
         f"{place.shown(*names)} has {size:,} bytes of SHA-256 {found[:16]}..., but the manifest says "
-        f"{facts.bytes:,} of {facts.sha256[:16]}...: its bytes were altered, so push the version again with --checksum"
+        f"{record.bytes:,} of {record.sha256[:16]}...: its bytes were altered, so push the version again with "
+        "--checksum"
     )
 
 

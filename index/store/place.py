@@ -140,9 +140,9 @@ class Place:
                 yield len(block)
             stream.flush()
 
-    def has(self, facts: FileRecord, checksum: bool, *names: str) -> bool:
+    def has(self, record: FileRecord, checksum: bool, *names: str) -> bool:
         """Tell whether a file exists with the right size or, with `checksum`, with the right content."""
-        if self.size(*names) != facts.bytes:
+        if self.size(*names) != record.bytes:
             return False
         if not checksum:
             return True
@@ -150,7 +150,7 @@ class Place:
             digest = hashlib.sha256()
             while block := stream.read(_BLOCK):
                 digest.update(block)
-        return digest.hexdigest() == facts.sha256
+        return digest.hexdigest() == record.sha256
 
     @contextmanager
     def _remote_errors(self, *names: str) -> Iterator[None]:

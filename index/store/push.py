@@ -94,15 +94,15 @@ def verify(place: Place, build_id: str, progress: Progress = QUIET) -> None:
         store.check_finished(copy.folder, build_id)
         manifest = artifact.read_manifest(copy.folder / build_id)
         artifact.check_names(place.shown(build_id, MANIFEST_NAME), manifest)
-    done, total = 0, sum(facts.bytes for facts in manifest.files.values())
-    for name, facts in manifest.files.items():
+    done, total = 0, sum(record.bytes for record in manifest.files.values())
+    for name, record in manifest.files.items():
         progress.stage("verify", done // _MIB, total // _MIB)
-        if not place.has(facts, True, build_id, name):
+        if not place.has(record, True, build_id, name):
             raise CorruptIndexError(
-                f"{place.shown(build_id, name)} is missing or differs from the manifest ({facts.bytes:,} bytes of "
-                f"SHA-256 {facts.sha256[:16]}...): push the version again with --checksum"
+                f"{place.shown(build_id, name)} is missing or differs from the manifest ({record.bytes:,} bytes of "
+                f"SHA-256 {record.sha256[:16]}...): push the version again with --checksum"
             )
-        done += facts.bytes
+        done += record.bytes
     progress.stage("verify", total // _MIB, total // _MIB)
 
 
@@ -154,9 +154,9 @@ def push(version: Path, destination: str, progress: Progress = QUIET, *, checksu
         "version": build_id,
         "destination": place.shown(),
         "copied": len(copied),
-        "copied_bytes": sum(facts.bytes for facts in copied),
+        "copied_bytes": sum(record.bytes for record in copied),
         "there": len(there),
-        "there_bytes": sum(facts.bytes for facts in there),
+        "there_bytes": sum(record.bytes for record in there),
     }
 
 
@@ -167,7 +167,7 @@ def _whole(place: Place, build_id: str) -> Manifest | None:
         manifest = artifact.parse_manifest((text or b"").decode(), place.shown(build_id, MANIFEST_NAME))
     except (ArtifactError, UnicodeDecodeError):
         return None
-    is_whole = all(place.has(facts, False, build_id, name) for name, facts in manifest.files.items())
+    is_whole = all(place.has(record, False, build_id, name) for name, record in manifest.files.items())
     return manifest if is_whole and manifest.build_id == build_id else None
 
 
@@ -188,23 +188,23 @@ def _copy(
             place.delete(build_id, name)
     if not checksum and not resumed:
         place.put(text, build_id, _COMING)
-    total = sum(facts.bytes for facts in manifest.files.values())
+    total = sum(record.bytes for record in manifest.files.values())
     done = 0
     copied: list[FileRecord] = []
     there: list[FileRecord] = []
-    for name, facts in manifest.files.items():
-        if (checksum or resumed) and place.has(facts, checksum, build_id, name):
-            there.append(facts)
+    for name, record in manifest.files.items():
+        if (checksum or resumed) and place.has(record, checksum, build_id, name):
+            there.append(record)
         else:
             with (version / name).open("rb") as source:
                 so_far = done
                 for count in place.write(source, build_id, name):
                     so_far += count
                     progress.stage("push", min(so_far // _MIB, max(total // _MIB - 1, 0)), total // _MIB)
-            copied.append(facts)
-        done += facts.bytes
-    for name, facts in manifest.files.items():
-        if not place.has(facts, False, build_id, name):
+            copied.append(record)
+        done += record.bytes
+    for name, record in manifest.files.items():
+        if not place.has(record, False, build_id, name):
             raise RemoteError(f"{place.shown(build_id, name)} was deleted during the push: push the version again")
     place.put(text, build_id, MANIFEST_NAME)
     if place.size(build_id, _COMING) is not None:

@@ -133,14 +133,14 @@ def _is_finished(store: Path, build_id: str) -> bool:
 
 
 def _line(entry: Publication) -> str:
-    facts = {
+    record = {
         "build_id": entry.build_id,
         "at": entry.at.isoformat("T", "seconds"),
         "action": entry.action,
         "replaced": entry.replaced,
         "refused": list(entry.refused),
     }
-    return json.dumps(facts) + "\n"
+    return json.dumps(record) + "\n"
 
 
 def history(store: Path) -> list[Publication]:
