@@ -211,7 +211,7 @@ def test_versions_publish_rollback_and_prune(site: Site) -> None:
         (("publish", site.store, "0" * 16), "has no finished version 0000000000000000"),
         (("publish", site.store, "../x"), "has no finished version ../x"),
         (("versions", site.root), "is not an index store; expected a folder with versions of an index: build one"),
-        (("rollback", site.root / "absent"), "is not a folder; expected an index store"),
+        (("rollback", site.root / "absent"), "is not a folder; expected a folder with versions"),
         (("prune", site.root), "is not an index store; expected a folder with versions"),
     ):
         process = run(*arguments)
