@@ -67,7 +67,7 @@ def _serve(calls: Connection) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
             calls.send(answer)
-        except (TypeError, AttributeError, pickle.PicklingError) as err:
+        except (TypeError, AttributeError, MemoryError, pickle.PicklingError) as err:
             calls.send((False, DecodeError(f"the decoder's answer cannot be sent: {type(err).__name__}: {err}")))
 
 
