@@ -75,6 +75,7 @@ class _Measure:
         places = np.arange(0, len(probe.queries), step)
         self._few = probe.take(places[::_QUARTER])
         self._rest = probe.take(np.delete(places, np.s_[::_QUARTER]))
+        self._fewest = probe.take(places[:: _QUARTER * max(1, tuning.step // 2)])
         self._answers: dict[tuple[int, bool], list[Found]] = {}
 
     def _ask(self, num_candidates: int, *, few: bool) -> list[Found]:
@@ -97,13 +98,13 @@ class _Measure:
         return not few or self._recall(num_candidates, _K) >= self._target
 
     def record(self, num_candidates: int) -> RecallRecord:
-        """Return the recall at 1, 10 and 100 hits; at 100 a quarter of the queries tell as much."""
+        """Return the recall at 1, 10 and 100 hits; at 100 a quarter of the queries, or fewer, tell as much."""
         count, most = len(self._few.queries) + len(self._rest.queries), max(_REPORTED)
         if not count:
             return RecallRecord(0, {})
         found = {k: self._recall(num_candidates, k) for k in _REPORTED if k <= _K}
-        many = self._few.ask(self._searcher, self._engine, num_candidates, most)
-        found[most] = float(np.mean(self._few.shares(many, most)))
+        many = self._fewest.ask(self._searcher, self._engine, num_candidates, most)
+        found[most] = float(np.mean(self._fewest.shares(many, most)))
         return RecallRecord(count, {str(k): round(found[k], 4) for k in _REPORTED})
 
 
@@ -129,13 +130,12 @@ def tune(searcher: Searcher, queries: FloatArray | None) -> dict[str, EngineReco
 def _tuned(searcher: Searcher, name: str, record: EngineRecord, stored: Probe, asked: Probe | None) -> EngineRecord:
     tuning = registry.kind(name).tuning
     measures = [None if probe is None else _Measure(searcher, name, tuning, probe) for probe in (stored, asked)]
-    # Sentences need the most candidates, so the vectors are asked where those find enough.
-    harder_first = [measure for measure in reversed(measures) if measure is not None]
-    num_candidates = next(
-        count
-        for count in _rising(searcher.rows)
-        if count == searcher.rows or all(measure.reaches(count) for measure in harder_first)
-    )
+    counts = list(_rising(searcher.rows))
+    # Sentences need the most candidates, and recall rises with their number, so the vectors are asked from there on.
+    for measure in reversed(measures):
+        while measure is not None and len(counts) > 1 and not measure.reaches(counts[0]):
+            del counts[0]
+    num_candidates = counts[0]
     vectors, of_sentences = (None if measure is None else measure.record(num_candidates) for measure in measures)
     return replace(
         record,

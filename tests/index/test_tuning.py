@@ -107,7 +107,7 @@ def test_recalls_of_a_manifest_can_be_measured_again(tuned: Index, engine: str, 
         assert told is not None
         assert told.queries == len(probe.queries)
         assert told.at["10"] == pytest.approx(measured(searcher(tuned), engine, probe, found.num_candidates), abs=1e-4)
-        hundred = measured(searcher(tuned), engine, every(probe, 4), found.num_candidates, 100)
+        hundred = measured(searcher(tuned), engine, every(probe, 4 * max(1, step // 2)), found.num_candidates, 100)
         assert told.at["100"] == pytest.approx(hundred, abs=1e-4)
         assert told.at["1"] >= told.at["10"] - 0.05
 
