@@ -19,6 +19,8 @@ from gifdex.index.engines.names import HNSW
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import MANIFEST_NAME
 
+pytestmark = pytest.mark.heavy  # each damage is tried in a process of its own
+
 
 def test_another_file_between_opening_and_the_first_use_of_an_engine_is_refused(
     tmp_path: Path, version: Path, other_version: Path

@@ -21,6 +21,8 @@ from gifdex.index.engines.names import HNSW
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import MANIFEST_NAME
 
+pytestmark = pytest.mark.heavy  # they try every file
+
 GRAPHS = tuple(registry.kind(HNSW).file(f"image-0000{shard}", True) for shard in (0, 1))
 FILES = (
     "items.arrow",

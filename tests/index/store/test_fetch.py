@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from gifdex.encoders.base import FloatArray
     from tests.s3_server import S3Server
 
+pytestmark = pytest.mark.heavy  # they start servers
+
 QUERY = np.linspace(-1, 1, 16)
 
 

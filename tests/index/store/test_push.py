@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from gifdex.encoders.base import FloatArray
     from tests.s3_server import S3Server
 
+pytestmark = pytest.mark.heavy  # they start servers
+
 HOUR = timedelta(hours=1)
 
 

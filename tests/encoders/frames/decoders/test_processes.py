@@ -24,6 +24,8 @@ from gifdex.schemas.errors import DecodeError, LimitError
 if TYPE_CHECKING:
     from tests.encoders.frames.conftest import RawGif
 
+pytestmark = pytest.mark.heavy  # they start and kill processes
+
 
 LIMITS = Limits()
 PROCESSES = DecoderProcesses()
