@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from gifdex.jobs.console import PlaceOption, pairs_table, print_json, print_table
-from gifdex.jobs.field_weights import FieldWeights
 from gifdex.jobs.native_logs import filtered_stderr
+from gifdex.jobs.option_types import FieldWeights
 from gifdex.schemas.errors import CaptionsError
 from gifdex.schemas.files import json_lines
 

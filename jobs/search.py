@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from gifdex.jobs.console import PlaceOption, print_json, print_table, table
-from gifdex.jobs.field_weights import FieldWeights
 from gifdex.jobs.native_logs import filtered_stderr
+from gifdex.jobs.option_types import FieldWeights
 
 _EPILOG = """\b
 Examples:

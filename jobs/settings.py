@@ -11,27 +11,12 @@ import click
 from gifdex.encoders.base import PRECISIONS
 from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES
 from gifdex.jobs.console import PathOption, PlaceOption
+from gifdex.jobs.option_types import ShardCount
 
 # Copied from the registry of decoders, which cannot be imported without their extra.
 DECODERS = ("auto", "numba", "pillow", "imageio", "pyav")
-_MAX_SHARDS = 4096
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
-
-
-class ShardCount(click.ParamType[int]):
-    """A whole number of shards, or auto, which is None."""
-
-    name = "auto|N"
-
-    def convert(  # noqa: D102
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
-        if value in (None, "auto"):
-            return None
-        if not str(value).isdecimal() or not 1 <= int(value) <= _MAX_SHARDS:
-            self.fail(f"{value!r} is neither auto nor a whole number from 1 to {_MAX_SHARDS:,}.", param, ctx)
-        return int(value)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`--fields image,caption=0.5`: the fields to search and their weights."""
+"""Types of options that click does not have: a count of shards, and fields with weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,23 @@ import math
 from typing import Any
 
 import click
+
+_MAX_SHARDS = 4096
+
+
+class ShardCount(click.ParamType[int]):
+    """A whole number of shards, or auto, which is None."""
+
+    name = "auto|N"
+
+    def convert(  # noqa: D102
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        if value in (None, "auto"):
+            return None
+        if not str(value).isdecimal() or not 1 <= int(value) <= _MAX_SHARDS:
+            self.fail(f"{value!r} is neither auto nor a whole number from 1 to {_MAX_SHARDS:,}.", param, ctx)
+        return int(value)
 
 
 class FieldWeights(click.ParamType[dict[str, float]]):
