@@ -30,7 +30,7 @@ def _recall(name: str, found: RecallRecord | None) -> str:
 
 def _engine_line(engine: EngineRecord, speed: float | None) -> str:
     """Describe an engine in one line."""
-    parameters = "".join(f", {name} {value:,}" for name, value in engine.parameters.items())
+    parameters = "".join(f", {name} {value}" for name, value in engine.parameters.items())
     found = f"{_recall('vectors', engine.vector_recall)}; {_recall('sentences', engine.sentence_recall)}"
     return (
         f"{engine.library} {engine.library_version}, {engine.dimensions} dimensions{parameters}; "
