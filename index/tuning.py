@@ -9,6 +9,7 @@ the sentences alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -124,10 +125,15 @@ def tune(searcher: Searcher, queries: FloatArray | None) -> dict[str, EngineReco
     """
     stored = stored_vectors(searcher)
     asked = None if queries is None else sentences(searcher, queries)
-    return {name: _tuned(searcher, name, record, stored, asked) for name, record in searcher.engines.items()}
+    if not searcher.engines:
+        return {}
+    # Engines leave Python while they search, so each can have a thread: the answers are the same in any order.
+    with ThreadPoolExecutor(len(searcher.engines)) as threads:
+        tuned = threads.map(lambda name: _tuned(searcher, name, stored, asked), searcher.engines)
+        return dict(zip(searcher.engines, tuned, strict=True))
 
 
-def _tuned(searcher: Searcher, name: str, record: EngineRecord, stored: Probe, asked: Probe | None) -> EngineRecord:
+def _tuned(searcher: Searcher, name: str, stored: Probe, asked: Probe | None) -> EngineRecord:
     tuning = registry.kind(name).tuning
     measures = [None if probe is None else _Measure(searcher, name, tuning, probe) for probe in (stored, asked)]
     counts = list(_rising(searcher.rows))
@@ -138,7 +144,7 @@ def _tuned(searcher: Searcher, name: str, record: EngineRecord, stored: Probe, a
     num_candidates = counts[0]
     vectors, of_sentences = (None if measure is None else measure.record(num_candidates) for measure in measures)
     return replace(
-        record,
+        searcher.engines[name],
         num_candidates=num_candidates,
         vector_recall=vectors or RecallRecord(0, {}),
         sentence_recall=of_sentences,

