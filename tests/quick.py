@@ -18,6 +18,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.commands import QUICK
+
 HEAVY = ("apache_beam", "keras", "tensorflow", "tensorflow_hub", "tensorflow_text", "tf_keras")
 TOUCHED = "touched.txt"
 STAND_IN = f"""
@@ -51,10 +53,12 @@ class QuickRun:
         for name in HEAVY:
             Path(self._folder.name, f"{name}.py").write_text(STAND_IN)
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [self._folder.name, self._path]))
+        os.environ[QUICK] = "yes"
         sys.meta_path.insert(0, self._finder)
 
     def pytest_unconfigure(self) -> None:
         sys.meta_path.remove(self._finder)
+        os.environ.pop(QUICK)
         os.environ.pop("PYTHONPATH")
         if self._path is not None:
             os.environ["PYTHONPATH"] = self._path

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.commands import run_script
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 # They are parts of lookup.py, which a test of it runs.
@@ -21,8 +21,7 @@ PEERS = ["faiss-flat"]
 
 
 def run(name: str, *arguments: object) -> str:
-    command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_script(BENCHMARKS / name, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

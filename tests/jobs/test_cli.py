@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -19,14 +18,9 @@ import pytest
 from PIL import Image, ImageSequence
 
 from gifdex.jobs.demo_corpus import make_corpus
+from tests.commands import run, run_cold
 
 IDS = ["cat-pan", "coffee-pan", "deep/rocket-zoom", "flower-zoom"]
-
-
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gifdex", *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "120"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(made[target.stem], target)
     (root / "gifs" / "broken.gif").write_bytes(b"GIF89a but not really")
-    process = run("build", root / "gifs", "--workspace", root / "ws", "--json")
+    process = run_cold("build", root / "gifs", "--workspace", root / "ws", "--json")
     assert process.returncode == 0, process.stderr
     return Built(root / "gifs", root / "ws", process)
 

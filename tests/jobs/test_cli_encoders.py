@@ -21,8 +21,7 @@ from gifdex.encoders.projections.zero_shot import PROMPT, scene_descriptions
 from gifdex.encoders.registry import IMAGE_ENCODERS, TEXT_ENCODERS, text_encoder
 from gifdex.encoders.tensorflow.runtime import import_tensorflow
 from gifdex.jobs.demo_corpus import make_corpus
-
-from .test_cli import run
+from tests.commands import run
 
 decode = FrameDecoder()
 pytestmark = pytest.mark.heavy

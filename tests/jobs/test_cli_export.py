@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from click.testing import CliRunner
 from gifdex.index import export as exports
 from gifdex.jobs import export as job
 from gifdex.jobs.cli import gifdex
+from tests import commands
 
 GOLDEN = Path(__file__).resolve().parents[1] / "index" / "golden" / "format-1" / "0000000000000001"
 
@@ -27,9 +26,8 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gifdex", "export", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+def run(*arguments: str | Path, cwd: Path | None = None) -> commands.Finished:
+    return commands.run("export", *arguments, cwd=cwd)
 
 
 def test_a_store_becomes_plain_files_and_one_line_says_so(store: Path, tmp_path: Path) -> None:

@@ -14,10 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-
-def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gifdex", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+from tests.commands import run, run_cold
 
 
 def write_gif(path: Path, seed: int) -> None:
@@ -50,7 +47,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     for seed in range(4):
         write_gif(root / "gifs" / f"g{seed}.gif", seed)
     assert run("nightly", "--init", cwd=root).returncode == 0
-    process = run("nightly", root / "gifdex.toml", "--metrics", root / "g.prom", "--json", "--log-json")
+    process = run_cold("nightly", root / "gifdex.toml", "--metrics", root / "g.prom", "--json", "--log-json")
     assert process.returncode == 0, process.stderr
     return Site(root, process)
 

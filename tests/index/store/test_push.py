@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,6 +17,7 @@ from gifdex.index import store
 from gifdex.index.store import push as pushing
 from gifdex.index.store.place import Place
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, PublishError, RemoteError
+from tests import commands
 from tests.told import Calls
 
 if TYPE_CHECKING:
@@ -59,11 +58,8 @@ def make_it_long_ago(s3: S3Server) -> None:
     Place.of(s3.url("index")).put(text.encode(), path.name)
 
 
-def run(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "GIFDEX_CACHE": str(cache)}
-    return subprocess.run(
-        [sys.executable, "-m", "gifdex", *arguments], capture_output=True, text=True, check=False, env=environment
-    )
+def run(*arguments: str, cache: Path) -> commands.Finished:
+    return commands.run(*arguments, env={"GIFDEX_CACHE": str(cache)})
 
 
 def test_every_push_is_remembered_and_can_be_rolled_back(s3: S3Server, pushed: list[str], tmp_path: Path) -> None:
