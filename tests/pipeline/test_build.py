@@ -24,7 +24,7 @@ from gifdex.pipeline.build import BuildSummary, build
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.files import TEMPORARY_PREFIX, read_table
-from tests.told import Calls
+from tests.progress import CallbackProgress
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Built, Contents, GifWriter, Runner
@@ -132,7 +132,7 @@ def test_a_process_has_one_model_however_many_threads_run_tasks(built: Built, tm
     threads = ("--direct_running_mode=multi_threading", "--direct_num_workers=3")
     shutil.copytree(built.workspace / "projections", tmp_path / "projections")
     settings = BuildSettings(str(built.corpus), tmp_path, encode=EncodeSettings(task_items=3), beam_options=threads)
-    assert build(settings, Calls(look)).run.tried == GIFS + 3
+    assert build(settings, CallbackProgress(look)).run.tried == GIFS + 3
     assert len(seen) == 1
 
 

@@ -21,7 +21,7 @@ from gifdex.pipeline.nightly import NightlySummary, nightly, note_status
 from gifdex.pipeline.prune import prune_at
 from gifdex.pipeline.settings import BuildSettings, GateSettings, NightlySettings
 from gifdex.schemas.errors import RemoteError, WorkspaceBusyError, WorkspaceError
-from tests.told import Calls
+from tests.progress import CallbackProgress
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import GifWriter
@@ -208,7 +208,7 @@ def test_a_rollback_during_a_run_is_kept_and_its_version_too(
             with pushing.working_copy(place) as copy:
                 assert store.rollback(copy.folder, lambda name: pushing.verify(place, name)) == (first, second)
 
-    summary = nightly(NightlySettings(settings, keep=1), Calls(operator))
+    summary = nightly(NightlySettings(settings, keep=1), CallbackProgress(operator))
     assert (summary.outcome, summary.build_id) == ("unchanged", second)
     assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == first
     refused = night("two", keep=1)
@@ -217,7 +217,7 @@ def test_a_rollback_during_a_run_is_kept_and_its_version_too(
     Place.of(s3.url("ws")).put(f"{second}\n".encode(), "index", "CURRENT")
     Place.of(s3.url("ws")).put("".join(json.dumps(row) + "\n" for row in rows).encode(), "index", path.name)
     write_gif(corpus / "newer.gif", seed=81)
-    third = nightly(NightlySettings(settings, keep=2), Calls(operator))
+    third = nightly(NightlySettings(settings, keep=2), CallbackProgress(operator))
     assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == third.build_id
     with pushing.working_copy(Place.of(s3.url("ws/index"))) as copy:
         assert store.rolled_back(copy.folder, second) is not None
@@ -244,7 +244,7 @@ def test_a_run_that_lost_its_lease_copies_nothing_that_others_read(
             time.sleep(0.5)  # in which this run looks at its lease again
 
     with pytest.raises(WorkspaceBusyError, match="process 1 on b since now"):
-        nightly(NightlySettings(settings), Calls(suspended))
+        nightly(NightlySettings(settings), CallbackProgress(suspended))
     assert lease.read_bytes() == stolen
     assert s3.object("ws/index/CURRENT").read_text().strip() == first
     assert len([name for name in names(s3) if name.endswith("manifest.json")]) == 1

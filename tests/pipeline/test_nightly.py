@@ -24,7 +24,7 @@ from gifdex.pipeline.settings import BuildSettings, GateSettings
 from gifdex.pipeline.workspace import catalog_fingerprint
 from gifdex.schemas.errors import ConfigError
 from tests.pipeline.nights import GIFS
-from tests.told import Told
+from tests.progress import RecordedProgress
 
 if TYPE_CHECKING:
     from tests.pipeline.nights import Nights
@@ -59,7 +59,7 @@ def test_a_night_encodes_only_what_is_new_and_the_plan_says_so_before(nights: Ni
 
 def test_another_encoder_is_announced_with_its_cost_before_it_starts(nights: Nights) -> None:
     changed = nights.settings(encode=EncodeSettings(sampling=Sampling(frames=1)))
-    told = Told()
+    told = RecordedProgress()
     plan = make_plan(changed.build)
     assert (plan.encoder_changed, plan.to_encode) == (True, GIFS)
     summary = nightly(changed, told)

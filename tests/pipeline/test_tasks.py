@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 from gifdex.pipeline.tasks import pipeline_options, run_tasks
 from gifdex.schemas.errors import EncoderError, GifdexError, MissingExtraError, PipelineError
 from gifdex.schemas.files import commit_bytes
-from tests.told import Told
+from tests.progress import RecordedProgress
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def tasks(folder: Path, count: int = 3) -> list[Write]:
 
 
 def test_every_task_is_run_and_progress_ends_at_the_total(tmp_path: Path) -> None:
-    told = Told()
+    told = RecordedProgress()
     run_tasks("st", tasks(tmp_path), Commit, (), told)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["task0", "task1", "task2"]
     assert told.stages[0] == ("st", 0, 6)
@@ -62,7 +62,7 @@ def test_every_task_is_run_and_progress_ends_at_the_total(tmp_path: Path) -> Non
 
 
 def test_nothing_to_do_starts_no_pipeline(tmp_path: Path) -> None:
-    told = Told()
+    told = RecordedProgress()
     run_tasks("st", [], Fail, ("--runner=NoSuchRunner",), told)
     assert told.stages == [("st", 0, 0)]
 

@@ -17,7 +17,7 @@ from gifdex.pipeline.prune import prune
 from gifdex.pipeline.settings import GateSettings
 from gifdex.schemas.errors import ConfigError
 from tests.pipeline.nights import GIFS
-from tests.told import Calls
+from tests.progress import CallbackProgress
 
 if TYPE_CHECKING:
     from tests.pipeline.nights import Nights
@@ -42,7 +42,7 @@ def test_files_that_rot_before_they_are_published_are_refused_whoever_forces_it(
             path.write_bytes(data)
 
     for force in (False, True):
-        summary = nightly(nights.settings(force=force), Calls(rot))
+        summary = nightly(nights.settings(force=force), CallbackProgress(rot))
         assert (summary.outcome, list(summary.refused)) == ("refused", ["files"])
         assert "items.arrow has SHA-256" in summary.refused["files"]
         assert store.current(nights.store) == before
