@@ -279,14 +279,7 @@ def records(**num_candidates: int) -> dict[str, EngineRecord]:
     ("engines", "rows", "shards", "reduced", "batch", "expected"),
     [
         (records(annoy=100, scan=100, hnsw=50), 100_000, 1, True, False, HNSW),
-        (
-            records(annoy=100, scan=100, hnsw=50),
-            4_000,
-            1,
-            True,
-            True,
-            SCAN,
-        ),  # few rows: one matrix product is faster for a batch
+        (records(annoy=100, scan=100, hnsw=50), 4_000, 1, True, True, SCAN),  # few rows: a product is faster
         (records(annoy=100, scan=100), 100_000, 1, True, False, SCAN),
         (records(annoy=100, scan=100), 10_000_000, 1, True, False, ANNOY),
         (records(annoy=100, scan=100), 5_000_000, 1, True, True, SCAN),
@@ -309,7 +302,7 @@ def test_the_default_engine_follows_from_counts(
     assert registry.default(backwards, rows, shards, reduced=reduced, batch=batch) == expected
 
 
-def test_names_and_kinds_of_the_registry() -> None:
+def test_the_registry_has_names_and_kinds() -> None:
     assert registry.names() == (HNSW, SCAN, ANNOY)
     assert registry.USUAL == (ANNOY, SCAN)
     assert [kind.name for kind in registry.kinds([ANNOY, HNSW])] == [HNSW, ANNOY]

@@ -59,7 +59,7 @@ def test_rows_are_read_back_as_written(items: Items) -> None:
         items.rows(np.array([5]))
 
 
-def test_metadata_become_columns_of_the_narrowest_type() -> None:
+def test_metadata_becomes_columns_of_the_narrowest_type() -> None:
     columns = metadata_columns(table(METADATA)["metadata"])
     assert {name: str(column.type) for name, column in columns.items()} == {
         "huge": "large_string",
@@ -100,7 +100,7 @@ CASES: list[tuple[Any, list[int]]] = [
 ]
 
 
-def test_metadata_of_mixed_types_become_text(tmp_path: Path) -> None:
+def test_metadata_of_mixed_types_becomes_text(tmp_path: Path) -> None:
     odd: list[dict[str, Any] | None] = [
         {"": 1, "n": 0.5, "half \ud800": 1, "text": "\ud800", "row": 7},
         {"": 2, "n": 2**60 + 1, "text": "whole", "row": 8},

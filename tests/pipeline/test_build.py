@@ -112,9 +112,7 @@ def test_a_build_from_scratch_elsewhere_gives_the_same_bytes(
     workspace = tmp_path / "other"
     (projection,) = (built.workspace / "projections").iterdir()
     (workspace / "projections").mkdir(parents=True)
-    (workspace / "projections" / projection.name).write_bytes(
-        projection.read_bytes()[:100]
-    )  # truncated, so it is fitted again
+    (workspace / "projections" / projection.name).write_bytes(projection.read_bytes()[:100])  # so it is fitted again
     other = run(built.corpus, workspace, encode=EncodeSettings(task_items=5, threads=1))
     assert other.run.tried == GIFS + 3
     assert contents(workspace / "index") == contents(built.workspace / "index")

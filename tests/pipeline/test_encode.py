@@ -105,9 +105,8 @@ def test_features_take_precedence_over_a_lasting_reject(tmp_path: Path) -> None:
     one, two = "a" * 64, "b" * 64
     refused = [Outcome(key, 0, None, "LimitError", "too large") for key in (one, two)]
     cache.commit(cache.part("", "one"), refused)
-    cache.commit(
-        cache.part("", "two"), [Outcome(one, 4, np.asarray([1, 2, 3], np.float32))]
-    )  # with other limits, in between
+    features = [Outcome(one, 4, np.asarray([1, 2, 3], np.float32))]  # with other limits, in between
+    cache.commit(cache.part("", "two"), features)
     rows = [{"id": k[0], "uri": f"/{k[0]}.gif", "sha256": k, "size": 1, "modified": 1.0} for k in (one, two)]
     catalog = pa.Table.from_pylist(rows, schema=tables.CATALOG)
     settings, shared = BuildSettings("/corpus", tmp_path), Shared()

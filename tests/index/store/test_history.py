@@ -140,9 +140,7 @@ def test_a_damaged_history_is_an_error_that_says_what_to_do(folder: Path, line: 
 def test_an_interrupted_publication_does_not_mislead_the_next_one(folder: Path) -> None:
     store.publish(folder, name(1))
     store.publish(folder, name(2))
-    (folder / store.POINTER_NAME).write_text(
-        f"{name(1)}\n"
-    )  # as if killed after writing the history, before the pointer
+    (folder / store.POINTER_NAME).write_text(f"{name(1)}\n")  # as if killed after the history, before the pointer
     store.publish(folder, name(2))
     assert store.current(folder) == name(2)
     assert back(folder) == name(1)

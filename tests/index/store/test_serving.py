@@ -133,15 +133,15 @@ def test_a_busy_reader_sees_no_error_and_no_wrong_answer_during_publishes_and_pr
     shutil.copytree(folder, spare)
     right = {name(number): gifdex.open(spare / name(number)).search(QUERY) for number in range(1, 4)}
     wrong: list[str] = []
-    asked, ended = 0, threading.Event()
+    queries, ended = 0, threading.Event()
 
     def ask(served: gifdex.ServedIndex) -> None:
-        nonlocal asked
+        nonlocal queries
         while not ended.is_set():
             index = served.index
             if index.search(QUERY) != right[index.manifest.build_id]:
                 wrong.append(index.manifest.build_id)
-            asked += 1
+            queries += 1
 
     with gifdex.serve_latest(folder, every=0.01) as served:
         threads = [threading.Thread(target=ask, args=(served,)) for _ in range(2)]
@@ -160,7 +160,7 @@ def test_a_busy_reader_sees_no_error_and_no_wrong_answer_during_publishes_and_pr
             thread.join()
         assert served.status.refused == {}
     assert wrong == []
-    assert asked > 100
+    assert queries > 100
 
 
 READER = """
@@ -173,7 +173,7 @@ query = np.linspace(-1, 1, 16)
 right = {path.name: gifdex.open(path).search(query) for path in spare.iterdir() if path.is_dir()}
 ended = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
-asked, wrong, last = 0, 0, None
+queries, wrong, last = 0, 0, None
 with gifdex.serve_latest(folder, every=0.01) as served:
     while not ended.is_set():
         index = served.index
@@ -182,8 +182,8 @@ with gifdex.serve_latest(folder, every=0.01) as served:
             print(name, flush=True)
             last = name
         wrong += index.search(query) != right[name]
-        asked += 1
-    print(json.dumps({"asked": asked, "wrong": wrong, "refused": served.status.refused}), flush=True)
+        queries += 1
+    print(json.dumps({"queries": queries, "wrong": wrong, "refused": served.status.refused}), flush=True)
 """
 
 
@@ -204,10 +204,10 @@ def test_a_reader_in_another_process_sees_no_error_and_no_wrong_answer(folder: P
             assert reader.stdout.readline().strip() == name(number)
             store.prune(folder, 1, timedelta(0))
         reader.stdin.close()
-        told = json.loads(reader.stdout.readline())
+        result = json.loads(reader.stdout.readline())
     assert reader.returncode == 0
-    assert (told["wrong"], told["refused"]) == (0, {})
-    assert told["asked"] > 100
+    assert (result["wrong"], result["refused"]) == (0, {})
+    assert result["queries"] > 100
 
 
 def test_opening_during_publishes_and_prunes_gives_some_complete_version(folder: Path, tmp_path: Path) -> None:
