@@ -36,7 +36,7 @@ def images(clustered: Callable[..., FloatArray]) -> FloatArray:
 
 @pytest.fixture(scope="module")
 def captions(images: FloatArray) -> FloatArray:
-    """Vectors near those of the images; a third of the items has none, and many share one."""
+    """Vectors near those of the images; a third of the items have none, and many share one."""
     random = np.random.default_rng(3)
     vectors = unit(images + 0.4 * random.standard_normal(images.shape))
     vectors[100:200] = vectors[:10].repeat(10, axis=0)

@@ -38,7 +38,7 @@ FILES = (
     "caption-00000.rows.arrow",
     "features-00000.vectors.npy",
 )
-# Prints one line an index: the error's class, or the answers; "raw" marks any error but a GifdexError.
+# Prints one line per index: the error's class, or the answers; "raw" marks any error but a GifdexError.
 OPENER = """
 import json, sys
 import numpy as np
