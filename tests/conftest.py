@@ -1,4 +1,4 @@
-"""Fixtures that several folders of tests use."""
+"""Fixtures shared by several folders of tests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests import s3_server
 from tests.quick import pytest_addoption, pytest_configure  # noqa: F401  # hooks
 from tests.s3_server import S3Server
 
-# Corpora for development: GIFDEX_TEST_DATA, or a folder beside the clone.
+# The development corpora: GIFDEX_TEST_DATA, or a folder beside the clone.
 DATA = Path(os.environ.get("GIFDEX_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The folder of development corpora, which a newcomer's clone does not have."""
+    """The folder of development corpora; tests are skipped where it is missing."""
     if not DATA.is_dir():
         pytest.skip(f"the development corpora are not at {DATA}: set GIFDEX_TEST_DATA")
     return DATA
@@ -30,7 +30,7 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The S3 server's program."""
+    """The S3 server's binary."""
     found = s3_server.binary()
     if found is None:
         pytest.skip("no S3 server: make s3-server builds one where Go is installed")
@@ -39,7 +39,7 @@ def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def s3(versitygw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """A real S3 server over a new folder, and its credentials in the environment."""
+    """A real S3 server over a new folder, with its credentials in the environment."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.SECRET)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -60,7 +60,7 @@ def make_gif(tmp_path: Path) -> GifMaker:
         target = tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
         random = np.random.default_rng(seed)
-        # A coarse random pattern that moves: compresses like a GIF, and no two frames are the same.
+        # A coarse random pattern that moves: it compresses well, and no two frames are the same.
         coarse = random.integers(0, 256, (4, 6, 3), np.uint8)
         images = [
             Image.fromarray(np.roll(coarse, shift, axis=1)).resize(size, Image.Resampling.NEAREST)
@@ -74,7 +74,7 @@ def make_gif(tmp_path: Path) -> GifMaker:
 
 @pytest.fixture(scope="session")
 def keras_vgg16() -> Any:
-    """Keras' own VGG16 with random weights; biases too, which Keras begins with zeros."""
+    """Keras' own VGG16 with random weights and biases (Keras initialises biases to zero)."""
     keras = import_tensorflow("a test").keras
     keras.utils.set_random_seed(16)
     model = keras.applications.VGG16(weights=None)
@@ -86,7 +86,7 @@ def keras_vgg16() -> Any:
 
 @pytest.fixture(scope="session")
 def vgg16_file(keras_vgg16: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That model's weights as Keras saves them, 553 MB."""
+    """The weights of `keras_vgg16` as Keras saves them, 553 MB."""
     path = tmp_path_factory.mktemp("vgg16") / "random.weights.h5"
     with pytest.warns(DeprecationWarning, match="__array__ implementation"):  # Keras 3.15 with numpy 2
         keras_vgg16.save_weights(path)

@@ -31,7 +31,7 @@ class S3Server:
 
 
 def binary() -> Path | None:
-    """Return versitygw: of GIFDEX_TEST_VERSITYGW, of PATH, or where `make s3-server` puts it."""
+    """Return versitygw from GIFDEX_TEST_VERSITYGW, from PATH, or from where `make s3-server` puts it."""
     if found := os.environ.get("GIFDEX_TEST_VERSITYGW") or shutil.which("versitygw"):
         return Path(found)
     built = Path.home() / ".cache" / "gifdex-tests" / "versitygw-v1.8.0" / "versitygw"

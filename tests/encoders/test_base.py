@@ -18,7 +18,7 @@ _recipes = st.dictionaries(st.text(max_size=8), _values, max_size=6)
 
 
 def test_a_fingerprint_is_the_start_of_the_sha256_of_canonical_json() -> None:
-    # It keys the cache of features: another value here would encode every corpus again.
+    # Fingerprints are cache keys: another value means encoding every corpus again.
     # printf '{"a":null,"b":[1,2.5,"\\u00e9"]}' | sha256sum
     assert fingerprint({"b": [1, 2.5, "é"], "a": None}) == "d4e7b7ea1f785bca"
 
@@ -32,7 +32,7 @@ def test_the_order_of_keys_does_not_matter(recipe: dict[str, object]) -> None:
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(one=_recipes, other=_recipes)
-def test_only_equal_facts_have_equal_fingerprints(one: dict[str, object], other: dict[str, object]) -> None:
+def test_only_equal_recipes_have_equal_fingerprints(one: dict[str, object], other: dict[str, object]) -> None:
     same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
     assert (fingerprint(one) == fingerprint(other)) == same
 
@@ -57,7 +57,7 @@ def test_unit_rows_have_length_one_and_keep_their_direction_and_zero_stays_zero(
 
 
 class Lengths:
-    """Knows sentences of more than two letters, and gives their lengths."""
+    """A text encoder that knows sentences of more than two letters and returns their lengths."""
 
     name, dimensions, fingerprint = "lengths", 1, "f" * 16
 
@@ -67,7 +67,7 @@ class Lengths:
         return np.array([[len(sentence)] for sentence in sentences], np.float32).reshape(-1, 1)
 
 
-def test_sentences_of_no_known_word_are_left_out_wherever_they_stand() -> None:
+def test_sentences_without_a_known_word_are_left_out_at_any_position() -> None:
     places, vectors = encode_known(Lengths(), ["a", "four", "b", "c", "seventy", ""])
     assert places == [1, 4]
     assert vectors.tolist() == [[4], [7]]
@@ -77,6 +77,6 @@ def test_sentences_of_no_known_word_are_left_out_wherever_they_stand() -> None:
     assert empty.shape == (0, 1)
 
 
-def test_unit_takes_one_vector_and_stacks_of_them() -> None:
+def test_unit_accepts_single_vectors_and_stacks() -> None:
     np.testing.assert_allclose(unit(np.array([3, 4])), [0.6, 0.8], rtol=1e-6)
     assert unit(np.ones((2, 3, 4))).shape == (2, 3, 4)

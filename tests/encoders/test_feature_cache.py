@@ -35,7 +35,7 @@ def standing(cache: FeatureCache) -> dict[str, str | None]:
     return {row["sha256"]: row["error"] for row in cache.outcomes().to_pylist()}
 
 
-def test_features_come_back_bit_for_bit_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_features_are_read_back_bit_for_bit_in_the_requested_order(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     cache.commit(cache.part("", "one"), [good(key(1), 1), good(key(2), 2)])
     cache.commit(cache.part("", "two"), [good(key(3), 3)])
@@ -44,7 +44,7 @@ def test_features_come_back_bit_for_bit_in_the_order_asked_for(tmp_path: Path) -
     np.testing.assert_array_equal(found, np.stack([vector(3), vector(1), vector(2)]))
 
 
-def test_outcomes_say_what_failed_and_why(tmp_path: Path) -> None:
+def test_outcomes_record_failures_and_reasons(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     cache.commit(cache.part("", "one"), [good(key(1)), Outcome(key(2), 0, None, "DecodeError", "it is text")])
     assert cache.outcomes().to_pylist() == [
@@ -55,7 +55,7 @@ def test_outcomes_say_what_failed_and_why(tmp_path: Path) -> None:
 
 @given(st.lists(st.text("0123456789abcdef", min_size=64, max_size=64), min_size=1, max_size=6, unique=True), st.data())
 @settings(deadline=None, derandomize=True, max_examples=30)
-def test_a_key_is_found_from_any_partition_it_belongs_to(
+def test_a_key_is_found_in_any_partition_that_contains_it(
     tmp_path_factory: pytest.TempPathFactory, keys: list[str], data: st.DataObject
 ) -> None:
     cache = cache_at(tmp_path_factory.mktemp("cache"))
@@ -66,12 +66,12 @@ def test_a_key_is_found_from_any_partition_it_belongs_to(
     for number, sha256 in enumerate(keys):
         np.testing.assert_array_equal(cache.features([sha256]), vector(number)[None])
     ordered = sorted(range(len(keys)), key=lambda number: keys[number])
-    for first in range(len(keys)):  # any range of them
+    for first in range(len(keys)):  # any range of keys
         some = ordered[first:]
         np.testing.assert_array_equal(cache.features([keys[n] for n in some]), np.stack([vector(n) for n in some]))
 
 
-def test_features_of_some_keys_leave_other_partitions_unread(tmp_path: Path) -> None:
+def test_reading_some_keys_leaves_other_partitions_unread(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     cache.commit(cache.part("a", "one"), [good("a" * 64)])
     cache.part("b", "two").parent.mkdir(parents=True)
@@ -81,7 +81,7 @@ def test_features_of_some_keys_leave_other_partitions_unread(tmp_path: Path) -> 
         cache.features(["a" * 64, "b" * 64])
 
 
-def test_a_reject_stands_only_for_the_decoder_and_limits_that_gave_it(tmp_path: Path) -> None:
+def test_a_reject_is_valid_only_for_its_decoder_and_limits(tmp_path: Path) -> None:
     first, other = cache_at(tmp_path), cache_at(tmp_path, "decoder 2")
     first.commit(first.part("", "one"), [good(key(1)), Outcome(key(2), 0, None, "LimitError", "too large")])
     assert standing(first) == {key(1): None, key(2): "LimitError"}
@@ -89,13 +89,13 @@ def test_a_reject_stands_only_for_the_decoder_and_limits_that_gave_it(tmp_path: 
 
 
 @pytest.mark.parametrize("attempt", ["decoder 1", ""])
-def test_a_reject_that_is_not_lasting_never_stands(tmp_path: Path, attempt: str) -> None:
+def test_a_reject_that_does_not_last_is_never_reused(tmp_path: Path, attempt: str) -> None:
     cache = cache_at(tmp_path)
     cache.commit(cache.part("", "one"), [Outcome(key(1), 0, None, "OSError", "no such file", lasting=False)])
     assert standing(cache_at(tmp_path, attempt or "decoder 2")) == {}
 
 
-def test_features_win_over_a_reject_of_the_same_bytes(tmp_path: Path) -> None:
+def test_features_take_precedence_over_a_reject_of_the_same_bytes(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     reject = Outcome(key(1), 0, None, "LimitError", "too large")
     for name, outcome in (("a", reject), ("b", good(key(1), 7)), ("c", reject)):
@@ -103,7 +103,7 @@ def test_features_win_over_a_reject_of_the_same_bytes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cache.features([key(1)]), vector(7)[None])
 
 
-def test_an_absent_or_rejected_key_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_rejected_key_is_named(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     with pytest.raises(KeyError, match=key(5)):
         cache.features([key(5)])
@@ -125,7 +125,7 @@ def test_unfinished_parts_and_other_fingerprints_are_not_read(tmp_path: Path) ->
     assert standing(cache) == {}
 
 
-def test_the_note_for_people_is_written_once(tmp_path: Path) -> None:
+def test_the_description_is_written_once(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     cache.describe({"encoder": "one"}, lambda: None)
     cache.describe({"encoder": "two"}, lambda: None)
@@ -133,7 +133,7 @@ def test_the_note_for_people_is_written_once(tmp_path: Path) -> None:
     assert cache.outcomes().num_rows == 0
 
 
-def test_a_cache_that_was_described_without_its_classifier_gets_it_later(tmp_path: Path) -> None:
+def test_a_cache_described_without_its_classifier_gets_it_later(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     cache.describe({}, lambda: None)
     assert not (cache.folder / CLASSIFIER_NAME).exists()
@@ -145,7 +145,7 @@ def test_a_cache_that_was_described_without_its_classifier_gets_it_later(tmp_pat
         assert json.loads(file.metadata()["gifdex"]) == {"labels": ["a", "b"]}
 
 
-def test_nothing_stands_of_a_damaged_part(tmp_path: Path) -> None:
+def test_a_damaged_part_is_ignored_and_deleted(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     path = cache.part("", "one")
     cache.commit(path, [good(key(1))])
@@ -155,13 +155,13 @@ def test_nothing_stands_of_a_damaged_part(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_part_that_turns_out_to_be_damaged_later_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_a_part_found_damaged_later_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
     path = cache.part("", "one")
     cache.commit(path, [good(key(1))])
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(WorkspaceError, match=r"one\.parquet were damaged \(.*\) and have been deleted: run again"):
         cache.features([key(1)])
-    path.symlink_to(path)  # which the system does not open
+    path.symlink_to(path)  # a link to itself cannot be opened
     with pytest.raises(WorkspaceError, match=r"cannot read the cached features .*one\.parquet: .*; fix it"):
         cache.features([key(1)])

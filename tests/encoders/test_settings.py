@@ -9,7 +9,7 @@ from gifdex.encoders.frames.limits import Sampling
 from gifdex.encoders.settings import EncodeSettings
 
 
-def test_a_setting_that_would_never_end_or_give_nothing_is_refused() -> None:
+def test_settings_that_would_never_end_or_give_nothing_are_refused() -> None:
     for name in ("batch_frames", "threads", "task_items"):
         zero: dict[str, Any] = {name: 0}
         with pytest.raises(ValueError, match=f"{name} is 0; expected at least 1"):
@@ -20,5 +20,5 @@ def test_a_setting_that_would_never_end_or_give_nothing_is_refused() -> None:
         Sampling(strategy="last")
 
 
-def test_there_is_a_processor() -> None:
+def test_there_is_at_least_one_processor() -> None:
     assert available_cpus() >= 1

@@ -1,4 +1,4 @@
-"""Fixtures that make real, small index versions of seeded vectors."""
+"""Fixtures that build small, real index versions from seeded vectors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def spectral() -> VectorMaker:
 
 @pytest.fixture(scope="session")
 def items_table() -> Callable[[int, int], pa.Table]:
-    """Return a function that makes n items of a corpus: even rows have a caption, every third one metadata."""
+    """Return a function that makes n items of a corpus: even rows have a caption, every third row has metadata."""
 
     def make(n: int, corpus: int) -> pa.Table:
         rows = [
@@ -93,8 +93,8 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
     """Return a function that builds a version of seeded items from the vectors of its fields.
 
     `make(folder, vectors, shards=None, trees=10, seed=0, hnsw=False, fields={}, engines={}, sentences=None)`. `shards`
-    are the shards' counts of items; `seed` tells the projection and the items from other versions'; `fields` has, by
-    name, vectors of other fields, a row of NaN for an item that has none; `engines` are built besides the usual ones.
+    has each shard's number of items; another `seed` gives another projection and other items; `fields` maps names of
+    other fields to their vectors, with a row of NaN for an item without one; `engines` are built beside the usual ones.
     """
     encoder = text_encoder()
     text = EncoderRecord(encoder.name, encoder.fingerprint, encoder.dimensions)
@@ -160,7 +160,7 @@ def vectors(clustered: VectorMaker) -> FloatArray:
 
 @pytest.fixture(scope="session")
 def version(tmp_path_factory: pytest.TempPathFactory, make_version: VersionMaker, vectors: FloatArray) -> Path:
-    """A finished version of three shards with every engine; nothing may change it."""
+    """A finished version of three shards with every engine; tests must not change it."""
     return make_version(tmp_path_factory.mktemp("store") / "00000000000000aa", vectors, SHARDS, hnsw=True)
 
 
@@ -180,7 +180,7 @@ def reduced_vectors(spectral: VectorMaker) -> FloatArray:
 def reduced_version(
     tmp_path_factory: pytest.TempPathFactory, make_version: VersionMaker, reduced_vectors: FloatArray
 ) -> Path:
-    """A finished version of two shards with a reduction and every engine; nothing may change it."""
+    """A finished version of two shards with a reduction and every engine; tests must not change it."""
     folder = tmp_path_factory.mktemp("reduced") / "00000000000000dd"
     return make_version(folder, reduced_vectors, (2500, 1500), hnsw=True)
 

@@ -1,4 +1,4 @@
-"""A reader of a graph's file in plain Python, after docs/index-format.md alone."""
+"""A reader of graph files in plain Python, written from docs/index-format.md only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ END = 2**32 - 1
 
 
 class GraphReader:
-    """The arrays of a shard-NNNNN.graph, and a search of them."""
+    """The arrays of a shard-NNNNN.graph, and a search over them."""
 
     def __init__(self, path: Path) -> None:
         data = path.read_bytes()
@@ -48,31 +48,31 @@ class GraphReader:
         return [int(slot) for slot in places[:count]]
 
     def search(self, query: FloatArray, expansion: int, count: int, without: int = -1) -> list[int]:
-        """Return the rows of the best `count` of `expansion` nodes that are kept, best first."""
+        """Search with a beam of `expansion` nodes; return the rows of the best `count`, best first."""
         wide = query.astype(np.float64)
         whole = np.rint(wide / np.linalg.norm(wide) * 32767).astype(int)
         products = (self.vectors.astype(int) @ whole).tolist()
         absent = {slot for slot in range(self.rows) if self.keys[slot] == without}
-        at = self.entry
+        current = self.entry
         for level in range(self.highest, 0, -1):
             while True:
-                here = -(2**63) if at in absent else products[at]
-                others = [slot for slot in self.links(at, level) if slot not in absent]
-                best = max(others, key=lambda slot: products[slot], default=at)
-                if best == at or products[best] <= here:
+                here = -(2**63) if current in absent else products[current]
+                others = [slot for slot in self.links(current, level) if slot not in absent]
+                best = max(others, key=lambda slot: products[slot], default=current)
+                if best == current or products[best] <= here:
                     break
-                at = best
-        kept = [] if at in absent else [(products[at], at)]
-        waiting, met = [(-products[at], -at)], {at} | absent
-        while waiting:
-            product, slot = heapq.heappop(waiting)
+                current = best
+        kept = [] if current in absent else [(products[current], current)]
+        frontier, visited = [(-products[current], -current)], {current} | absent
+        while frontier:
+            product, slot = heapq.heappop(frontier)
             if len(kept) == expansion and (-product, -slot) < kept[0]:
                 break
             for link in self.links(-slot, 0):
-                if link not in met:
-                    met.add(link)
+                if link not in visited:
+                    visited.add(link)
                     heapq.heappush(kept, (products[link], link))
-                    heapq.heappush(waiting, (-products[link], -link))
+                    heapq.heappush(frontier, (-products[link], -link))
                     if len(kept) > expansion:
                         heapq.heappop(kept)
         return [int(self.keys[slot]) for _, slot in sorted(kept, reverse=True)[:count]]

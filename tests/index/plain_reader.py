@@ -1,4 +1,4 @@
-"""plain_reader.py STORE QUERIES.npy: ten best ids and cosines a query, after docs/index-format.md alone."""
+"""plain_reader.py STORE QUERIES.npy: the ten best ids and cosines for each query, by docs/index-format.md only."""
 
 import json
 import math

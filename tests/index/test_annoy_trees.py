@@ -1,4 +1,4 @@
-"""Annoy's file: its nodes, what lies in them, and that none leads out of it."""
+"""Annoy's file: the size and content of its nodes, and that none points outside it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stored(clustered: Callable[..., FloatArray]) -> FloatArray:
 
 @pytest.fixture(scope="module")
 def leading(spectral: Callable[..., FloatArray]) -> FloatArray:
-    """The first 16 of 64 dimensions of unit vectors: shorter than 1, of different lengths."""
+    """The first 16 of 64 dimensions of unit vectors, so their lengths differ and are below 1."""
     return np.ascontiguousarray(spectral(ITEMS, 64)[:, :DIMENSIONS])
 
 
@@ -43,18 +43,18 @@ def path(tmp_path: Path, stored: FloatArray) -> Path:
 
 @METRICS
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 16, 50, 512])
-def test_node_size_is_annoys(tmp_path: Path, dimensions: int, metric: str) -> None:
+def test_node_bytes_is_the_node_size_of_annoy(tmp_path: Path, dimensions: int, metric: str) -> None:
     index = AnnoyIndex(dimensions + (metric == EUCLIDEAN), metric)
     index.add_item(0, [1.0] * index.f)
     index.build(1)
     index.save(str(tmp_path / "one.ann"))
-    # One item, and one root which Annoy writes twice.
+    # One item, and one root that Annoy writes twice.
     assert (tmp_path / "one.ann").stat().st_size % annoy_trees.node_bytes(dimensions, metric) == 0
     assert (tmp_path / "one.ann").stat().st_size // annoy_trees.node_bytes(dimensions, metric) in (2, 3)
 
 
 @METRICS
-def test_vectors_are_read_where_they_lie_in_annoys_file(tmp_path: Path, leading: FloatArray, metric: str) -> None:
+def test_vectors_are_mapped_from_annoys_file_without_a_copy(tmp_path: Path, leading: FloatArray, metric: str) -> None:
     mapped = annoy_trees.map_vectors(built(tmp_path / "a.ann", leading, metric), ITEMS, DIMENSIONS, metric)
     np.testing.assert_array_equal(mapped, leading)
     assert not mapped.flags.writeable
@@ -70,7 +70,9 @@ def test_extra_coordinate_makes_every_vector_a_unit_vector(tmp_path: Path, leadi
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
 
 
-def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path, path: Path, stored: FloatArray) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_different_ones(
+    tmp_path: Path, path: Path, stored: FloatArray
+) -> None:
     same = built(tmp_path / "same", stored)
     other = built(tmp_path / "other", stored, seed=1)
     assert same.read_bytes() == path.read_bytes() != other.read_bytes()
@@ -81,7 +83,7 @@ def test_build_leaves_no_unfinished_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 75, 77])
-def test_file_of_no_whole_number_of_nodes_is_refused(path: Path, size: int) -> None:
+def test_file_size_that_is_not_a_multiple_of_the_node_size_is_refused(path: Path, size: int) -> None:
     assert annoy_trees.node_bytes(DIMENSIONS, ANGULAR) == 76
     os.truncate(path, size)
     with pytest.raises(CorruptIndexError, match=f"has {size} bytes, not a whole number of nodes of 16 dimensions"):
@@ -89,12 +91,12 @@ def test_file_of_no_whole_number_of_nodes_is_refused(path: Path, size: int) -> N
 
 
 @pytest.mark.parametrize("items", [1, ITEMS - 1, ITEMS + 1, 2**40])
-def test_file_of_another_count_of_items_is_refused(path: Path, items: int) -> None:
+def test_file_with_another_number_of_items_is_refused(path: Path, items: int) -> None:
     with pytest.raises(CorruptIndexError, match=r"holds 500 items|too few for trees"):
         AnnoyEngine(path, items, DIMENSIONS, ANGULAR)
 
 
-def test_absent_file_is_refused(tmp_path: Path) -> None:
+def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptIndexError, match="No such file"):
         AnnoyEngine(tmp_path / "absent.ann", ITEMS, DIMENSIONS, ANGULAR)
 
@@ -112,7 +114,7 @@ def put(data: bytearray, at: int, kind: str, value: int) -> None:
 
 @METRICS
 @pytest.mark.parametrize("value", [-1, -(2**31), 2**31 - 1, 10**6])
-def test_annoy_nodes_that_lead_out_of_the_file_are_refused(
+def test_nodes_that_point_outside_the_file_are_refused(
     tmp_path: Path, leading: FloatArray, metric: str, value: int
 ) -> None:
     size = annoy_trees.node_bytes(DIMENSIONS, metric)
@@ -128,7 +130,7 @@ def test_annoy_nodes_that_lead_out_of_the_file_are_refused(
             AnnoyEngine(path, ITEMS, DIMENSIONS, metric)
 
 
-def test_annoy_nodes_that_go_in_circles_are_refused(path: Path) -> None:
+def test_nodes_that_form_a_cycle_are_refused(path: Path) -> None:
     size = annoy_trees.node_bytes(DIMENSIONS, ANGULAR)
     last = path.stat().st_size // size - 1
     altered(path, lambda data: put(data, last * size + 4, "<i", last))

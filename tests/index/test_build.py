@@ -40,12 +40,12 @@ FEW: Engines = {ANNOY: {"trees": 2}, SCAN: {}, HNSW: {"connectivity": 4, "expans
 
 
 def single(count: int) -> list[NDArray[np.int64]]:
-    """A row for each item."""
+    """One row for each item."""
     return [np.array([row]) for row in range(count)]
 
 
 def write_shard(folder: Path, shard: int, vectors: FloatArray) -> None:
-    """Write a shard of the field image, a row for each item, and its engines."""
+    """Write a shard of the field image, with one row for each item, and its engines."""
     folder.mkdir(exist_ok=True)
     write_rows(folder, "image", shard, vectors, single(len(vectors)), len(vectors))
     build_engines(folder, "image", shard, FEW)
@@ -55,7 +55,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_building_twice_gives_the_same_bytes_of_every_file(
+def test_building_twice_gives_the_same_bytes_in_every_file(
     tmp_path: Path, version: Path, make_version: Callable[..., Path], vectors: FloatArray
 ) -> None:
     again = make_version(tmp_path / version.name, vectors, SHARDS, hnsw=True)
@@ -79,11 +79,11 @@ def test_building_twice_with_copies_captions_and_sentences_gives_the_same_bytes(
     assert len(found[0]) == 3 + 1 + 4 * 2 - 1 + 1 + 4 * 2 + 2  # the second shard of image has no copies
 
 
-def test_nothing_in_a_manifest_was_timed(version: Path) -> None:
+def test_the_manifest_holds_no_timings(version: Path) -> None:
     assert not re.search(r"seconds|speed|time|elapsed", (version / MANIFEST_NAME).read_text())
 
 
-def test_version_holds_the_files_of_its_manifest_and_no_others(version: Path) -> None:
+def test_version_holds_exactly_the_files_of_its_manifest(version: Path) -> None:
     manifest = artifact.verify(version)
     engines = {registry.kind(name).file(f"image-{number:05d}", False) for number in range(3) for name in FEW}
     vectors = {artifact.vectors_name("image", number) for number in range(3)}
@@ -92,7 +92,7 @@ def test_version_holds_the_files_of_its_manifest_and_no_others(version: Path) ->
     assert len(engines | vectors) == 9
 
 
-def test_manifest_says_what_the_version_is(version: Path) -> None:
+def test_manifest_describes_the_version(version: Path) -> None:
     manifest = artifact.read_manifest(version)
     assert (manifest.build_id, manifest.items, manifest.metric) == (version.name, 700, "cosine")
     assert list(manifest.fields) == ["image"]
@@ -118,8 +118,8 @@ def test_manifest_says_what_the_version_is(version: Path) -> None:
         assert shard.engines["scan"] == shard.vectors
     projection = projections.load(version / manifest.projection.file)
     assert (manifest.projection.kind, manifest.projection.fingerprint) == ("linear", projection.fingerprint)
-    asked = {name: record.vector_recall.queries for name, record in image.engines.items()}
-    assert asked == {"annoy": MAX_VECTORS // 4, "scan": MAX_VECTORS, "hnsw": MAX_VECTORS}
+    queries = {name: record.vector_recall.queries for name, record in image.engines.items()}
+    assert queries == {"annoy": MAX_VECTORS // 4, "scan": MAX_VECTORS, "hnsw": MAX_VECTORS}
     for record in image.engines.values():
         assert record.sentence_recall is None
         assert set(record.vector_recall.at) == {"1", "10", "100"}
@@ -151,7 +151,7 @@ def test_items_are_stored_in_row_order_with_the_documented_schema(version: Path)
     assert items["id"].to_pylist() == [f"gif-{row:05d}" for row in range(700)]
 
 
-def test_stored_vectors_are_plain_npy_that_anyone_can_read(version: Path, vectors: FloatArray) -> None:
+def test_stored_vectors_are_plain_npy_files(version: Path, vectors: FloatArray) -> None:
     stored = np.concatenate([np.load(version / artifact.vectors_name("image", number)) for number in range(3)])
     assert stored.dtype == np.float32
     np.testing.assert_array_equal(stored, vectors)
@@ -170,7 +170,7 @@ def test_stored_vectors_are_plain_npy_that_anyone_can_read(version: Path, vector
         np.ones(4, np.float32),
     ],
 )
-def test_vectors_that_could_not_be_searched_are_refused(tmp_path: Path, vectors: FloatArray) -> None:
+def test_vectors_that_cannot_be_searched_are_refused(tmp_path: Path, vectors: FloatArray) -> None:
     with pytest.raises(ValueError, match="shard 7 of the field image was given vectors"):
         write_rows(tmp_path, "image", 7, vectors, single(3), 3)
     assert list(tmp_path.iterdir()) == []
@@ -184,7 +184,7 @@ def test_vectors_in_another_memory_order_are_stored_the_same(tmp_path: Path) -> 
 
 
 def finish(version: Path, source: Path, items: pa.Table, counts: list[int]) -> None:
-    """Finish `version` with the projection of another."""
+    """Finish `version` with the projection of another one."""
     encoder = EncoderRecord("pixels", "0" * 16, 4)
     origin = Origin(version.name, encoder, "1" * 16, encoder)
     projection = projections.load(source / "projection.safetensors")
@@ -193,7 +193,7 @@ def finish(version: Path, source: Path, items: pa.Table, counts: list[int]) -> N
     finish_version(version, origin, counts, plans, projection)
 
 
-def test_counts_of_shards_that_do_not_add_up_write_no_manifest(
+def test_shard_counts_that_do_not_add_up_write_no_manifest(
     tmp_path: Path, version: Path, vectors: FloatArray, items_table: Callable[[int, int], pa.Table]
 ) -> None:
     write_shard(tmp_path, 0, vectors[:100])
@@ -209,7 +209,7 @@ def test_manifest_is_written_last(
 ) -> None:
     write_rows(tmp_path, "image", 0, vectors[:100], single(100), 100)
     with pytest.raises(CorruptIndexError, match="No such file"):
-        finish(tmp_path, version, items_table(100, 0), [100])  # no engine was built
+        finish(tmp_path, version, items_table(100, 0), [100])  # no engine has been built
     assert not (tmp_path / MANIFEST_NAME).exists()
     write_shard(tmp_path, 0, vectors[:100])
     finish(tmp_path, version, items_table(100, 0), [100])
@@ -218,7 +218,9 @@ def test_manifest_is_written_last(
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-def test_rows_that_are_their_items_have_no_mapping_and_an_earlier_one_goes(tmp_path: Path, vectors: FloatArray) -> None:
+def test_identical_rows_and_items_need_no_mapping_and_an_old_mapping_is_removed(
+    tmp_path: Path, vectors: FloatArray
+) -> None:
     write_rows(tmp_path, "image", 0, vectors[:2], [np.array([0, 2]), np.array([1])], 3)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["image-00000.rows.arrow", "image-00000.vectors.npy"]
     write_rows(tmp_path, "image", 0, vectors[:2], single(2), 2)
@@ -230,7 +232,7 @@ def test_rows_that_are_their_items_have_no_mapping_and_an_earlier_one_goes(tmp_p
     assert shards_with_rows(tmp_path, "image", 1) == []
 
 
-def test_a_field_may_have_rows_in_some_shards(
+def test_a_field_may_have_rows_in_only_some_shards(
     tmp_path: Path, make_version: Callable[..., Path], vectors: FloatArray
 ) -> None:
     captions = np.full((700, 16), np.nan, np.float32)
@@ -246,7 +248,7 @@ def test_a_field_may_have_rows_in_some_shards(
     assert not list(none.glob("caption*"))
 
 
-def test_the_reduction_is_of_all_shards_and_goes_where_it_does_not_pay(
+def test_the_reduction_covers_all_shards_and_is_removed_where_it_does_not_pay(
     tmp_path: Path, spectral: Callable[..., FloatArray]
 ) -> None:
     vectors = spectral(1000)
@@ -264,7 +266,7 @@ def test_the_reduction_is_of_all_shards_and_goes_where_it_does_not_pay(
 
 
 @pytest.mark.parametrize("reduced", [True, False])
-def test_a_build_says_before_which_files_it_writes(
+def test_the_files_of_an_engines_build_are_known_before(
     tmp_path: Path, spectral: Callable[..., FloatArray], reduced: bool
 ) -> None:
     vectors = spectral(600, 128 if reduced else 32)

@@ -1,4 +1,4 @@
-"""What every engine must do, whatever it is: all that are registered are built, opened, asked and damaged alike."""
+"""What every engine must do: each registered one is built, opened, queried and damaged in the same way."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gifdex.schemas.manifest import EngineRecord, RecallRecord
 
 ROWS, DIMENSIONS = 500, 16
 STEM = "image-00000"
-# Small builds; the others have no parameters.
+# For small builds; the other engines have no parameters.
 PARAMETERS = {ANNOY: {"trees": 3}, HNSW: {"connectivity": 4, "expansion_add": 32}}
 
 
 @dataclass(frozen=True)
 class Built:
-    """One engine over ROWS vectors, its file, and what else it reads."""
+    """One engine over ROWS vectors, its file and the other files that it reads."""
 
     name: str
     folder: Path
@@ -44,7 +44,7 @@ class Built:
 
 @pytest.fixture(scope="module")
 def leading(spectral: Callable[..., FloatArray]) -> FloatArray:
-    """The first 16 of 64 dimensions of unit vectors: shorter than 1, of different lengths."""
+    """The first 16 of 64 dimensions of unit vectors, so their lengths differ and are below 1."""
     return np.ascontiguousarray(spectral(ROWS, 64)[:, :DIMENSIONS])
 
 
@@ -55,7 +55,7 @@ def whole(clustered: Callable[..., FloatArray]) -> FloatArray:
 
 
 def build(name: str, folder: Path, vectors: FloatArray, reduced: bool) -> Built:
-    """Build an engine, and before it those whose file it reads, as a version's build does."""
+    """Build an engine and, as a real build does, an engine whose file it reads."""
     folder.mkdir(parents=True, exist_ok=True)
     dimensions = 64 if reduced else DIMENSIONS
     shape = Shape(dimensions, reduced, scanned=DIMENSIONS, kept=DIMENSIONS)
@@ -63,21 +63,21 @@ def build(name: str, folder: Path, vectors: FloatArray, reduced: bool) -> Built:
         write_npy(folder / f"{STEM}.vectors.npy", vectors, "a test")
     record = registry.kind(name).describe(shape, PARAMETERS.get(name, {}))
     registry.kind(name).build(folder, STEM, vectors, record)
-    if not (folder / registry.kind(name).file(STEM, reduced)).exists():  # an engine that reads another one's file
+    if not (folder / registry.kind(name).file(STEM, reduced)).exists():  # it reads another engine's file
         build(ANNOY, folder, vectors, reduced)
     return Built(name, folder, record, shape)
 
 
 @pytest.fixture(params=registry.names())
 def name(request: pytest.FixtureRequest) -> str:
-    """Each engine's name."""
+    """The name of each engine in turn."""
     found: str = request.param
     return found
 
 
 @pytest.fixture(params=["reduced", "whole"])
 def reduced(request: pytest.FixtureRequest) -> bool:
-    """Whether the vectors are leading parts of unit vectors."""
+    """Whether the vectors are the leading dimensions of unit vectors."""
     return bool(request.param == "reduced")
 
 
@@ -89,7 +89,7 @@ def seen(reduced: bool, leading: FloatArray, whole: FloatArray) -> FloatArray:
 
 @pytest.fixture
 def built(name: str, reduced: bool, tmp_path: Path, seen: FloatArray) -> Built:
-    """Each engine, over reduced and over whole vectors."""
+    """Each engine, over reduced and over full vectors."""
     return build(name, tmp_path / "built", seen, reduced)
 
 
@@ -100,7 +100,7 @@ def engine(built: Built) -> Engine:
 
 
 def near(seen: FloatArray, count: int, seed: int = 3) -> FloatArray:
-    """Queries that lie where the vectors do, and are none of them."""
+    """Draw queries from the distribution of the vectors."""
     drawn = np.random.default_rng(seed).standard_normal((count, DIMENSIONS)) * seen.std(axis=0)
     queries: FloatArray = drawn.astype(np.float32)
     return queries
@@ -117,7 +117,7 @@ def test_candidates_are_distinct_rows_for_each_query(engine: Engine, seen: Float
         assert rows.max() < ROWS
 
 
-def test_candidates_are_those_of_the_highest_products(engine: Engine, seen: FloatArray) -> None:
+def test_candidates_have_the_highest_products(engine: Engine, seen: FloatArray) -> None:
     queries = near(seen, 50)
     best = np.argsort(-(queries @ seen.T), axis=1)[:, :10]
     found = engine.candidates(queries, 60)
@@ -126,21 +126,21 @@ def test_candidates_are_those_of_the_highest_products(engine: Engine, seen: Floa
 
 
 @pytest.mark.parametrize("count", [ROWS, ROWS + 1, 10**9])
-def test_more_candidates_than_rows_are_all_rows(built: Built, seen: FloatArray, count: int) -> None:
+def test_asking_for_more_candidates_than_rows_gives_all_rows(built: Built, seen: FloatArray, count: int) -> None:
     found = sorted(built.open().candidates(seen[:1], count)[0].tolist())
-    # A graph may have nodes that no path leads to; an index scans then, for this many candidates.
+    # A graph may have unreachable nodes; an index scans when it needs this many candidates.
     assert found == list(range(ROWS)) or (built.name == HNSW and len(found) > 0.9 * ROWS)
 
 
-def test_batch_has_the_candidates_of_its_queries_one_by_one(engine: Engine, seen: FloatArray) -> None:
+def test_a_batch_gives_the_same_candidates_as_single_queries(engine: Engine, seen: FloatArray) -> None:
     queries = seen[:40] + np.random.default_rng(4).normal(0, 0.1, (40, DIMENSIONS)).astype(np.float32)
     batch = engine.candidates(queries, 20)
-    alone = [engine.candidates(query[None], 20)[0] for query in queries]
-    assert [sorted(rows.tolist()) for rows in batch] == [sorted(rows.tolist()) for rows in alone]
+    single = [engine.candidates(query[None], 20)[0] for query in queries]
+    assert [sorted(rows.tolist()) for rows in batch] == [sorted(rows.tolist()) for rows in single]
     assert list(engine.candidates(queries[:0], 20)) == []
 
 
-def test_four_threads_get_the_candidates_of_one(engine: Engine, seen: FloatArray) -> None:
+def test_four_threads_get_the_candidates_that_one_gets(engine: Engine, seen: FloatArray) -> None:
     def ask(_: int) -> list[list[int]]:
         return [rows.tolist() for _ in range(20) for rows in engine.candidates(seen[:50], 25)]
 
@@ -149,7 +149,7 @@ def test_four_threads_get_the_candidates_of_one(engine: Engine, seen: FloatArray
         assert all(found == expected for found in pool.map(ask, range(8)))
 
 
-def test_a_row_that_is_left_out_takes_no_place(engine: Engine, seen: FloatArray) -> None:
+def test_an_excluded_row_takes_no_candidates_place(engine: Engine, seen: FloatArray) -> None:
     own = np.arange(0, ROWS, 25)
     with_it = engine.candidates(seen[own], 30)
     assert all(row in rows for row, rows in zip(own, with_it, strict=True))
@@ -166,7 +166,7 @@ def test_a_row_that_is_left_out_takes_no_place(engine: Engine, seen: FloatArray)
     assert np.mean(shares) >= 0.95
 
 
-def test_each_query_leaves_out_its_own_row_or_none(engine: Engine, seen: FloatArray) -> None:
+def test_each_query_excludes_its_own_row_or_none(engine: Engine, seen: FloatArray) -> None:
     queries, rows = seen[[7, 8, 9]], np.array([7, -1, 9])
     found = engine.candidates(queries, 20, rows)
     assert [row in mine for row, mine in zip((7, 8, 9), found, strict=True)] == [False, True, False]
@@ -174,7 +174,7 @@ def test_each_query_leaves_out_its_own_row_or_none(engine: Engine, seen: FloatAr
     assert all(row in mine for row, mine in zip((7, 8, 9), none, strict=True))
 
 
-def test_all_candidates_without_a_row_are_all_others(built: Built, seen: FloatArray) -> None:
+def test_all_candidates_without_a_row_are_all_other_rows(built: Built, seen: FloatArray) -> None:
     found = built.open().candidates(seen[:1], ROWS, np.array([0]))[0].tolist()
     assert 0 not in found
     assert sorted(found) == list(range(1, ROWS)) or (built.name == HNSW and len(found) > 0.9 * ROWS)
@@ -211,7 +211,7 @@ def test_check_and_open_refuse_other_counts(built: Built) -> None:
             kind.open(built.path, ROWS, replace(built.record, dimensions=dimensions))
 
 
-def test_a_file_cut_off_anywhere_longer_or_absent_is_refused(built: Built) -> None:
+def test_a_truncated_longer_or_missing_file_is_refused(built: Built) -> None:
     kind, intact = registry.kind(built.name), built.path.read_bytes()
     sizes = [0, 1, 7, 8, *range(100, len(intact), len(intact) // 30), len(intact) - 1]
     for data in (*(intact[:size] for size in sizes), *([] if built.path.suffix == ".npy" else [intact + b"\0"])):
@@ -226,7 +226,7 @@ def test_a_file_cut_off_anywhere_longer_or_absent_is_refused(built: Built) -> No
             refuse(built.path, ROWS, built.record)
 
 
-def test_altered_bytes_are_refused_or_lead_to_rows(built: Built, seen: FloatArray) -> None:
+def test_altered_bytes_are_refused_or_give_rows(built: Built, seen: FloatArray) -> None:
     intact, random = built.path.read_bytes(), np.random.default_rng(1)
     places = [*range(0, 200, 7), *random.integers(0, len(intact), 60).tolist()]
     with built.path.open("r+b") as stream:
@@ -238,18 +238,18 @@ def test_altered_bytes_are_refused_or_lead_to_rows(built: Built, seen: FloatArra
                 continue
             finally:
                 os.pwrite(stream.fileno(), intact[at : at + 1], at)
-            # A scorer looks at each row again, and refuses what is none, or is there twice.
+            # The scorer checks each row again, and refuses invalid and repeated rows.
             assert all(rows.dtype == np.int64 for rows in found)
             assert built.name != ANNOY or all(0 <= row < ROWS for rows in found for row in rows.tolist())
 
 
-def test_what_a_manifest_says_of_another_engine_is_a_problem(built: Built) -> None:
+def test_a_manifest_record_of_another_engine_is_a_problem(built: Built) -> None:
     kind = registry.kind(built.name)
     assert kind.problem(built.record, built.shape) is None
     assert "metric" in (kind.problem(replace(built.record, metric="hamming"), built.shape) or "")
 
 
-def test_a_description_says_what_was_told_and_nothing_that_was_measured(name: str, built: Built) -> None:
+def test_a_description_has_the_parameters_and_no_measurements(name: str, built: Built) -> None:
     kind, record = registry.kind(name), built.record
     assert record == kind.describe(built.shape, PARAMETERS.get(name, {}))
     assert record.parameters.items() >= PARAMETERS.get(name, {}).items()
@@ -262,12 +262,12 @@ def test_a_description_says_what_was_told_and_nothing_that_was_measured(name: st
         kind.describe(built.shape, {"colour": 3})
 
 
-def test_library_versions_are_the_installed_ones(built: Built) -> None:
+def test_library_versions_are_those_installed(built: Built) -> None:
     assert built.record.library_version[:2] in ("1.", "2.")
 
 
 def records(**num_candidates: int) -> dict[str, EngineRecord]:
-    """Records of engines over 64 of 128 dimensions that need so many candidates."""
+    """Records of engines over 64 of 128 dimensions that need this many candidates."""
     shape = Shape(128, True, 64, 64)
     return {
         name: replace(registry.kind(name).describe(shape, {}), num_candidates=count)
@@ -279,13 +279,13 @@ def records(**num_candidates: int) -> dict[str, EngineRecord]:
     ("engines", "rows", "shards", "reduced", "batch", "expected"),
     [
         (records(annoy=100, scan=100, hnsw=50), 100_000, 1, True, False, HNSW),
-        (records(annoy=100, scan=100, hnsw=50), 4_000, 1, True, True, SCAN),  # few rows: many queries are multiplied
+        (records(annoy=100, scan=100, hnsw=50), 4_000, 1, True, True, SCAN),  # few rows: a product is faster
         (records(annoy=100, scan=100), 100_000, 1, True, False, SCAN),
         (records(annoy=100, scan=100), 10_000_000, 1, True, False, ANNOY),
         (records(annoy=100, scan=100), 5_000_000, 1, True, True, SCAN),
         (records(annoy=100, scan=100), 1_000_000, 1, False, False, ANNOY),
         (records(annoy=100), 100, 1, True, False, ANNOY),
-        # An engine that has to look at more than an eighth of the rows leaves the answer to a scan.
+        # The scan is the default where an engine would have to examine more than an eighth of the rows.
         (records(annoy=100, scan=100, hnsw=12_500), 100_000, 1, True, False, HNSW),
         (records(annoy=100, scan=100, hnsw=12_501), 100_000, 1, True, False, SCAN),
         (records(annoy=100, scan=100, hnsw=6_251), 100_000, 2, True, False, SCAN),
@@ -294,7 +294,7 @@ def records(**num_candidates: int) -> dict[str, EngineRecord]:
         ({}, 100, 1, False, False, None),
     ],
 )
-def test_the_default_follows_from_counts(
+def test_the_default_engine_follows_from_counts(
     engines: dict[str, EngineRecord], rows: int, shards: int, reduced: bool, batch: bool, expected: str | None
 ) -> None:
     assert registry.default(engines, rows, shards, reduced=reduced, batch=batch) == expected
@@ -302,7 +302,7 @@ def test_the_default_follows_from_counts(
     assert registry.default(backwards, rows, shards, reduced=reduced, batch=batch) == expected
 
 
-def test_names_and_kinds_of_the_registry() -> None:
+def test_the_registry_has_names_and_kinds() -> None:
     assert registry.names() == (HNSW, SCAN, ANNOY)
     assert registry.USUAL == (ANNOY, SCAN)
     assert [kind.name for kind in registry.kinds([ANNOY, HNSW])] == [HNSW, ANNOY]

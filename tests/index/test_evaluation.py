@@ -21,7 +21,7 @@ CAPTIONS = [
 ]
 
 
-def test_ranks_are_the_places_among_all_hits(index: Index) -> None:
+def test_a_rank_is_the_place_among_all_hits(index: Index) -> None:
     evaluation = evaluate(index, CAPTIONS)
     known = [pair for pair in CAPTIONS if pair[0] != "gone"]
     expected = [
@@ -33,7 +33,7 @@ def test_ranks_are_the_places_among_all_hits(index: Index) -> None:
     assert 0.0 <= evaluation.engine_recall <= 1.0
 
 
-def test_measures_are_shares_of_the_ranks() -> None:
+def test_measures_follow_from_the_ranks() -> None:
     evaluation = Evaluation(np.array([1, 2, 5, 6, 11]), (), 0.98765, "annoy")
     assert evaluation.measures() == {
         "queries": 5,
@@ -47,7 +47,7 @@ def test_measures_are_shares_of_the_ranks() -> None:
     }
 
 
-def test_captions_of_no_item_are_refused(index: Index) -> None:
+def test_captions_of_unknown_items_are_refused(index: Index) -> None:
     with pytest.raises(CaptionsError, match=r"none of the 2 ids .*\(the first: another\)"):
         evaluate(index, [("gone", "a cat"), ("another", "a dog")])
 
@@ -61,7 +61,7 @@ def test_empty_caption_is_a_query_error(index: Index) -> None:
 def captioned(
     tmp_path_factory: pytest.TempPathFactory, make_version: Callable[..., Path], vectors: FloatArray
 ) -> Index:
-    """Items of which some have captions in the field of that name, and all have features."""
+    """An index where some items have captions and all have features."""
     folder = tmp_path_factory.mktemp("captioned") / "00000000000000aa"
     captions = np.roll(vectors, 100, axis=0)
     captions[::4] = np.nan
@@ -71,13 +71,13 @@ def captioned(
 
 
 @pytest.mark.parametrize("fields", [{"caption": 1.0}, {"image": 1.0, "caption": 0.5}, {"image": 2.0, "caption": 0.0}])
-def test_ranks_of_fused_fields_are_the_places_among_all_hits(captioned: Index, fields: dict[str, float]) -> None:
+def test_a_rank_in_fused_fields_is_the_place_among_all_hits(captioned: Index, fields: dict[str, float]) -> None:
     pairs = [(f"gif-{row:05d}", f"a {word} cat") for row, word in ((3, "red"), (4, "blue"), (5, "old"), (699, "wet"))]
     evaluation = evaluate(captioned, pairs, fields)
     expected = []
     for key, caption in pairs:
         scores = {hit.id: hit.score for hit in captioned.search(caption, 700, fields=fields, exact=True)}
-        # An item without a caption is no answer of that field alone.
+        # The caption field alone never returns an item without a caption.
         expected.append(1 + sum(score > scores.get(key, -2.0) for score in scores.values()))
     assert evaluation.ranks.tolist() == expected
     assert 0.5 < evaluation.engine_recall <= 1.0
@@ -86,7 +86,7 @@ def test_ranks_of_fused_fields_are_the_places_among_all_hits(captioned: Index, f
         assert expected == evaluate(captioned, pairs).ranks.tolist()
 
 
-def test_fields_that_cannot_be_asked_are_refused(captioned: Index) -> None:
+def test_fields_that_a_sentence_cannot_query_are_refused(captioned: Index) -> None:
     with pytest.raises(QueryError, match="has no field 'frames'"):
         evaluate(captioned, CAPTIONS, {"frames": 1.0})
     with pytest.raises(QueryError, match="lie in different spaces"):
@@ -95,7 +95,7 @@ def test_fields_that_cannot_be_asked_are_refused(captioned: Index) -> None:
         evaluate(captioned, CAPTIONS, {"features": 1.0})
 
 
-def test_recall_of_an_engine_is_a_share_of_the_exact_hits(captioned: Index) -> None:
+def test_recall_of_an_engine_is_its_share_of_the_exact_hits(captioned: Index) -> None:
     queries = unit(np.random.default_rng(1).standard_normal((40, 16)))
     fused = captioned.fusion({"image": 1.0, "caption": 1.0})
     assert engine_recall(fused, queries, 10, Asked(exact=True)) == 1.0

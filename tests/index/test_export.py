@@ -1,4 +1,4 @@
-"""Exports, read back by the library that each is for and nothing of gifdex."""
+"""Exports, read back with the target library and without gifdex."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from gifdex.index.export import FORMATS, export
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorruptIndexError, ExportError, IndexNotFoundError, MissingExtraError
 from gifdex.schemas.files import TEMPORARY_PREFIX
-from tests.told import Told
+from tests.progress import RecordedProgress
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1" / "0000000000000001"
 FILES = {
@@ -38,7 +38,7 @@ FILES = {
     "usearch": "vectors.usearch",
     "faiss": "vectors.faiss",
 }
-# The size at which a file is full: items fit, vectors of the fixture `wide` do not.
+# The file size limit: the items fit, the vectors of the fixture `wide` do not.
 FULL = 150_000
 LIMITED = """
 import resource, sys
@@ -104,19 +104,19 @@ BEST: dict[str, Callable[[Path, FloatArray, int], list[int]]] = {
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read some rows at a time, so that small shards are several blocks."""
+    """Read a few rows at a time, so that small shards take several blocks."""
     monkeypatch.setattr(exports, "_BLOCK_BYTES", 6_000)
     monkeypatch.setattr(exports, "_ITEMS_BLOCK", 70)
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory, make_version: Callable[..., Path], clustered: Any) -> Path:
-    """A version whose vectors take more bytes than its items, with a reduction."""
+    """A version with a reduction whose vectors take more bytes than its items."""
     return make_version(tmp_path_factory.mktemp("wide") / "00000000000000bb", clustered(500, 128), (260, 240))
 
 
 def run_with_limit(limit: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run gifdex where no file can grow beyond `limit` bytes."""
+    """Run gifdex where no file may exceed `limit` bytes."""
     command = [sys.executable, "-c", LIMITED, str(limit), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -124,7 +124,7 @@ def run_with_limit(limit: int, *arguments: str | Path) -> subprocess.CompletedPr
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("which", ["three shards", "format 1"])
-def test_the_library_alone_finds_what_gifdex_finds(which: str, format: str, version: Path, tmp_path: Path) -> None:
+def test_the_library_finds_what_gifdex_finds(which: str, format: str, version: Path, tmp_path: Path) -> None:
     source = version if which == "three shards" else GOLDEN
     done = export(source, tmp_path / "out", format)
     index = gifdex.open(source)
@@ -142,7 +142,7 @@ def test_the_library_alone_finds_what_gifdex_finds(which: str, format: str, vers
         assert metadata == [{"caption": None, **hit.metadata} for hit in expected]
 
 
-def test_npy_and_parquet_hold_the_very_vectors(version: Path, vectors: FloatArray, tmp_path: Path) -> None:
+def test_npy_and_parquet_hold_exactly_the_stored_vectors(version: Path, vectors: FloatArray, tmp_path: Path) -> None:
     export(version, tmp_path / "npy", "npy")
     loaded = np.load(tmp_path / "npy" / "vectors.npy", allow_pickle=False)
     assert loaded.dtype == np.dtype("<f4")
@@ -158,7 +158,7 @@ def test_npy_and_parquet_hold_the_very_vectors(version: Path, vectors: FloatArra
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_each_repost_has_its_vector(make_version: Callable[..., Path], vectors: FloatArray, tmp_path: Path) -> None:
+def test_each_repost_gets_its_vector(make_version: Callable[..., Path], vectors: FloatArray, tmp_path: Path) -> None:
     copies = vectors[np.random.default_rng(1).integers(0, 40, 500)]
     version = make_version(tmp_path / "00000000000000bb", copies, (300, 200))
     assert export(version, tmp_path / "out", "npy").items == 500
@@ -167,9 +167,7 @@ def test_each_repost_has_its_vector(make_version: Callable[..., Path], vectors: 
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_facts_say_what_the_files_are_and_the_same_comes_out_each_time(
-    format: str, version: Path, tmp_path: Path
-) -> None:
+def test_facts_describe_the_files_and_exports_are_reproducible(format: str, version: Path, tmp_path: Path) -> None:
     done = export(version, tmp_path / "a", format)
     facts = json.loads((tmp_path / "a" / "facts.json").read_text())
     manifest = gifdex.open(version).manifest
@@ -192,14 +190,14 @@ def test_more_trees_make_a_larger_annoy_file(version: Path, tmp_path: Path) -> N
     assert json.loads((tmp_path / "2" / "facts.json").read_text())["parameters"]["trees"] == 2
 
 
-def test_odd_texts_stay_one_line_each(version: Path, tmp_path: Path) -> None:
+def test_unusual_text_stays_on_one_line(version: Path, tmp_path: Path) -> None:
     shutil.copytree(version, tmp_path / "v")
     path = tmp_path / "v" / "items.arrow"
     rows = pa.ipc.open_file(pa.memory_map(str(path))).read_all().select(tables.ITEMS.names).to_pylist()
     odd = ["two\nlines", "two\u2028lines", "two\r\nlines", '"quoted"\\', "größer 猫", "nul\0"]
     for row, text in zip(rows, odd, strict=False):
         row |= {"id": text, "caption": text, "metadata": json.dumps({text: [text, None, 1.5]})}
-    path.unlink()  # it is mapped above
+    path.unlink()  # the old file is still mapped
     item_files.write(path, pa.Table.from_pylist(rows, schema=tables.ITEMS))
     data = path.read_bytes()
     manifest = json.loads((tmp_path / "v" / "manifest.json").read_text())
@@ -212,7 +210,7 @@ def test_odd_texts_stay_one_line_each(version: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["image-00001.vectors.npy", "items.arrow", "image-00002.ann"])
-def test_an_altered_version_is_refused_by_the_files_name(name: str, version: Path, tmp_path: Path) -> None:
+def test_an_altered_version_is_an_error_that_names_the_file(name: str, version: Path, tmp_path: Path) -> None:
     shutil.copytree(version, tmp_path / "v")
     data = bytearray((tmp_path / "v" / name).read_bytes())
     data[-1] ^= 1
@@ -222,17 +220,17 @@ def test_an_altered_version_is_refused_by_the_files_name(name: str, version: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["v"]
 
 
-def test_a_folder_that_is_no_version_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IndexNotFoundError, match=r"has no manifest\.json"):
         export(tmp_path, tmp_path / "out", "npy")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("format", "extra"), [("usearch", "hnsw"), ("faiss", "faiss")])
-def test_a_library_that_is_not_installed_is_named_with_its_extra(
+def test_a_library_that_is_not_installed_is_an_error_that_names_the_extra(
     format: str, extra: str, version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, format, None)  # so that Python's own import says that there is no such module
+    monkeypatch.setitem(sys.modules, format, None)  # makes Python's own import fail
     monkeypatch.setitem(sys.modules, f"{format}.index", None)
     with pytest.raises(MissingExtraError, match=rf"the format {format} needs .* pip install 'gifdex\[{extra}\]'"):
         export(version, tmp_path / "out", format)
@@ -244,7 +242,7 @@ def test_an_unknown_format_is_refused(version: Path, tmp_path: Path) -> None:
         export(version, tmp_path / "out", "hdf5")
 
 
-def test_an_empty_folder_is_filled_and_folders_above_are_made(version: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled_and_parent_folders_are_created(version: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     export(version, tmp_path / "empty", "npy")
     export(version, tmp_path / "a" / "b" / "c", "npy")
@@ -253,7 +251,7 @@ def test_an_empty_folder_is_filled_and_folders_above_are_made(version: Path, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "empty"]
 
 
-def test_a_link_to_an_empty_folder_leads_there(version: Path, tmp_path: Path) -> None:
+def test_a_link_to_an_empty_folder_is_followed(version: Path, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     assert export(version, tmp_path / "link", "npy").path == (tmp_path / "disk").resolve()
@@ -261,7 +259,7 @@ def test_a_link_to_an_empty_folder_leads_there(version: Path, tmp_path: Path) ->
     assert (tmp_path / "disk" / "facts.json").is_file()
 
 
-def test_what_is_in_the_way_is_kept(version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_never_overwrites_other_files(version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ExportError, match="file is a file; expected a folder that is new or empty"):
         export(version, tmp_path / "file", "npy", force=True)
@@ -282,7 +280,7 @@ def test_what_is_in_the_way_is_kept(version: Path, tmp_path: Path, monkeypatch: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "here", "home"]
 
 
-def test_force_replaces_an_earlier_export_and_nothing_beside_it(version: Path, tmp_path: Path) -> None:
+def test_force_replaces_an_earlier_export_and_nothing_else(version: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(version, out, "npy")
     with pytest.raises(ExportError, match="is not empty"):
@@ -298,18 +296,18 @@ def test_force_replaces_an_earlier_export_and_nothing_beside_it(version: Path, t
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_full_disk_leaves_nothing_and_ends_with_one_sentence(format: str, wide: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_nothing_and_gives_one_sentence(format: str, wide: Path, tmp_path: Path) -> None:
     done = run_with_limit(FULL, "export", wide, tmp_path / "out", "--format", format)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"gifdex: cannot write the export {tmp_path / 'out'}: "), done.stderr
     assert last.endswith("and run again")
-    assert "vectors: 500 of 500" in done.stderr or format in ("npy", "parquet")  # the items fitted
+    assert "vectors: 500 of 500" in done.stderr or format in ("npy", "parquet")  # the items fit
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_earlier_export_survives_one_that_fails(wide: Path, tmp_path: Path) -> None:
+def test_an_earlier_export_survives_a_failed_one(wide: Path, tmp_path: Path) -> None:
     export(wide, tmp_path / "out", "npy")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     done = run_with_limit(1_000, "export", wide, tmp_path / "out", "--format", "npy", "--force")
@@ -319,7 +317,7 @@ def test_an_earlier_export_survives_one_that_fails(wide: Path, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_earlier_export_is_put_back_where_the_new_one_cannot_take_its_place(
+def test_an_earlier_export_is_restored_when_the_new_one_cannot_replace_it(
     version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export(version, tmp_path / "out", "npy")
@@ -335,12 +333,12 @@ def test_an_earlier_export_is_put_back_where_the_new_one_cannot_take_its_place(
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(ExportError, match=r"cannot write the export .*/out: Input/output error"):
         export(GOLDEN, tmp_path / "out", "npy", force=True)
-    assert there == [False]  # the earlier one had been moved aside
+    assert there == [False]  # the earlier export was moved aside
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_killed_export_is_not_there_and_the_next_one_is(version: Path, tmp_path: Path) -> None:
+def test_a_killed_export_leaves_no_folder_and_the_next_one_succeeds(version: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gifdex", "export", str(version), str(tmp_path / "out"), "--format", "annoy"]
     with subprocess.Popen([*command, "--trees", "1000000"], stderr=subprocess.DEVNULL) as process:
         try:
@@ -359,13 +357,13 @@ def test_a_killed_export_is_not_there_and_the_next_one_is(version: Path, tmp_pat
 
 
 def test_progress_reaches_its_end(version: Path, tmp_path: Path) -> None:
-    told = Told()
-    export(version, tmp_path / "out", "annoy", trees=3, progress=told)
-    assert list(dict.fromkeys(stage for stage, _, _ in told.stages)) == [
+    progress = RecordedProgress()
+    export(version, tmp_path / "out", "annoy", trees=3, progress=progress)
+    assert list(dict.fromkeys(stage for stage, _, _ in progress.stages)) == [
         "verify",
         "items",
         "vectors",
         "trees",
         "hash",
     ]
-    assert {("items", 700, 700), ("vectors", 700, 700), ("trees", 3, 3), ("hash", 1, 1)} <= set(told.stages)
+    assert {("items", 700, 700), ("vectors", 700, 700), ("trees", 3, 3), ("hash", 1, 1)} <= set(progress.stages)

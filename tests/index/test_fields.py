@@ -28,7 +28,7 @@ FUSED = {"image": 1.0, "caption": 0.5}
 
 @pytest.fixture(scope="module")
 def images(clustered: Callable[..., FloatArray]) -> FloatArray:
-    """600 vectors of 900 items: the last 300 are reposts, of their own shard and of the other one."""
+    """Vectors of 900 items, 600 of them distinct: the last 300 are reposts from both shards."""
     vectors = clustered(ITEMS)
     vectors[600:] = vectors[np.random.default_rng(2).integers(0, 600, 300)]
     return vectors
@@ -36,7 +36,7 @@ def images(clustered: Callable[..., FloatArray]) -> FloatArray:
 
 @pytest.fixture(scope="module")
 def captions(images: FloatArray) -> FloatArray:
-    """Vectors near the images', none for a third of the items, and the same one for many."""
+    """Vectors near those of the images; a third of the items have none, and many share one."""
     random = np.random.default_rng(3)
     vectors = unit(images + 0.4 * random.standard_normal(images.shape))
     vectors[100:200] = vectors[:10].repeat(10, axis=0)
@@ -46,7 +46,7 @@ def captions(images: FloatArray) -> FloatArray:
 
 @pytest.fixture(scope="module")
 def features() -> NDArray[np.float16]:
-    """Vectors of another space, of any length; two items have none, and one a vector of length zero."""
+    """Vectors of another space and of any length; two items have none, and one has a zero vector."""
     random = np.random.default_rng(4)
     vectors = random.standard_normal((ITEMS, 9)) * random.uniform(0.1, 60, (ITEMS, 1))
     vectors[[7, 8]] = np.nan
@@ -68,7 +68,7 @@ def index(
 
 
 def cosines(vectors: NDArray[Any], query: NDArray[Any]) -> NDArray[np.float64]:
-    """Cosines with all vectors, 0 where there is none or it has no length."""
+    """Cosines with all vectors; 0 for a missing vector and a zero vector."""
     wide = np.nan_to_num(vectors.astype(np.float64))
     lengths = np.linalg.norm(wide, axis=1)
     products = np.array([float(vector @ query) for vector in wide]) / np.linalg.norm(query)
@@ -79,9 +79,9 @@ def brute_force(
     vectors: Mapping[str, NDArray[Any]], weights: Mapping[str, float], query: NDArray[Any], k: int
 ) -> list[tuple[str, float]]:
     """Rank items by the weighted sum of their cosines, ties in item order; items without any vector are left out."""
-    asked = {name: weight for name, weight in weights.items() if weight}
-    scores = sum(weight * cosines(vectors[name], query) for name, weight in asked.items())
-    known = ~np.all([np.isnan(vectors[name]).any(axis=1) for name in asked], axis=0)
+    positive = {name: weight for name, weight in weights.items() if weight}
+    scores = sum(weight * cosines(vectors[name], query) for name, weight in positive.items())
+    known = ~np.all([np.isnan(vectors[name]).any(axis=1) for name in positive], axis=0)
     rounded = np.round(np.asarray(scores), 9)
     order = sorted(np.flatnonzero(known).tolist(), key=lambda item: (-rounded[item], item))[:k]
     return [(f"gif-{item:05d}", float(np.asarray(scores)[item])) for item in order]
@@ -107,7 +107,7 @@ def test_rows_are_distinct_vectors(index: Index, captions: FloatArray) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 7, 100, ITEMS, 10 * ITEMS])
-def test_reposts_are_hits_one_after_the_other_in_the_items_order(index: Index, images: FloatArray, k: int) -> None:
+def test_reposts_are_consecutive_hits_in_item_order(index: Index, images: FloatArray, k: int) -> None:
     for item in (0, 3, 599, 600, 899):
         hits = index.search(images[item], k, exact=True)
         assert_equal_hits(hits, brute_force({"image": images}, {"image": 1}, images[item], k))
@@ -118,7 +118,9 @@ def test_reposts_are_hits_one_after_the_other_in_the_items_order(index: Index, i
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("fields", [{"image": 1}, {"caption": 1}, FUSED], ids=["image", "caption", "fused"])
-def test_engine_that_proposes_all_ranks_as_exact_search(index: Index, engine: str, fields: dict[str, float]) -> None:
+def test_an_engine_that_proposes_all_rows_ranks_as_exact_search(
+    index: Index, engine: str, fields: dict[str, float]
+) -> None:
     for query in np.random.default_rng(5).standard_normal((5, DIMENSIONS)):
         for k in (1, 10, 200, 2 * ITEMS):
             exact = index.search(query, k, fields=fields, exact=True)
@@ -126,7 +128,7 @@ def test_engine_that_proposes_all_ranks_as_exact_search(index: Index, engine: st
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_row_that_an_engine_proposes_brings_all_of_its_items(index: Index, images: FloatArray, engine: str) -> None:
+def test_a_proposed_row_brings_all_of_its_items(index: Index, images: FloatArray, engine: str) -> None:
     copied = np.flatnonzero(index.field("image").items.copies >= 4)[:5]
     assert len(copied)
     for row in copied:
@@ -137,7 +139,7 @@ def test_a_row_that_an_engine_proposes_brings_all_of_its_items(index: Index, ima
 
 
 @pytest.mark.parametrize("fields", [{"image": 1}, {"image": 3.5}, {"caption": 1}, {"caption": 2}, FUSED])
-def test_where_lets_through_single_items_of_a_row(
+def test_where_selects_single_items_of_a_row(
     index: Index, images: FloatArray, captions: FloatArray, fields: dict[str, float]
 ) -> None:
     wanted = np.random.default_rng(6).choice(ITEMS, 150, replace=False)
@@ -148,10 +150,10 @@ def test_where_lets_through_single_items_of_a_row(
         for k in (1, 20, 200):
             assert_equal_hits(index.search(query, k, fields=fields, where=where), kept[:k])
             assert_equal_hits(index.search(query, k, fields=fields, where=where, exact=True), kept[:k])
-    assert index.search(query, 5, fields=fields, where={"id": "nobody"}) == []
+    assert index.search(query, 5, fields=fields, where={"id": "unknown"}) == []
 
 
-def test_an_item_without_a_caption_counts_0_there_and_is_no_answer_of_captions_alone(
+def test_an_item_without_a_caption_scores_0_there_and_is_no_hit_of_captions_alone(
     index: Index, images: FloatArray, captions: FloatArray
 ) -> None:
     query = np.random.default_rng(8).standard_normal(DIMENSIONS)
@@ -167,8 +169,8 @@ def test_an_item_without_a_caption_counts_0_there_and_is_no_answer_of_captions_a
             assert_equal_hits(answers, expected)
 
 
-def test_fused_candidates_are_those_of_all_fields(index: Index, images: FloatArray, captions: FloatArray) -> None:
-    # The best by caption is among the hits though its image is far off.
+def test_fused_candidates_come_from_all_fields(index: Index, images: FloatArray, captions: FloatArray) -> None:
+    # The best hit by caption is found although its image is far away.
     item = int(np.flatnonzero(~np.isnan(captions).any(axis=1))[20])
     hits = index.search(captions[item], 3, fields={"image": 0.01, "caption": 1}, num_candidates=10)
     expected = brute_force({"image": images, "caption": captions}, {"image": 0.01, "caption": 1}, captions[item], 3)
@@ -185,7 +187,7 @@ def test_a_weight_of_0_gives_the_image_fields_ranking(index: Index) -> None:
     assert index.search(SENTENCE, fields={"image": 1, "caption": 0}) == index.search(SENTENCE)
 
 
-def test_features_are_asked_by_vectors_of_their_own_space(index: Index, features: NDArray[np.float16]) -> None:
+def test_features_are_searched_with_vectors_of_their_own_space(index: Index, features: NDArray[np.float16]) -> None:
     for query in np.random.default_rng(10).standard_normal((5, 9)):
         for weight in (1, 0.25):
             hits = index.search(query, 30, fields={"features": weight})
@@ -197,7 +199,7 @@ def test_features_are_asked_by_vectors_of_their_own_space(index: Index, features
     assert {hit.score for hit in everything if hit.id == "gif-00500"} == {0.0}
 
 
-def test_batches_of_fused_queries_are_their_queries_one_by_one(index: Index) -> None:
+def test_a_batch_of_fused_queries_answers_as_single_queries(index: Index) -> None:
     queries = np.random.default_rng(11).standard_normal((12, DIMENSIONS))
     ways: list[dict[str, Any]] = [{"exact": True}, *({"engine": engine, "num_candidates": 30} for engine in ENGINES)]
     for how in ways:
@@ -237,14 +239,12 @@ def test_batches_of_fused_queries_are_their_queries_one_by_one(index: Index) -> 
         (np.ones(16), ["image"], r"fields is \['image'\]; expected names and weights"),
     ],
 )
-def test_fields_and_weights_that_mean_nothing_are_query_errors(
-    index: Index, query: Any, fields: Any, message: str
-) -> None:
+def test_invalid_fields_and_weights_are_query_errors(index: Index, query: Any, fields: Any, message: str) -> None:
     with pytest.raises(QueryError, match=message):
         index.search(query, fields=fields)
 
 
-def test_a_field_that_a_version_does_not_have_says_how_to_get_it(
+def test_asking_for_a_missing_field_says_how_to_get_it(
     tmp_path: Path, make_version: Callable[..., Path], images: FloatArray
 ) -> None:
     plain = gifdex.open(make_version(tmp_path / "00000000000000bb", images[:50]))
@@ -257,7 +257,7 @@ def test_a_field_that_a_version_does_not_have_says_how_to_get_it(
         plain.field("caption")
 
 
-def test_engines_are_asked_of_each_field(index: Index) -> None:
+def test_engines_are_chosen_for_each_field(index: Index) -> None:
     assert index.engines == ("annoy", "scan", "hnsw")
     with pytest.raises(QueryError, match=r"the field image of the index .* has no engine 'faiss'"):
         index.search(np.ones(16), fields=FUSED, engine="faiss")
@@ -269,7 +269,7 @@ def test_engines_are_asked_of_each_field(index: Index) -> None:
     )
 
 
-def test_scores_lie_within_the_sum_of_the_weights(index: Index, images: FloatArray) -> None:
+def test_scores_never_exceed_the_sum_of_the_weights(index: Index, images: FloatArray) -> None:
     for weight in (1.0, 0.3, 7.0, 1e-30, 1e6):
         for exact in (True, False):
             hits = index.search(images[:40], 1, fields={"image": weight}, exact=exact)
@@ -277,7 +277,7 @@ def test_scores_lie_within_the_sum_of_the_weights(index: Index, images: FloatArr
             np.testing.assert_allclose([answer[0].score / weight for answer in hits], 1, atol=1e-6)
 
 
-def test_weighted_sums_that_float32_cannot_tell_apart_are_put_in_order(
+def test_weighted_sums_closer_than_float32_resolution_are_ranked_correctly(
     tmp_path: Path, make_version: Callable[..., Path]
 ) -> None:
     angles = 0.5 + np.random.default_rng(8).permutation(400) * 1e-7
@@ -304,7 +304,7 @@ weights = st.sampled_from([0.0, 1e-3, 0.5, 1.0, 2.0, 40.0])
     weight=st.tuples(weights, weights),
     k=st.integers(1, 70),
 )
-def test_search_is_a_brute_force_over_items(
+def test_search_equals_brute_force_over_items(
     tmp_path_factory: pytest.TempPathFactory,
     make_version: Callable[..., Path],
     seed: int,
@@ -316,7 +316,7 @@ def test_search_is_a_brute_force_over_items(
     k: int,
 ) -> None:
     random = np.random.default_rng(seed)
-    # Few vectors for many items, in one shard or two, and captions that some items lack.
+    # Few vectors for many items, in one or two shards; some items have no caption.
     images = unit(random.standard_normal((distinct, 5)))[random.integers(0, distinct, items)]
     captions = unit(random.standard_normal((distinct, 5)))[random.integers(0, distinct, items)]
     captions[random.random(items) < missing] = np.nan

@@ -1,4 +1,4 @@
-"""Fields at their edges: ties under a filter, weights of any size, and manifests whose fields do not fit together."""
+"""Edge cases of fields: ties under a filter, extreme weights, and manifests whose fields do not fit together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ids(hits: list[Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ties(tmp_path_factory: pytest.TempPathFactory, make_version: VersionMaker, clustered: VectorMaker) -> Index:
-    """Two rows of one direction: one of the items 0 and 9, the other of item 5."""
+    """Two rows of the same direction: one for the items 0 and 9, the other for item 5."""
     features = np.random.default_rng(1).standard_normal((12, 8)).astype(np.float16)
     features[[0, 9]] = np.eye(8, dtype=np.float16)[0]
     features[5] = 2 * features[0]
@@ -33,7 +33,7 @@ def ties(tmp_path_factory: pytest.TempPathFactory, make_version: VersionMaker, c
 
 @pytest.mark.parametrize("weight", [1.0, 2.0])
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_filtered_items_of_rows_that_tie_come_in_item_order(ties: Index, k: int, weight: float) -> None:
+def test_tied_items_under_a_filter_come_in_item_order(ties: Index, k: int, weight: float) -> None:
     fields = {"features": weight}
     assert ids(ties.search(np.eye(8)[0], k, fields=fields)) == ["gif-00000", "gif-00005", "gif-00009"][:k]
     where = {"id": ["gif-00005", "gif-00009"]}
@@ -52,7 +52,7 @@ def captioned(tmp_path_factory: pytest.TempPathFactory, make_version: VersionMak
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-42, 1e-30, 1e-3, 3.0, 1e5])
 @pytest.mark.parametrize("exact", [False, True])
-def test_weights_of_any_size_rank_as_their_ratio_does(
+def test_only_the_ratio_of_weights_affects_the_ranking(
     captioned: Index, clustered: VectorMaker, scale: float, exact: bool
 ) -> None:
     for query in clustered(5, seed=7):
@@ -67,7 +67,7 @@ def test_weights_of_any_size_rank_as_their_ratio_does(
                 assert ranks.tolist() == [7]
 
 
-def test_one_field_of_any_weight_answers_as_with_weight_one(captioned: Index, clustered: VectorMaker) -> None:
+def test_any_weight_of_a_single_field_gives_the_same_answers(captioned: Index, clustered: VectorMaker) -> None:
     for query in clustered(5, seed=8):
         one = captioned.search(query, 15, fields={"image": 1.0})
         assert [(hit.id, hit.score / 2) for hit in captioned.search(query, 15, fields={"image": 2.0})] == [
@@ -76,25 +76,25 @@ def test_one_field_of_any_weight_answers_as_with_weight_one(captioned: Index, cl
 
 
 @pytest.mark.parametrize("weight", [10**400, np.longdouble("1e4000"), np.float32("inf"), np.float64("nan")])
-def test_weight_that_no_float_holds_is_refused(captioned: Index, weight: Any) -> None:
+def test_a_weight_beyond_float_range_is_refused(captioned: Index, weight: Any) -> None:
     with pytest.raises(QueryError, match="the weight of the field image is"):
         captioned.search(np.ones(16), fields={"image": weight})
 
 
-def test_weight_that_a_float_rounds_to_zero_counts_as_zero(captioned: Index) -> None:
+def test_a_weight_that_rounds_to_zero_counts_as_zero(captioned: Index) -> None:
     small: Any = np.longdouble("1e-4000")
     with pytest.raises(QueryError, match="have none above 0"):
         captioned.search(np.ones(16), fields={"image": small})
     assert captioned.search(np.ones(16), fields={"image": 1, "caption": small}) == captioned.search(np.ones(16))
 
 
-def test_order_of_weights_does_not_matter(captioned: Index, clustered: VectorMaker) -> None:
+def test_the_order_of_weights_does_not_matter(captioned: Index, clustered: VectorMaker) -> None:
     for query in clustered(5, seed=9):
         one, other = ({"image": 0.3, "caption": 0.7}, {"caption": 0.7, "image": 0.3})
         assert captioned.search(query, fields=one) == captioned.search(query, fields=other)
 
 
-def test_fields_of_one_space_and_two_widths_are_refused(
+def test_fields_of_one_space_with_different_dimensions_are_refused(
     tmp_path: Path, make_version: VersionMaker, clustered: VectorMaker
 ) -> None:
     version = make_version(tmp_path / "00000000000000f3", clustered(12), fields={"caption": clustered(12, 8)})
@@ -102,7 +102,7 @@ def test_fields_of_one_space_and_two_widths_are_refused(
         gifdex.open(version)
 
 
-def test_export_reads_the_items_before_it_believes_their_count(
+def test_export_reads_the_items_before_trusting_their_count(
     tmp_path: Path, make_version: VersionMaker, clustered: VectorMaker
 ) -> None:
     vectors = clustered(12)
@@ -116,11 +116,11 @@ def test_export_reads_the_items_before_it_believes_their_count(
             ask(version)
 
 
-def test_file_that_is_gone_before_it_is_watched_is_an_artifact_error(tmp_path: Path) -> None:
+def test_a_file_deleted_before_it_is_watched_is_an_artifact_error(tmp_path: Path) -> None:
     with pytest.raises(CorruptIndexError, match=r"cannot read .*gone: No such file"):
         FileWatch([tmp_path / "gone"])
 
 
-def test_field_without_engines_has_no_flag_that_builds_one(ties: Index) -> None:
+def test_no_build_flag_is_suggested_for_a_field_without_engines(ties: Index) -> None:
     with pytest.raises(QueryError, match=r"has no engine 'hnsw', only none$"):
         ties.search(np.ones(8), fields={"features": 1}, engine="hnsw")

@@ -1,4 +1,4 @@
-"""Versions that earlier releases wrote, as bytes: they must open, verify and answer as they did."""
+"""Versions written by earlier releases: they must open, verify and answer as they did."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def version(number: int) -> Path:
 
 
 @FORMATS
-def test_golden_version_is_whole(number: int) -> None:
+def test_golden_version_verifies(number: int) -> None:
     manifest = artifact.verify(version(number))
     assert manifest.format_version == number
     assert json.loads((version(number) / "manifest.json").read_text())["format_version"] == number
@@ -47,7 +47,7 @@ def test_golden_version_answers_as_it_did(number: int, verify: bool) -> None:
         assert cats == [hit.id for hit in all_hits if hit.metadata.get("tag") == "cat"]
 
 
-def test_format_1_reads_as_trees_over_whole_vectors() -> None:
+def test_format_1_opens_as_trees_over_full_vectors() -> None:
     image = gifdex.open(version(1)).manifest.fields["image"]
     assert (image.reduction, image.engine, set(image.engines)) == (None, "scan", {"annoy", "scan"})
     annoy = image.engines["annoy"]
@@ -55,7 +55,7 @@ def test_format_1_reads_as_trees_over_whole_vectors() -> None:
     assert annoy.vector_recall.at == {"10": 1.0}
 
 
-def test_format_3_has_fields_rows_that_several_items_share_and_items_without_a_row() -> None:
+def test_format_3_has_fields_shared_rows_and_items_without_a_row() -> None:
     manifest = gifdex.open(version(3)).manifest
     rows = {name: (field.rows, field.dtype, field.engine) for name, field in manifest.fields.items()}
     assert rows == {

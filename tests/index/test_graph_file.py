@@ -1,4 +1,4 @@
-"""The graph's file: what is in it, what a search of it finds, and damage to it."""
+"""The graph file: its content, what a search of it finds, and damage to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ITEMS, DIMENSIONS, CONNECTIVITY = 500, 16, 4
 
 @pytest.fixture(scope="module")
 def leading(spectral: Callable[..., FloatArray]) -> FloatArray:
-    """The first 16 of 64 dimensions of unit vectors: shorter than 1, of different lengths."""
+    """The first 16 of 64 dimensions of unit vectors, so their lengths differ and are below 1."""
     return np.ascontiguousarray(spectral(ITEMS, 64)[:, :DIMENSIONS])
 
 
@@ -65,7 +65,7 @@ def put(path: Path, at: int, kind: str, value: int) -> None:
 
 
 def found_in(path: Path, queries: FloatArray, count: int = ITEMS) -> list[list[int]] | None:
-    """Return what a graph gives for queries, None where it is refused."""
+    """Return a graph's candidates for queries, or None where it is refused."""
     try:
         return [rows.tolist() for rows in HnswEngine(path, ITEMS, DIMENSIONS).candidates(queries, count)]
     except CorruptIndexError:
@@ -99,7 +99,7 @@ def test_file_holds_what_usearch_built(
 
 
 @pytest.mark.parametrize("count", [1, 10, 60])
-def test_search_finds_what_the_page_says(path: Path, leading: FloatArray, count: int) -> None:
+def test_search_finds_what_the_documentation_says(path: Path, leading: FloatArray, count: int) -> None:
     queries = queries_near(leading, 60)
     reader = GraphReader(path)
     found = HnswEngine(path, ITEMS, DIMENSIONS).candidates(queries, count)
@@ -107,7 +107,7 @@ def test_search_finds_what_the_page_says(path: Path, leading: FloatArray, count:
         assert rows.tolist() == reader.search(query, 3 * count, count)
 
 
-def test_a_row_without_which_is_asked_is_neither_returned_nor_followed(path: Path, leading: FloatArray) -> None:
+def test_an_excluded_row_is_neither_returned_nor_followed(path: Path, leading: FloatArray) -> None:
     reader, engine = GraphReader(path), HnswEngine(path, ITEMS, DIMENSIONS)
     own = np.arange(ITEMS)
     found = engine.candidates(leading, 10, own)
@@ -119,7 +119,7 @@ def test_a_row_without_which_is_asked_is_neither_returned_nor_followed(path: Pat
         assert [rows.tolist() for rows in engine.candidates(leading, 10, without)] == [rows.tolist() for rows in plain]
 
 
-def test_the_entry_may_be_left_out(path: Path, leading: FloatArray) -> None:
+def test_the_entry_may_be_excluded(path: Path, leading: FloatArray) -> None:
     reader, engine = GraphReader(path), HnswEngine(path, ITEMS, DIMENSIONS)
     entry = int(reader.keys[reader.entry])
     queries = np.concatenate([leading[entry][None], queries_near(leading, 40)])
@@ -130,12 +130,12 @@ def test_the_entry_may_be_left_out(path: Path, leading: FloatArray) -> None:
     assert found[0].tolist() == reader.search(queries[0], ITEMS, ITEMS, entry)
 
 
-def test_the_only_row_may_be_left_out(tmp_path: Path) -> None:
+def test_the_only_row_may_be_excluded(tmp_path: Path) -> None:
     engine = HnswEngine(graph(tmp_path / "g.graph", np.ones((1, 3), np.float32)), 1, 3)
     assert [rows.tolist() for rows in engine.candidates(np.ones((2, 3), np.float32), 5, np.array([0, -1]))] == [[], [0]]
 
 
-def test_rows_to_leave_out_are_one_for_each_query(path: Path, leading: FloatArray) -> None:
+def test_excluded_rows_must_be_one_for_each_query(path: Path, leading: FloatArray) -> None:
     with pytest.raises(ValueError, match="not one for each query"):
         HnswEngine(path, ITEMS, DIMENSIONS).candidates(leading[:3], 10, np.arange(2))
 
@@ -156,7 +156,7 @@ def test_opening_reads_no_links(path: Path) -> None:
         engine.candidates(np.ones((1, DIMENSIONS), np.float32), 10)
 
 
-def test_links_that_lead_out_of_the_graph_are_not_followed(path: Path, intact: bytes, leading: FloatArray) -> None:
+def test_links_outside_the_graph_are_not_followed(path: Path, intact: bytes, leading: FloatArray) -> None:
     reader = GraphReader(path)
     places = [offset(path, LOWEST) + 4 * 2 * CONNECTIVITY * slot for slot in range(0, ITEMS, 60)]
     places += [offset(path, UPPER) + 4 * CONNECTIVITY * block for block in range(0, len(reader.upper), 20)]
@@ -168,10 +168,10 @@ def test_links_that_lead_out_of_the_graph_are_not_followed(path: Path, intact: b
             found = found_in(path, leading)
             refused.append(found is None)
             assert all(0 <= row < ITEMS for rows in found or [] for row in rows)
-    assert np.mean(refused) > 0.8  # no search comes by the others
+    assert np.mean(refused) > 0.8  # no search reaches the others
 
 
-def test_upper_links_to_a_node_that_is_not_so_high_are_not_followed(path: Path, leading: FloatArray) -> None:
+def test_upper_links_to_a_node_without_that_level_are_not_followed(path: Path, leading: FloatArray) -> None:
     reader = GraphReader(path)
     low = next(slot for slot in range(ITEMS) if reader.level(slot) == 0)
     upper = offset(path, UPPER)
@@ -181,7 +181,7 @@ def test_upper_links_to_a_node_that_is_not_so_high_are_not_followed(path: Path, 
     assert found_in(path, leading) is None
 
 
-def test_upper_lists_that_lie_outside_the_file_are_not_read(path: Path, intact: bytes, leading: FloatArray) -> None:
+def test_upper_lists_outside_the_file_are_not_read(path: Path, intact: bytes, leading: FloatArray) -> None:
     reader = GraphReader(path)
     for slot in [slot for slot in range(ITEMS) if reader.level(slot)][:20]:
         for value in (len(reader.upper) + 1, 2**31, 2**32 - 1):
@@ -191,12 +191,12 @@ def test_upper_lists_that_lie_outside_the_file_are_not_read(path: Path, intact: 
 
 
 @pytest.mark.parametrize("value", [ITEMS, 2**31, 2**32 - 1])
-def test_keys_that_are_no_rows_are_refused(path: Path, leading: FloatArray, value: int) -> None:
+def test_keys_that_are_not_rows_are_refused(path: Path, leading: FloatArray, value: int) -> None:
     put(path, offset(path, KEYS), "<I", value)
     assert found_in(path, leading) is None
 
 
-def test_file_cut_off_anywhere_or_longer_is_refused(path: Path, intact: bytes) -> None:
+def test_a_truncated_or_longer_file_is_refused(path: Path, intact: bytes) -> None:
     for size in [0, 1, 7, 8, 71, 127, 128, *range(200, len(intact), len(intact) // 40), len(intact) - 1]:
         path.write_bytes(intact)
         os.truncate(path, size)
@@ -208,14 +208,14 @@ def test_file_cut_off_anywhere_or_longer_is_refused(path: Path, intact: bytes) -
 
 
 @pytest.mark.parametrize(("items", "dimensions"), [(ITEMS - 1, 16), (ITEMS + 1, 16), (ITEMS, 8), (2**40, 16)])
-def test_file_of_another_shape_is_refused(path: Path, items: int, dimensions: int) -> None:
+def test_a_file_of_another_shape_is_refused(path: Path, items: int, dimensions: int) -> None:
     with pytest.raises(
         CorruptIndexError, match=f"holds 500 vectors of 16 bytes, but the manifest says {items:,} of {dimensions}"
     ):
         HnswEngine(path, items, dimensions)
 
 
-def test_absent_file_and_one_of_another_kind_or_version_are_refused(path: Path) -> None:
+def test_a_missing_file_or_one_of_another_kind_or_version_is_refused(path: Path) -> None:
     with pytest.raises(CorruptIndexError, match="No such file"):
         HnswEngine(path.with_name("absent.graph"), ITEMS, DIMENSIONS)
     put(path, 8, "<I", 2)
@@ -226,7 +226,9 @@ def test_absent_file_and_one_of_another_kind_or_version_are_refused(path: Path) 
         hnsw.check_file(path, ITEMS, DIMENSIONS)
 
 
-def test_every_byte_of_the_header_counts_or_changes_no_answer(path: Path, intact: bytes, leading: FloatArray) -> None:
+def test_every_altered_byte_of_the_header_is_refused_or_changes_no_answer(
+    path: Path, intact: bytes, leading: FloatArray
+) -> None:
     expected = found_in(path, leading[:20], 10)
     for at in range(128):
         for bits in (0x01, 0x80, 0xFF):
@@ -248,7 +250,7 @@ def test_every_byte_of_the_header_counts_or_changes_no_answer(path: Path, intact
     header=st.lists(st.tuples(st.integers(16, 71), st.integers(1, 255)), max_size=2),
     kept=st.sampled_from([1.0, 1.0, 1.0, 0.99, 0.5]),
 )
-def test_damage_is_an_error_or_other_rows_of_the_shard(
+def test_damage_is_an_error_or_gives_other_rows_of_the_shard(
     tmp_path_factory: pytest.TempPathFactory,
     intact: bytes,
     leading: FloatArray,

@@ -1,4 +1,4 @@
-"""What a graph is built from: bytes, in an order."""
+"""The input of a graph's build: quantized vectors and their insertion order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gifdex.index.engines.hnsw import insertion_order, quantized
 ITEMS = 500
 
 
-def test_quantized_vectors_keep_the_order_of_their_products(spectral: Callable[..., FloatArray]) -> None:
+def test_quantized_vectors_preserve_the_order_of_their_products(spectral: Callable[..., FloatArray]) -> None:
     leading = np.ascontiguousarray(spectral(ITEMS, 64)[:, :16])
     found = quantized(leading)
     assert np.abs(found).max() == 127
@@ -22,7 +22,7 @@ def test_quantized_vectors_keep_the_order_of_their_products(spectral: Callable[.
     assert quantized(np.zeros((3, 4), np.float32)).tolist() == [[0] * 4] * 3
 
 
-def test_insertion_order_has_every_row_once_and_like_rows_together(clustered: Callable[..., FloatArray]) -> None:
+def test_insertion_order_has_every_row_once_and_groups_similar_rows(clustered: Callable[..., FloatArray]) -> None:
     stored = clustered(ITEMS)
     bytes_ = quantized(stored)
     order = insertion_order(bytes_)

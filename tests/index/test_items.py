@@ -47,7 +47,7 @@ def items(tmp_path: Path) -> Items:
     return item_files.load(tmp_path / "items.arrow", len(METADATA))
 
 
-def test_rows_come_back_as_they_were_given(items: Items) -> None:
+def test_rows_are_read_back_as_written(items: Items) -> None:
     assert len(items) == 5
     assert items.ids == [f"gif-{row}" for row in range(5)]
     assert items.rows(np.array([3, 1, 2])) == (
@@ -59,7 +59,7 @@ def test_rows_come_back_as_they_were_given(items: Items) -> None:
         items.rows(np.array([5]))
 
 
-def test_metadata_become_columns_of_the_narrowest_type_that_holds_them() -> None:
+def test_metadata_becomes_columns_of_the_narrowest_type() -> None:
     columns = metadata_columns(table(METADATA)["metadata"])
     assert {name: str(column.type) for name, column in columns.items()} == {
         "huge": "large_string",
@@ -100,7 +100,7 @@ CASES: list[tuple[Any, list[int]]] = [
 ]
 
 
-def test_metadata_that_no_column_type_holds_are_text(tmp_path: Path) -> None:
+def test_metadata_of_mixed_types_becomes_text(tmp_path: Path) -> None:
     odd: list[dict[str, Any] | None] = [
         {"": 1, "n": 0.5, "half \ud800": 1, "text": "\ud800", "row": 7},
         {"": 2, "n": 2**60 + 1, "text": "whole", "row": 8},
@@ -124,7 +124,7 @@ def test_metadata_that_no_column_type_holds_are_text(tmp_path: Path) -> None:
     ("where", "rows"),
     CASES,
 )
-def test_filters_let_through_what_they_say(items: Items, where: Any, rows: list[int]) -> None:
+def test_filters_select_the_matching_items(items: Items, where: Any, rows: list[int]) -> None:
     assert items.matching(where).tolist() == rows
 
 
@@ -148,7 +148,7 @@ def test_filters_let_through_what_they_say(items: Items, where: Any, rows: list[
         ({"tag": pa.array(["cat"])}, r"has tag = "),
     ],
 )
-def test_filters_that_mean_nothing_are_query_errors(items: Items, where: Any, message: str) -> None:
+def test_invalid_filters_are_query_errors(items: Items, where: Any, message: str) -> None:
     with pytest.raises(QueryError, match=message) as raised:
         items.matching(where)
     assert "\n" not in str(raised.value)
@@ -160,9 +160,7 @@ def brute_force(vectors: FloatArray, query: FloatArray, rows: list[int], k: int)
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_filtered_hits_are_exactly_the_best_of_the_items_that_match(
-    index: Index, vectors: FloatArray, exact: bool
-) -> None:
+def test_filtered_hits_are_exactly_the_best_matching_items(index: Index, vectors: FloatArray, exact: bool) -> None:
     queries = np.random.default_rng(0).standard_normal((5, 16)).astype(np.float32)
     third = list(range(0, 700, 3))
     for where, rows in (({"tags": "a"}, third), ({"row": [3, 699]}, [3, 699]), ({"row": 33}, [33])):
@@ -177,7 +175,7 @@ def test_filtered_hits_are_exactly_the_best_of_the_items_that_match(
     )
 
 
-def test_more_matches_than_are_scored_at_a_time_are_all_scored(
+def test_all_matches_are_scored_even_when_they_take_several_blocks(
     tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]
 ) -> None:
     vectors = clustered(9000, dimensions=4)

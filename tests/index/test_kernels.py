@@ -1,4 +1,4 @@
-"""The compiled kernels against plain numpy, and what they refuse."""
+"""The compiled kernels compared with plain numpy, and the arguments that they refuse."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def rescored(vectors: Any, rows: Any, query: Any, k: int) -> tuple[list[int], li
     k=st.integers(1, 250),
     distinct=st.sampled_from([1, 3, 1000]),
 )
-def test_rescored_are_those_of_float64_products_and_equal_ones_come_in_row_order(
+def test_rescoring_equals_float64_products_with_ties_in_row_order(
     seed: int, n: int, d: int, k: int, distinct: int
 ) -> None:
     random = np.random.default_rng(seed)
     vectors = random.standard_normal((distinct, d)).astype(np.float32)[random.integers(0, distinct, n)]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    query = (vectors[0] + random.normal(0, 1e-4, d)).astype(np.float32)  # so that many are close
+    query = (vectors[0] + random.normal(0, 1e-4, d)).astype(np.float32)  # so that many scores are close
     rows = random.permutation(n)[: random.integers(0, n + 1)]
     found, scores = rescored(vectors, rows, query, k)
     exact = vectors.astype(np.float64) @ query.astype(np.float64)
@@ -51,7 +51,7 @@ def test_rescored_are_those_of_float64_products_and_equal_ones_come_in_row_order
     )
 
 
-def test_score_depends_on_the_vector_alone() -> None:
+def test_a_score_depends_only_on_the_vector() -> None:
     random = np.random.default_rng(0)
     vectors = np.repeat(random.standard_normal((3, 77)).astype(np.float32), 20, axis=0)
     query = random.standard_normal(77).astype(np.float32)
@@ -61,8 +61,8 @@ def test_score_depends_on_the_vector_alone() -> None:
         assert rescored(vectors, np.array([row]), query, 1) == ([row], [score])
 
 
-def test_products_that_float32_cannot_tell_apart_are_put_in_order() -> None:
-    # Each vector's product exceeds the next one's by 1e-9.
+def test_products_closer_than_float32_resolution_are_ranked_correctly() -> None:
+    # Neighbouring products differ by 1e-9.
     vectors = np.zeros((50, 4), np.float32)
     vectors[:, 0], vectors[:, 1] = 1, np.arange(50, dtype=np.float32)[::-1]
     found, scores = rescored(
@@ -73,7 +73,7 @@ def test_products_that_float32_cannot_tell_apart_are_put_in_order() -> None:
 
 
 @pytest.mark.parametrize("rows", [[-1], [5], [2**62], [0, 1, -(2**63)], [3, 3]])
-def test_rows_that_are_none_or_come_twice_are_refused(rows: list[int]) -> None:
+def test_invalid_or_repeated_rows_are_refused(rows: list[int]) -> None:
     with pytest.raises(IndexError):
         rescored(np.eye(5, dtype=np.float32), np.array(rows), np.ones(5, np.float32), 2)
 
@@ -102,12 +102,12 @@ def test_arrays_that_do_not_fit_together_are_refused() -> None:
 
 
 def sections(n: int, d: int) -> Any:
-    """Return the sections of a graph whose nodes have two places for links, and none is linked."""
+    """Return the sections of a graph without links, with room for two links at each node."""
     ends, upper = np.full((n, 2), 2**32 - 1, np.uint32), np.zeros((0, 1), np.uint32)
     return np.ones((n, d), np.int8), np.arange(n, dtype=np.uint32), np.zeros(n + 1, np.uint32), ends, upper
 
 
-def test_graph_that_does_not_fit_together_is_refused() -> None:
+def test_a_graph_whose_sections_do_not_fit_together_is_refused() -> None:
     queries, found, counts = np.ones((2, 3), np.float32), np.empty((2, 1), np.int64), np.empty(2, np.int64)
     good = sections(4, 3)
     layout = (3, 2, 1, 0, 0)
@@ -129,7 +129,7 @@ def test_graph_that_does_not_fit_together_is_refused() -> None:
         kernels.search_usearch_graph(file, (2, 1, 1, 0, 0), queries, None, 1, 1, found, counts)
 
 
-def test_rows_to_leave_out_and_outputs_have_the_queries_length() -> None:
+def test_excluded_rows_and_outputs_must_match_the_number_of_queries() -> None:
     queries, found, counts = np.ones((2, 3), np.float32), np.empty((2, 1), np.int64), np.empty(2, np.int64)
     arguments = sections(4, 3), (3, 2, 1, 0, 0), queries
     with pytest.raises(ValueError, match="not one for each query"):
@@ -141,7 +141,7 @@ def test_rows_to_leave_out_and_outputs_have_the_queries_length() -> None:
     assert counts.tolist() == [0, 1]
 
 
-def test_normalize_stops_at_the_first_odd_vector() -> None:
+def test_normalize_stops_at_the_first_invalid_vector() -> None:
     wide = np.random.default_rng(2).standard_normal((5, 33)) * 1e30
     narrow = np.zeros((5, 33), np.float32)
     assert kernels.normalize(wide, 33, 1e-200, 1e200, narrow) == 5
@@ -152,7 +152,7 @@ def test_normalize_stops_at_the_first_odd_vector() -> None:
 
 
 @pytest.mark.parametrize(("n", "d", "r"), [(1, 1, 1), (3, 77, 20), (2, 1024, 5)])
-def test_reduced_vectors_are_products_with_the_directions(n: int, d: int, r: int) -> None:
+def test_reducing_multiplies_by_the_directions(n: int, d: int, r: int) -> None:
     random = np.random.default_rng(3)
     directions = np.linalg.qr(random.standard_normal((d, d)))[0][:, : min(r, d)].astype(np.float32)
     queries = random.standard_normal((n, d)).astype(np.float32) * np.float32(1e-3)
@@ -162,14 +162,14 @@ def test_reduced_vectors_are_products_with_the_directions(n: int, d: int, r: int
     assert found.dtype == np.float32
 
 
-def test_a_vector_and_a_direction_that_agree_in_every_dimension_do_not_overflow() -> None:
+def test_reducing_a_vector_parallel_to_a_direction_does_not_overflow() -> None:
     for d in (1, 64, 4096):
         same = np.full((1, d), 1 / np.sqrt(d), np.float32)
         found = Reduction(same.T.copy(), 1, 1).for_queries(1)(same)
         assert found.tolist() == [[pytest.approx(1, abs=0.01)]]
 
 
-def test_texts_are_read_and_what_is_none_is_refused() -> None:
+def test_valid_text_is_read_and_invalid_text_is_refused() -> None:
     words = ["", "häß", "cat", "dog"]
     data = "".join(words).encode()
     kinds: list[tuple[bool, Any]] = [(True, np.int64), (False, np.int32)]
@@ -182,7 +182,7 @@ def test_texts_are_read_and_what_is_none_is_refused() -> None:
         for row in (-1, 4, 2**62):
             with pytest.raises(ValueError, match="outside the column"):
                 kernels.texts(offsets, wide, data, None, 0, np.array([row]))
-        with pytest.raises(ValueError, match="outside the column"):  # the bits end before the rows do
+        with pytest.raises(ValueError, match="outside the column"):  # fewer bits than rows
             kernels.texts(np.zeros(20, kind).tobytes(), wide, data, b"\xff", 0, np.array([8]))
         for first, second in ((-1, 3), (3, 2), (0, 99)):
             with pytest.raises(ValueError, match="outside the file"):

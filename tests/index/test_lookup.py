@@ -30,7 +30,7 @@ EVERY_WAY = pytest.mark.parametrize("how", WAYS, ids=["exact", *ENGINES])
 
 
 def brute_force(vectors: FloatArray, query: NDArray[Any], k: int) -> list[tuple[str, float]]:
-    """Rank all vectors by cosine the plain way: one at a time, ties in row order."""
+    """Rank all vectors by cosine, one at a time, with ties in row order."""
     wide = query.astype(np.float64)
     cosines = [float(np.dot(v, wide) / (np.linalg.norm(v) * np.linalg.norm(wide))) for v in vectors.astype(np.float64)]
     order = sorted(range(len(cosines)), key=lambda row: (-cosines[row], row))[:k]
@@ -44,16 +44,12 @@ def assert_equal_hits(hits: list[Hit], expected: list[tuple[str, float]]) -> Non
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 800), scale=st.sampled_from([1e-30, 1.0, 3.7, 1e30]))
-def test_hits_of_a_vector_are_the_brute_force_ranking(
-    index: Index, vectors: FloatArray, seed: int, k: int, scale: float
-) -> None:
+def test_hits_of_a_vector_equal_brute_force(index: Index, vectors: FloatArray, seed: int, k: int, scale: float) -> None:
     query = np.random.default_rng(seed).standard_normal(DIMENSIONS) * scale
     assert_equal_hits(index.search(query, k), brute_force(vectors, query, k))
 
 
-def test_batch_gives_the_same_hits_as_its_vectors_one_by_one(
-    index: Index, clustered: Callable[..., FloatArray]
-) -> None:
+def test_a_batch_gives_the_same_hits_as_single_queries(index: Index, clustered: Callable[..., FloatArray]) -> None:
     queries = clustered(40, seed=5)
     for how in WAYS:
         batch = index.search(queries, 7, **how)
@@ -61,7 +57,7 @@ def test_batch_gives_the_same_hits_as_its_vectors_one_by_one(
         assert [len(hits) for hits in batch] == [7] * 40
 
 
-def test_batch_of_no_vectors_has_no_answers(index: Index) -> None:
+def test_an_empty_batch_has_no_answers(index: Index) -> None:
     assert index.search(np.zeros((0, DIMENSIONS), np.float32)) == []
     assert index.search([]) == []
 
@@ -74,7 +70,7 @@ def test_sentence_is_searched_by_its_embedding(index: Index, version: Path, vect
     np.testing.assert_allclose(index.embed(SENTENCE)[0], embedding / np.linalg.norm(embedding), atol=1e-6)
 
 
-def test_list_of_sentences_gives_a_list_of_hits_each(index: Index) -> None:
+def test_a_list_of_sentences_gives_a_list_of_hits_for_each(index: Index) -> None:
     sentences = [SENTENCE, "un chien qui court sur la plage"]
     answers = index.search(sentences, 5)
     assert [[hit.id for hit in hits] for hits in answers] == [[h.id for h in index.search(s, 5)] for s in sentences]
@@ -111,7 +107,7 @@ def test_k_beyond_the_index_gives_every_item_once(index: Index, how: dict[str, A
 
 
 @pytest.mark.parametrize("k", [0, -1, -(10**12), 2.5, "3", None])
-def test_k_that_is_no_positive_whole_number_is_a_query_error(index: Index, k: Any) -> None:
+def test_k_that_is_not_a_positive_integer_is_a_query_error(index: Index, k: Any) -> None:
     with pytest.raises(QueryError, match=r"k is .*at least 1"):
         index.search(np.ones(DIMENSIONS), k)
 
@@ -122,10 +118,10 @@ def test_k_may_be_a_numpy_integer(index: Index) -> None:
 
 @EVERY_WAY
 @pytest.mark.parametrize("shards", [None, (5, 40, 15)])
-def test_equal_vectors_tie_and_come_in_row_order(
+def test_equal_vectors_tie_and_are_ranked_in_row_order(
     tmp_path: Path, make_version: Callable[..., Path], how: dict[str, Any], shards: tuple[int, ...] | None
 ) -> None:
-    # 33 dimensions in blocks of odd sizes: here one matrix product gives equal rows unequal scores.
+    # With 33 dimensions and blocks of odd sizes, a matrix product gives equal rows unequal scores.
     random = np.random.default_rng(1)
     distinct = unit(random.standard_normal((4, 33)))
     opened = gifdex.open(make_version(tmp_path / "00000000000000bb", np.tile(distinct, (15, 1)), shards, hnsw=True))
@@ -133,7 +129,7 @@ def test_equal_vectors_tie_and_come_in_row_order(
         hits = opened.search(query, 60, **how)
         assert len({hit.score for hit in hits}) == 4
         assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.id))
-        few = opened.search(query, 7, **how)  # an engine may propose others of those that tie
+        few = opened.search(query, 7, **how)  # an engine may propose other tied rows
         assert [hit.score for hit in few] == [hit.score for hit in hits[:7]]
         assert few == sorted(few, key=lambda hit: (-hit.score, hit.id))
     assert opened.search(query, 7, exact=True) == hits[:7]
@@ -162,7 +158,7 @@ def test_engines_find_most_of_the_exact_hits_with_their_default_candidates(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_more_candidates_find_more_and_all_of_it_in_the_end(
+def test_more_candidates_find_more_and_finally_everything(
     reduced: Index, reduced_vectors: FloatArray, engine: str
 ) -> None:
     queries = reduced_vectors[::40] + np.random.default_rng(1).normal(0, 0.05, (100, 128))
@@ -176,7 +172,7 @@ def test_more_candidates_find_more_and_all_of_it_in_the_end(
     assert rising[0] < rising[1] <= rising[2] == 1.0
 
 
-def test_what_an_engine_proposes_is_scored_in_all_dimensions(reduced: Index, reduced_vectors: FloatArray) -> None:
+def test_an_engines_candidates_are_scored_in_all_dimensions(reduced: Index, reduced_vectors: FloatArray) -> None:
     query = np.random.default_rng(2).standard_normal(128)
     for engine in reduced.engines:
         for hit in reduced.search(query, 10, engine=engine):
@@ -184,14 +180,14 @@ def test_what_an_engine_proposes_is_scored_in_all_dimensions(reduced: Index, red
             assert hit.score == pytest.approx(exact, abs=2e-7)
 
 
-def test_engine_that_answers_is_the_registrys_default(reduced: Index) -> None:
+def test_the_engine_that_answers_is_the_registrys_default(reduced: Index) -> None:
     image = reduced.manifest.fields["image"]
     assert reduced.engine == image.engine == registry.default(image.engines, image.rows, 2, reduced=True)
     query = np.random.default_rng(3).standard_normal(128)
     assert reduced.search(query) == reduced.search(query, engine=reduced.engine)
 
 
-def test_a_batch_is_scanned_where_multiplying_is_faster(reduced: Index) -> None:
+def test_a_batch_is_scanned_where_that_is_faster(reduced: Index) -> None:
     field = reduced.field("image")
     assert (reduced.engine, field.engine_for(Asked(), 1), field.engine_for(Asked(), 2)) == ("hnsw", "hnsw", "scan")
     assert field.engine_for(Asked(batch=False), 2) == "hnsw"
@@ -202,13 +198,15 @@ def test_a_batch_is_scanned_where_multiplying_is_faster(reduced: Index) -> None:
 
 
 @pytest.mark.parametrize("huge", [10**18, 10**400])
-def test_numbers_beyond_any_index_mean_all_of_it(index: Index, huge: int) -> None:
+def test_huge_counts_mean_the_whole_index(index: Index, huge: int) -> None:
     query = np.ones(DIMENSIONS)
     assert len(index.search(query, huge)) == 700
     assert index.search(query, 5, engine="annoy", num_candidates=huge) == index.search(query, 5, exact=True)
 
 
-def test_unknown_engine_and_odd_candidates_are_query_errors(tmp_path: Path, make_version: Callable[..., Path]) -> None:
+def test_unknown_engines_and_invalid_candidate_counts_are_query_errors(
+    tmp_path: Path, make_version: Callable[..., Path]
+) -> None:
     opened = gifdex.open(make_version(tmp_path / "00000000000000bb", unit(np.ones((5, 3)))))
     with pytest.raises(QueryError, match=r"has no engine 'hnsw', only annoy, scan: build it with --hnsw"):
         opened.search(np.ones(3), engine="hnsw")
@@ -222,7 +220,7 @@ def test_unknown_engine_and_odd_candidates_are_query_errors(tmp_path: Path, make
             opened.search(np.ones(3), num_candidates=count)
 
 
-def test_graph_is_searched_where_its_library_is_absent(reduced_version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_is_searched_without_its_library(reduced_version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = gifdex.open(reduced_version).search(np.ones(128), engine="hnsw")
     monkeypatch.setitem(sys.modules, "usearch", None)
     opened = gifdex.open(reduced_version)
@@ -263,7 +261,7 @@ def test_graph_is_searched_where_its_library_is_absent(reduced_version: Path, mo
     ],
 )
 @EVERY_WAY
-def test_query_that_means_nothing_is_a_query_error(index: Index, query: Any, message: str, how: dict[str, Any]) -> None:
+def test_an_invalid_query_is_a_query_error(index: Index, query: Any, message: str, how: dict[str, Any]) -> None:
     with pytest.raises(QueryError, match=message):
         index.search(query, **how)
 
@@ -280,14 +278,14 @@ def test_query_that_means_nothing_is_a_query_error(index: Index, query: Any, mes
         lambda query: np.asfortranarray(np.tile(query, (2, 1)))[0],
     ],
 )
-def test_length_and_type_of_a_vector_change_nothing(index: Index, scaled: Callable[..., Any]) -> None:
+def test_the_length_and_type_of_a_vector_do_not_matter(index: Index, scaled: Callable[..., Any]) -> None:
     query = np.random.default_rng(6).integers(-3, 4, DIMENSIONS) / 4
     expected, hits = index.search(query, 5), index.search(scaled(query), 5)
     assert [hit.id for hit in hits] == [hit.id for hit in expected]
     np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in expected], atol=1e-3)
 
 
-def test_query_is_left_as_it_was(index: Index) -> None:
+def test_a_query_is_not_modified(index: Index) -> None:
     query = np.random.default_rng(8).standard_normal(DIMENSIONS)
     before = query.copy()
     query.flags.writeable = False
@@ -295,7 +293,7 @@ def test_query_is_left_as_it_was(index: Index) -> None:
     np.testing.assert_array_equal(query, before)
 
 
-def test_caption_and_metadata_come_back(index: Index, vectors: FloatArray) -> None:
+def test_hits_have_caption_and_metadata(index: Index, vectors: FloatArray) -> None:
     found = [index.search(vectors[row], 1)[0] for row in (6, 3, 2, 1)]
     assert [(hit.uri, hit.metadata) for hit in found] == [
         ("/corpus-0/gif-00006.gif", {"caption": "caption of 6", "row": 6, "tags": ["a", "ü"]}),
@@ -313,7 +311,7 @@ def test_index_of_one_item_answers(tmp_path: Path, make_version: Callable[..., P
     assert {name: record.vector_recall.at["10"] for name, record in engines.items()} == dict.fromkeys(ENGINES, 1.0)
 
 
-def test_vector_without_direction_scores_zero(tmp_path: Path, make_version: Callable[..., Path]) -> None:
+def test_a_zero_vector_scores_zero(tmp_path: Path, make_version: Callable[..., Path]) -> None:
     stored = np.vstack([np.eye(3), np.zeros((1, 3))]).astype(np.float32)
     opened = gifdex.open(make_version(tmp_path / "00000000000000bb", stored))
     hits = opened.search(np.array([1.0, 0.5, -0.5]), 4)
@@ -321,8 +319,8 @@ def test_vector_without_direction_scores_zero(tmp_path: Path, make_version: Call
     assert hits[2].score == 0.0
 
 
-def test_four_threads_get_the_answers_of_one(version: Path) -> None:
-    fresh = gifdex.open(version)  # its text encoder is loaded by whichever thread is first
+def test_four_threads_get_the_answers_that_one_gets(version: Path) -> None:
+    fresh = gifdex.open(version)  # the first thread to need it loads the text encoder
     sentences = [f"{count} dogs on a {place}" for count in ("two", "three") for place in ("beach", "roof", "bus")]
     queries = np.random.default_rng(9).standard_normal((20, DIMENSIONS))
 

@@ -1,4 +1,4 @@
-"""Manifests of formats 1 and 2: what they become, and that damage to them is one error."""
+"""Manifests of formats 1 and 2: their translation, and the one error for damage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gifdex.schemas.manifest import FORMAT_VERSION, MANIFEST_NAME, RecallRecord,
 GOLDEN = Path(__file__).parent / "golden"
 FORMATS = pytest.mark.parametrize("number", [1, 2])
 WHERE = "store/1/manifest.json"
-# What earlier releases read, and so what their manifests must have.
+# The keys that earlier releases read, so their manifests must have them.
 NAMES = {
     1: ["items", "dimensions", "engine", "shards", "quality"],
     2: ["items", "dimensions", "engine", "engines", "reduction", "shards"],
@@ -48,7 +48,7 @@ def put(value: Any, path: list[str | int], new: object) -> None:
     value[path[-1]] = new
 
 
-def test_format_1_has_one_field_whose_scan_reads_whole_vectors() -> None:
+def test_format_1_becomes_one_field_whose_scan_reads_full_vectors() -> None:
     manifest = parse_manifest(text(1), WHERE)
     assert list(manifest.fields) == ["image"]
     image = manifest.fields["image"]
@@ -62,7 +62,7 @@ def test_format_1_has_one_field_whose_scan_reads_whole_vectors() -> None:
         assert shard.engines == {"annoy": first["annoy"], "scan": first["vectors"]}
 
 
-def test_format_2_has_one_field_of_a_row_for_each_item() -> None:
+def test_format_2_becomes_one_field_with_a_row_for_each_item() -> None:
     old, manifest = parsed(2), parse_manifest(text(2), WHERE)
     image = manifest.fields["image"]
     assert (image.rows, image.dimensions, image.engine) == (old["items"], old["dimensions"], old["engine"])
@@ -80,7 +80,7 @@ def test_format_2_has_one_field_of_a_row_for_each_item() -> None:
 
 
 @FORMATS
-def test_what_an_old_manifest_lacks_is_named(number: int) -> None:
+def test_a_missing_key_in_an_old_manifest_is_named(number: int) -> None:
     for name in NAMES[number] + BOTH:
         value = parsed(number)
         del value[name]
@@ -124,7 +124,7 @@ _json = st.recursive(
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(data=st.data(), number=st.sampled_from([1, 2]), value=_json)
-def test_any_value_anywhere_in_an_old_manifest_is_read_or_refused(data: st.DataObject, number: int, value: Any) -> None:
+def test_any_value_in_an_old_manifest_is_read_or_refused(data: st.DataObject, number: int, value: Any) -> None:
     manifest: Any = parsed(number)
     place = manifest
     while True:
@@ -142,7 +142,7 @@ def test_any_value_anywhere_in_an_old_manifest_is_read_or_refused(data: st.DataO
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(number=st.sampled_from([1, 2]), share=st.floats(0, 0.999))
-def test_an_old_manifest_cut_off_is_damage(number: int, share: float) -> None:
+def test_a_truncated_old_manifest_is_corrupt(number: int, share: float) -> None:
     whole = text(number).rstrip()
     with pytest.raises(CorruptIndexError, match=WHERE):
         parse_manifest(whole[: int(share * len(whole))], WHERE)
@@ -180,7 +180,7 @@ def test_an_old_manifest_that_does_not_fit_its_files_is_refused(
 
 
 @FORMATS
-def test_a_format_of_tomorrow_is_no_damage(number: int) -> None:
+def test_a_future_format_is_not_reported_as_damage(number: int) -> None:
     value = parsed(number) | {"format_version": FORMAT_VERSION + 1}
     with pytest.raises(FormatVersionError, match="upgrade gifdex"):
         parse_manifest(json.dumps(value), WHERE)

@@ -21,7 +21,7 @@ DIMENSIONS = 16
 SENTENCE = "a cat playing the piano"
 
 
-def test_index_says_what_it_is(index: Index, version: Path) -> None:
+def test_an_index_describes_itself(index: Index, version: Path) -> None:
     assert (len(index), index.dimensions, len(index.ids)) == (700, DIMENSIONS, 700)
     assert repr(index) == f"<gifdex.Index {version} (700 items)>"
 
@@ -38,7 +38,7 @@ def test_threads_share_one_text_encoder(version: Path) -> None:
         assert len(set(pool.map(load, range(4)))) == 1
 
 
-def test_opened_index_outlives_its_version(
+def test_an_open_index_outlives_its_version(
     tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]
 ) -> None:
     old = make_version(tmp_path / "00000000000000aa", clustered(500, seed=1))
@@ -65,7 +65,7 @@ def test_opened_index_outlives_its_version(
         ({"name": "word-salad"}, "no text encoder 'word-salad'"),
     ],
 )
-def test_other_text_encoder_than_the_builds_is_refused(
+def test_another_text_encoder_than_the_builds_is_refused(
     tmp_path: Path, version: Path, facts: dict[str, str], message: str
 ) -> None:
     copy = shutil.copytree(version, tmp_path / version.name)
@@ -78,7 +78,7 @@ def test_other_text_encoder_than_the_builds_is_refused(
     assert opened.search(np.ones(DIMENSIONS))
 
 
-def test_path_may_be_a_string_or_the_versions_own_folder(version: Path) -> None:
+def test_the_path_may_be_a_string_or_a_versions_folder(version: Path) -> None:
     assert gifdex.open(str(version)).path == version
 
 
@@ -94,7 +94,7 @@ def test_path_may_be_a_string_or_the_versions_own_folder(version: Path) -> None:
         ("empty/unfinished", "holds neither CURRENT nor manifest.json"),
     ],
 )
-def test_path_without_an_index_says_what_is_there(tmp_path: Path, place: str, message: str) -> None:
+def test_a_path_without_an_index_is_an_error_that_says_what_is_there(tmp_path: Path, place: str, message: str) -> None:
     (tmp_path / "file").write_bytes(b"GIF89a")
     (tmp_path / "empty" / "unfinished").mkdir(parents=True)
     (tmp_path / "empty" / "unfinished" / "shard-00000.ann").write_bytes(b"\0" * 64)
@@ -102,7 +102,7 @@ def test_path_without_an_index_says_what_is_there(tmp_path: Path, place: str, me
         gifdex.open(tmp_path / place)
 
 
-def test_workspace_points_to_its_store(tmp_path: Path, version: Path) -> None:
+def test_opening_a_workspace_points_to_its_store(tmp_path: Path, version: Path) -> None:
     shutil.copytree(version, tmp_path / "index" / version.name)
     store.publish(tmp_path / "index", version.name)
     with pytest.raises(IndexNotFoundError, match=f"is a workspace, not an index store: use {tmp_path}/index"):

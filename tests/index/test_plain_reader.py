@@ -1,4 +1,4 @@
-"""What docs/index-format.md says is enough to read an index: a reader written from it finds what gifdex finds."""
+"""docs/index-format.md is enough to read an index: a reader written from it finds what gifdex finds."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def near(index: Index, count: int) -> FloatArray:
 
 
 def ask(store: Path, queries: FloatArray, folder: Path) -> tuple[subprocess.CompletedProcess[str], Any]:
-    """Answer queries by the plain reader in its own process; its second line has the modules of gifdex it knows."""
+    """Run the plain reader in a subprocess; its second line of output lists the gifdex modules it imported."""
     np.save(folder / "queries.npy", queries)
     command = [sys.executable, "-c", ASK, str(READER), str(store), str(folder / "queries.npy")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -72,7 +72,7 @@ def assert_same(found: Any, index: Index, queries: FloatArray) -> None:
     np.testing.assert_allclose([[score for _, score in answer] for answer in found], scores, rtol=0, atol=1e-12)
 
 
-def test_a_reader_without_gifdex_finds_the_same_by_the_same_trees(store: Path, tmp_path: Path) -> None:
+def test_a_reader_without_gifdex_finds_the_same_with_the_same_trees(store: Path, tmp_path: Path) -> None:
     index = gifdex.open(store)
     image = index.manifest.fields["image"]
     assert image.reduction is not None
@@ -87,7 +87,7 @@ def test_a_reader_without_gifdex_finds_the_same_by_the_same_trees(store: Path, t
     assert_same(found, index, queries)
 
 
-def test_the_reader_does_without_a_reduction_too(make_version: Any, clustered: Any, tmp_path: Path) -> None:
+def test_the_reader_works_without_a_reduction(make_version: Any, clustered: Any, tmp_path: Path) -> None:
     store = make_store(tmp_path / "index", make_version, clustered(3000, 32), (1600, 1400))
     index = gifdex.open(store)
     assert index.manifest.fields["image"].reduction is None
@@ -98,7 +98,7 @@ def test_the_reader_does_without_a_reduction_too(make_version: Any, clustered: A
     assert_same(lines[0], index, queries)
 
 
-def test_the_reader_gives_each_repost(make_version: Any, clustered: Any, tmp_path: Path) -> None:
+def test_the_reader_returns_each_repost(make_version: Any, clustered: Any, tmp_path: Path) -> None:
     vectors = clustered(3000, 32)
     vectors[1000:1400], vectors[2000:2300] = vectors[:400], vectors[100:400]
     store = make_store(tmp_path / "index", make_version, vectors, (1600, 1400))
@@ -112,7 +112,7 @@ def test_the_reader_gives_each_repost(make_version: Any, clustered: Any, tmp_pat
     assert {"gif-00100", "gif-01100", "gif-02000"} <= {key for key, _ in lines[0][25]}
 
 
-def test_the_reader_scores_all_of_a_small_index(make_version: Any, clustered: Any, tmp_path: Path) -> None:
+def test_the_reader_scores_every_row_of_a_small_index(make_version: Any, clustered: Any, tmp_path: Path) -> None:
     store = make_store(tmp_path / "index", make_version, clustered(90, 128), (1, 60, 29))
     index = gifdex.open(store)
     queries = near(index, 5)
@@ -121,7 +121,7 @@ def test_the_reader_scores_all_of_a_small_index(make_version: Any, clustered: An
     assert_same(lines[0], index, queries)
 
 
-def test_the_reader_refuses_what_the_page_says_to_refuse(store: Path, tmp_path: Path) -> None:
+def test_the_reader_refuses_what_the_documentation_says_to_refuse(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store, tmp_path / "index")
     manifest = tmp_path / "index" / "00000000000000cc" / "manifest.json"
     text = manifest.read_text()
@@ -137,13 +137,13 @@ def test_the_reader_refuses_what_the_page_says_to_refuse(store: Path, tmp_path: 
     assert "image-00001.ann is not of " in done.stderr
 
 
-def test_the_reader_is_short_and_names_no_gifdex_module() -> None:
+def test_the_reader_is_short_and_imports_no_gifdex_module() -> None:
     text = READER.read_text()
     assert len(text.splitlines()) <= 60
     assert re.findall(r"^(?:from|import) gifdex", text, re.MULTILINE) == []
 
 
-def test_the_example_on_the_page_answers_as_gifdex_does(store: Path, tmp_path: Path) -> None:
+def test_the_documented_example_answers_as_gifdex_does(store: Path, tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert "gifdex." not in example
     (tmp_path / "ws").mkdir()
@@ -158,7 +158,7 @@ def test_the_example_on_the_page_answers_as_gifdex_does(store: Path, tmp_path: P
 
 
 def walked(path: Path, query: FloatArray, items: int, metric: str, search_k: int) -> list[int]:
-    """Return the rows that Annoy's search comes to, by the page's words on nodes; `query` has f numbers."""
+    """Return the rows that Annoy's search visits, by the documented node layout; `query` has f numbers."""
     head = {"angular": 3, "euclidean": 4}[metric]
     words = np.fromfile(path, "<i4").reshape(-1, head + len(query))
     numbers = words.view("<f4")
@@ -167,10 +167,10 @@ def walked(path: Path, query: FloatArray, items: int, metric: str, search_k: int
         roots.append(roots[-1] - 1)
     if len(roots) > 1 and words[roots[-1], head - 2] == words[-1, head - 2]:
         roots.pop()
-    waiting = [(np.inf, root) for root in roots]
+    frontier = [(np.inf, root) for root in roots]
     found: list[int] = []
-    while waiting and len(found) < search_k:
-        priority, node = waiting.pop(waiting.index(max(waiting)))
+    while frontier and len(found) < search_k:
+        priority, node = frontier.pop(frontier.index(max(frontier)))
         descendants = words[node, 0]
         if node < items:
             assert descendants == 1
@@ -181,12 +181,12 @@ def walked(path: Path, query: FloatArray, items: int, metric: str, search_k: int
             side = float(numbers[node, head:] @ query) + (float(numbers[node, 1]) if metric == "euclidean" else 0.0)
             low, high = words[node, head - 2 : head].tolist()
             assert max(low, high) < node
-            waiting += [(min(priority, side), high), (min(priority, -side), low)]
+            frontier += [(min(priority, side), high), (min(priority, -side), low)]
     return sorted(set(found))
 
 
 @pytest.mark.parametrize("metric", ["angular", "euclidean"])
-def test_the_pages_words_on_annoys_bytes_lead_where_annoy_goes(
+def test_the_documented_layout_of_annoys_file_gives_annoys_answers(
     metric: str, make_version: Any, clustered: Any, tmp_path: Path
 ) -> None:
     from annoy import AnnoyIndex
@@ -210,7 +210,7 @@ def test_the_pages_words_on_annoys_bytes_lead_where_annoy_goes(
         np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-6)
 
 
-def test_the_pages_words_on_the_graph_fit_its_bytes_and_its_answers(
+def test_the_documented_graph_layout_matches_its_bytes_and_its_answers(
     make_version: Any, clustered: Any, tmp_path: Path
 ) -> None:
     items = 3000
@@ -230,7 +230,7 @@ def test_the_pages_words_on_the_graph_fit_its_bytes_and_its_answers(
     for slot, level in enumerate(levels):
         assert all(levels[link] >= at for at in range(level + 1) for link in graph.links(slot, at))
     scaled = np.rint(reduced * (np.float32(127) / np.abs(reduced).max())).astype(np.int8)
-    # The builder multiplies in blocks of other shapes, which may round a product to the other side.
+    # The build multiplies blocks of other shapes, so rounding may put a product on the other side.
     assert np.abs(graph.vectors.astype(int) - scaled[graph.keys]).max() <= 1
     assert (graph.vectors == scaled[graph.keys]).mean() > 0.999
 

@@ -1,4 +1,4 @@
-"""What a manifest says of sentences is what other sentences find, near copies or not."""
+"""The recall of sentences in a manifest holds for other sentences, with and without near copies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.index.conftest import VectorMaker, VersionMaker
 
 
 @pytest.mark.parametrize("copies", [1, 10])
-def test_other_sentences_find_what_the_manifest_says(
+def test_other_sentences_reach_the_recall_in_the_manifest(
     tmp_path: Path, make_version: VersionMaker, spectral: VectorMaker, copies: int
 ) -> None:
     random = np.random.default_rng(3)
@@ -32,6 +32,6 @@ def test_other_sentences_find_what_the_manifest_says(
         assert record.sentence_recall.queries == MAX_SENTENCES // max(1, step // 2)
         assert record.sentence_recall.at["10"] >= registry.kind(engine).tuning.target
         found = engine_recall(index.fusion(), sentences[MAX_SENTENCES:], asked=Asked(engine, batch=False))
-        # Near copies are found all or none, so a recall of half of the sentences is less exact.
+        # Either all near copies are found or none, so recall varies more between samples of sentences.
         error = 0.02 if step == 1 else 0.03
         assert found == pytest.approx(record.sentence_recall.at["10"], abs=error), engine

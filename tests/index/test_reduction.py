@@ -1,4 +1,4 @@
-"""The reduction: where it is fitted, and what of it is read back."""
+"""The reduction: when it is fitted, and how it is read back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gifdex.index import reduction
 from gifdex.schemas.errors import CorruptIndexError
 
 
-def test_reduction_is_fitted_where_the_spectrum_falls_and_nowhere_else(spectral: Callable[..., FloatArray]) -> None:
+def test_a_reduction_is_fitted_only_where_the_spectrum_falls(spectral: Callable[..., FloatArray]) -> None:
     random = np.random.default_rng(0)
     flat = random.standard_normal((2000, 128)).astype(np.float32)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
@@ -27,14 +27,16 @@ def test_reduction_is_fitted_where_the_spectrum_falls_and_nowhere_else(spectral:
     assert np.sum((spectral(2000, 256) @ found.leading(found.scanned)) ** 2) / 2000 >= 0.75
 
 
-def test_the_largest_number_of_each_direction_is_positive(spectral: Callable[..., FloatArray]) -> None:
+def test_the_largest_component_of_each_direction_is_positive(spectral: Callable[..., FloatArray]) -> None:
     found = reduction.fit(spectral(2000, 256))
     assert found is not None
     np.testing.assert_array_equal(found.directions.max(axis=0), np.abs(found.directions).max(axis=0))
 
 
-def test_reduction_comes_back_as_it_was_and_not_as_another(tmp_path: Path, spectral: Callable[..., FloatArray]) -> None:
-    assert reduction.fit(spectral(1000, 256)) is None  # too few to tell
+def test_a_reduction_is_read_back_exactly_and_only_with_the_right_dimensions(
+    tmp_path: Path, spectral: Callable[..., FloatArray]
+) -> None:
+    assert reduction.fit(spectral(1000, 256)) is None  # too few rows for a fit
     found = reduction.fit(spectral(1100, 256))
     assert found is not None
     found.save(tmp_path / "r.safetensors")
@@ -47,7 +49,7 @@ def test_reduction_comes_back_as_it_was_and_not_as_another(tmp_path: Path, spect
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30, 2.0, 0.0])
-def test_directions_that_are_not_of_length_one_are_refused(
+def test_directions_that_are_not_unit_vectors_are_refused(
     tmp_path: Path, spectral: Callable[..., FloatArray], value: float
 ) -> None:
     found = reduction.fit(spectral(1100, 256))

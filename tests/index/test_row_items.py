@@ -1,4 +1,4 @@
-"""The mapping from rows to items: what is written is read, and what leads elsewhere is refused."""
+"""The mapping from rows to items: it is read back as written, and invalid mappings are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def arrow(path: Path, lists: Any, kind: pa.DataType | None = None, column: str =
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(keys=KEYS)
-def test_equal_keys_share_a_row_and_none_has_none(keys: list[str | None]) -> None:
+def test_equal_keys_share_a_row_and_missing_keys_have_none(keys: list[str | None]) -> None:
     firsts, items = distinct_rows(keys)
     assert [keys[first] for first in firsts] == list(dict.fromkeys(key for key in keys if key is not None))
     assert [group.tolist() for group in items] == [
@@ -45,7 +45,7 @@ def test_equal_keys_share_a_row_and_none_has_none(keys: list[str | None]) -> Non
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(shards=st.lists(KEYS.filter(lambda keys: any(keys)), min_size=1, max_size=3), gap=st.integers(0, 2))
-def test_what_is_written_comes_back(
+def test_a_mapping_is_read_back_as_written(
     tmp_path_factory: pytest.TempPathFactory, shards: list[list[str | None]], gap: int
 ) -> None:
     folder = tmp_path_factory.mktemp("rows")
@@ -71,7 +71,7 @@ def test_what_is_written_comes_back(
     assert found.is_identity == (expected == [[item] for item in range(first)])
 
 
-def test_items_come_by_score_and_then_in_their_order() -> None:
+def test_items_are_ordered_by_score_then_number() -> None:
     mapping = RowItems(3, 7, np.array([0, 2, 3, 6]), np.array([1, 5, 2, 0, 3, 6]))
     rows, scores = np.array([2, 0, 1]), np.array([0.5, 0.5, 0.1])
     found, their = mapping.expand(rows, scores, 10)
@@ -84,7 +84,7 @@ def test_items_come_by_score_and_then_in_their_order() -> None:
     assert mapping.row_of.tolist() == [2, 0, 1, 2, -1, 0, 2]
 
 
-def test_no_file_says_that_row_i_is_item_i() -> None:
+def test_without_a_file_row_i_is_item_i() -> None:
     mapping = row_items.load(Path("nowhere"), [shard(0, 2, 2, None), shard(2, 1, 1, None)], 3)
     assert (mapping.is_identity, mapping.starts, mapping.row_of.tolist()) == (True, None, [0, 1, 2])
     gap = row_items.load(Path("nowhere"), [shard(0, 2, 2, None), shard(3, 1, 1, None)], 4)
@@ -105,13 +105,13 @@ def test_no_file_says_that_row_i_is_item_i() -> None:
         ([[0], [1, 1], [2]], "or one twice"),
     ],
 )
-def test_a_mapping_that_leads_elsewhere_is_refused(tmp_path: Path, lists: Any, message: str) -> None:
+def test_a_mapping_to_invalid_items_is_refused(tmp_path: Path, lists: Any, message: str) -> None:
     arrow(tmp_path / "r", lists)
     with pytest.raises(CorruptIndexError, match=message):
         row_items.load(tmp_path, [shard(0, 4, 3, "r")], 4)
 
 
-def test_an_item_of_two_shards_is_refused(tmp_path: Path) -> None:
+def test_an_item_in_two_shards_is_refused(tmp_path: Path) -> None:
     arrow(tmp_path / "a", [[0], [3]])
     arrow(tmp_path / "b", [[0], [1, 2]])
     with pytest.raises(CorruptIndexError, match="or one twice"):
@@ -130,7 +130,7 @@ def test_an_item_of_two_shards_is_refused(tmp_path: Path) -> None:
         ([[0], [1], [2]], None, "rows"),
     ],
 )
-def test_a_mapping_of_other_columns_is_refused(
+def test_a_mapping_with_other_columns_is_refused(
     tmp_path: Path, lists: Any, kind: pa.DataType | None, column: str
 ) -> None:
     arrow(tmp_path / "r", lists, kind, column)
@@ -139,7 +139,7 @@ def test_a_mapping_of_other_columns_is_refused(
 
 
 def layout(path: Path) -> tuple[bytes, int, int]:
-    """Return a mapping's bytes, and where its offsets and its items lie in them."""
+    """Return a mapping's bytes, and the positions of its offsets and its items in them."""
     data = path.read_bytes()
     with pa.OSFile(str(path)) as source:
         column = pa.ipc.open_file(source).read_all()["items"].chunk(0)
@@ -153,7 +153,7 @@ LISTS: Sequence[Sequence[int]] = [[1, 4], [0], [2, 5, 6]]
 
 @pytest.mark.parametrize("value", [-1, -(2**63), 2**62, 7, 3, 1])
 @pytest.mark.parametrize("place", range(len(LISTS) + 1))
-def test_an_offset_that_was_altered_is_refused(tmp_path: Path, place: int, value: int) -> None:
+def test_an_altered_offset_is_refused(tmp_path: Path, place: int, value: int) -> None:
     path = tmp_path / "r"
     row_items.write(path, [np.array(items) for items in LISTS])
     data, offsets, _ = layout(path)
@@ -164,7 +164,7 @@ def test_an_offset_that_was_altered_is_refused(tmp_path: Path, place: int, value
         found = row_items.load(tmp_path, [shard(0, 8, 3, "r")], 8)
     except CorruptIndexError:
         return
-    # Nothing but the hash tells where one row's items end and the next one's begin, or that there was an item more.
+    # Only the hash reveals a moved boundary between two rows' items, or a lost item.
     assert (place, value) in [(0, 1), (1, 1), (2, 3)]
     assert found.copies.sum() == 6 - (place == 0)
     assert found.covers_all is False
@@ -172,7 +172,7 @@ def test_an_offset_that_was_altered_is_refused(tmp_path: Path, place: int, value
 
 @pytest.mark.parametrize("value", [-1, -(2**63), 2**62, 8, 1])
 @pytest.mark.parametrize("place", range(1, 6))
-def test_an_item_that_was_altered_is_refused(tmp_path: Path, place: int, value: int) -> None:
+def test_an_altered_item_is_refused(tmp_path: Path, place: int, value: int) -> None:
     path = tmp_path / "r"
     row_items.write(path, [np.array(items) for items in LISTS])
     data, _, items = layout(path)
@@ -181,7 +181,7 @@ def test_an_item_that_was_altered_is_refused(tmp_path: Path, place: int, value: 
         row_items.load(tmp_path, [shard(0, 8, 3, "r")], 8)
 
 
-def test_a_mapping_cut_off_or_absent_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_or_missing_mapping_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r"
     row_items.write(path, [np.array(items) for items in LISTS])
     data = path.read_bytes()
@@ -196,7 +196,7 @@ def test_a_mapping_cut_off_or_absent_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(at=st.integers(0, 10**6), value=st.integers(0, 255))
-def test_any_altered_byte_is_refused_or_leads_to_items(
+def test_any_altered_byte_is_refused_or_gives_valid_items(
     tmp_path_factory: pytest.TempPathFactory, at: int, value: int
 ) -> None:
     path = tmp_path_factory.mktemp("rows") / "r"

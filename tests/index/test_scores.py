@@ -1,4 +1,4 @@
-"""The highest of many scores."""
+"""Selecting the highest of many scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gifdex.schemas.errors import CorruptIndexError
     share=st.floats(0.0, 0.999),
     distinct=st.sampled_from([1, 2, 5, 10**9]),
 )
-def test_highest_hold_the_highest_and_are_not_many_more(seed: int, n: int, share: float, distinct: int) -> None:
+def test_highest_contains_the_highest_scores_and_few_others(seed: int, n: int, share: float, distinct: int) -> None:
     random = np.random.default_rng(seed)
     scores = (random.integers(0, distinct, n) / distinct).astype(np.float32)
     count = max(1, int(share * n))
@@ -29,7 +29,7 @@ def test_highest_hold_the_highest_and_are_not_many_more(seed: int, n: int, share
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_scores_that_are_no_numbers_are_refused(value: float) -> None:
+def test_scores_that_are_nan_are_refused(value: float) -> None:
     scores = np.zeros(3000, np.float32)
     check_finite(scores)
     scores[1234] = value

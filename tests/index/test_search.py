@@ -47,14 +47,14 @@ def searcher(version: Path) -> Searcher:
 
 
 def searcher_of(folder: Path, vectors: FloatArray) -> Searcher:
-    """Write vectors as one shard and open it, for exact search alone."""
+    """Write vectors as one shard and open it for exact search."""
     folder.mkdir(exist_ok=True)
     write_rows(folder, "image", 0, vectors, [np.array([row]) for row in range(len(vectors))], len(vectors))
     return Searcher(open_shards(folder, one_shard(*vectors.shape)), {}, None)
 
 
 def ranks(searcher: Searcher, queries: FloatArray, rows: Rows) -> list[int]:
-    """Rank rows as a field of a row for each item ranks its items."""
+    """Rank rows as a field with one row for each item ranks its items."""
     rows_are_items = RowItems(searcher.rows, searcher.rows, None, None)
     dimensions = searcher.shards[0].vectors.dimensions
     field = Field(Path(), "image", one_shard(searcher.rows, dimensions), searcher, rows_are_items)
@@ -67,7 +67,7 @@ def ranks(searcher: Searcher, queries: FloatArray, rows: Rows) -> list[int]:
     scores=st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=40),
     k=st.integers(1, 50),
 )
-def test_best_are_the_first_of_a_stable_sort(scores: list[float], k: int) -> None:
+def test_best_equals_the_start_of_a_stable_sort(scores: list[float], k: int) -> None:
     rows, kept = best(np.arange(len(scores)) + 100, np.array(scores), k)
     expected = sorted(range(len(scores)), key=lambda row: -scores[row])[:k]
     assert rows.tolist() == [row + 100 for row in expected]
@@ -76,7 +76,7 @@ def test_best_are_the_first_of_a_stable_sort(scores: list[float], k: int) -> Non
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 60), k=st.integers(1, 70))
-def test_contenders_hold_the_best_whatever_the_rounding_of_their_scores(seed: int, n: int, k: int) -> None:
+def test_contenders_contain_the_best_despite_rounding_errors(seed: int, n: int, k: int) -> None:
     random = np.random.default_rng(seed)
     exact = np.round(random.uniform(-1, 1, n), 1)  # many ties
     rounded = (exact + random.uniform(-2e-6, 2e-6, n)).astype(np.float32)
@@ -87,7 +87,7 @@ def test_contenders_hold_the_best_whatever_the_rounding_of_their_scores(seed: in
     assert len(kept) == n or exact[kept].min() == exact[highest[-1]]
 
 
-def test_scores_are_those_of_the_rows_asked_for_across_shards(searcher: Searcher, vectors: FloatArray) -> None:
+def test_scores_belong_to_the_requested_rows_across_shards(searcher: Searcher, vectors: FloatArray) -> None:
     query = unit(np.random.default_rng(0).standard_normal((1, DIMENSIONS)))
     for rows in ([0], [299, 300], [549, 550, 699], [], list(range(700))):
         found, scores = searcher.scan_rows(query, np.array(rows, np.int64), 700)[0]
@@ -96,7 +96,7 @@ def test_scores_are_those_of_the_rows_asked_for_across_shards(searcher: Searcher
         assert (np.diff(scores) <= 0).all()
 
 
-def test_scores_do_not_depend_on_the_batch_or_the_way_they_are_found(searcher: Searcher) -> None:
+def test_scores_do_not_depend_on_the_batch_or_the_method(searcher: Searcher) -> None:
     queries = unit(np.random.default_rng(1).standard_normal((9, DIMENSIONS)))
     ways = [
         searcher.scan(queries, 700),
@@ -104,26 +104,24 @@ def test_scores_do_not_depend_on_the_batch_or_the_way_they_are_found(searcher: S
         *(searcher.search(queries, 700, engine, 700) for engine in ENGINES),
     ]
     for number in range(9):
-        alone = searcher.scan(queries[number : number + 1], 700)[0]
+        single = searcher.scan(queries[number : number + 1], 700)[0]
         for rows, scores in (way[number] for way in ways):
-            assert rows.tolist() == alone[0].tolist()
-            assert scores.tobytes() == alone[1].tobytes()
+            assert rows.tolist() == single[0].tolist()
+            assert scores.tobytes() == single[1].tobytes()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_scores_of_proposed_rows_are_those_of_a_scan(searcher: Searcher, engine: str) -> None:
+def test_proposed_rows_get_the_scores_of_a_scan(searcher: Searcher, engine: str) -> None:
     queries = unit(np.random.default_rng(1).standard_normal((9, DIMENSIONS)))
-    assert 2 * 3 * candidates_for(20, 10) < 700  # or everything would be scanned
+    assert 2 * 3 * candidates_for(20, 10) < 700  # otherwise everything would be scanned
     for query, (rows, scores) in zip(queries, searcher.search(queries, 10, engine, 20), strict=True):
         assert len(rows) == len(set(rows.tolist())) == 10
         exact = dict(zip(*(part.tolist() for part in searcher.scan(query[None], 700)[0]), strict=True))
         assert [exact[row] for row in rows.tolist()] == scores.tolist()
 
 
-def test_everything_is_scanned_where_the_candidates_of_all_shards_are_half_of_it(
-    version: Path, searcher: Searcher
-) -> None:
-    # Without their engines' files, these shards can only be scanned.
+def test_everything_is_scanned_when_the_candidates_are_half_of_the_rows(version: Path, searcher: Searcher) -> None:
+    # These shards have no engine files, so they can only be scanned.
     whole = record(version)
     shards = tuple(replace(shard, engines={"annoy": "absent.ann"}) for shard in whole.shards)
     opened = Searcher(open_shards(version, replace(whole, shards=shards)), searcher.engines, None)
@@ -135,7 +133,7 @@ def test_everything_is_scanned_where_the_candidates_of_all_shards_are_half_of_it
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_that_four_threads_ask_for_at_once_is_opened_once(
+def test_an_engine_requested_by_four_threads_at_once_is_opened_once(
     version: Path, searcher: Searcher, engine: str
 ) -> None:
     opened = [shard for _ in range(100) for shard in open_shards(version, record(version))]
@@ -152,20 +150,18 @@ def test_an_engine_that_four_threads_ask_for_at_once_is_opened_once(
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(4) as pool:
-            asked = list(pool.map(engines, range(4)))
+            opened_by_thread = list(pool.map(engines, range(4)))
     finally:
         sys.setswitchinterval(interval)
-    assert all(len({id(found) for found in same}) == 1 for same in zip(*asked, strict=True))
+    assert all(len({id(found) for found in same}) == 1 for same in zip(*opened_by_thread, strict=True))
 
 
-def test_candidates_grow_with_the_hits_and_are_never_fewer() -> None:
+def test_candidates_grow_with_k_and_are_never_fewer_than_k() -> None:
     assert [candidates_for(40, k) for k in (1, 10, 40, 1000)] == [40, 40, 80, 1500]
     assert [candidates_for(1, k) for k in (1, 3, 10)] == [1, 4, 15]
 
 
-def test_scan_answers_a_batch_of_more_scores_than_one_block_holds(
-    tmp_path: Path, clustered: Callable[..., FloatArray]
-) -> None:
+def test_scan_answers_a_batch_that_needs_several_blocks(tmp_path: Path, clustered: Callable[..., FloatArray]) -> None:
     vectors = clustered(20_000, dimensions=4)
     opened = searcher_of(tmp_path, vectors)
     queries = clustered(1000, dimensions=4, seed=1)
@@ -182,7 +178,7 @@ def test_vectors_at_crosses_shards(searcher: Searcher, vectors: FloatArray) -> N
     np.testing.assert_array_equal(searcher.vectors_at(rows), vectors[rows])
 
 
-def test_shards_lie_end_to_end_and_cannot_be_written(searcher: Searcher) -> None:
+def test_shards_are_consecutive_and_read_only(searcher: Searcher) -> None:
     assert [(shard.first, len(shard.vectors)) for shard in searcher.shards] == [(0, 300), (300, 250), (550, 150)]
     stored = [shard.vectors.at(slice(None)) for shard in searcher.shards]
     assert all(type(vectors) is np.ndarray and not vectors.flags.writeable for vectors in stored)
@@ -197,14 +193,14 @@ def test_rank_counts_the_items_that_score_higher(searcher: Searcher, vectors: Fl
 
 
 def test_equal_vectors_share_the_best_rank(tmp_path: Path) -> None:
-    # 33 dimensions and an odd count: here a matrix product gives equal rows unequal scores.
+    # With 33 dimensions and an odd count, a matrix product gives equal rows unequal scores.
     opened = searcher_of(tmp_path, np.repeat(unit(np.random.default_rng(4).standard_normal((3, 33))), 7, axis=0))
     for query in unit(np.random.default_rng(5).standard_normal((20, 33))):
         found = ranks(opened, np.tile(query, (21, 1)), np.arange(21))
         assert sorted(found) == [1] * 7 + [8] * 7 + [15] * 7
 
 
-def test_ranks_tell_scores_apart_that_float32_products_may_not(tmp_path: Path) -> None:
+def test_ranks_separate_scores_closer_than_float32_resolution(tmp_path: Path) -> None:
     angles = 0.5 + np.random.default_rng(8).permutation(30) * 1e-6
     stored = unit(np.stack([np.cos(angles), np.sin(angles), np.zeros(30)], axis=1))
     query = unit(np.array([1.0, 0.0, 0.0]))
@@ -214,7 +210,7 @@ def test_ranks_tell_scores_apart_that_float32_products_may_not(tmp_path: Path) -
     assert max(expected) > 10
 
 
-def test_recall_counts_what_scores_no_less_than_the_last_exact_hit() -> None:
+def test_recall_counts_hits_that_score_at_least_the_last_exact_hit() -> None:
     exact = [(np.array([4, 2]), np.array([0.9, 0.5])), (np.array([1, 0]), np.array([0.3, 0.1]))]
     assert recall(exact, exact) == 1.0
     ties = [(np.array([4, 7]), np.array([0.9, 0.5])), (np.array([1, 9]), np.array([0.3, 0.05]))]
@@ -226,7 +222,7 @@ def test_recall_counts_what_scores_no_less_than_the_last_exact_hit() -> None:
 @pytest.mark.parametrize(
     ("rows", "dimensions"), [(299, DIMENSIONS), (301, DIMENSIONS), (300, 8), (150, 2 * DIMENSIONS)]
 )
-def test_shard_of_another_shape_is_refused(version: Path, rows: int, dimensions: int) -> None:
+def test_a_shard_of_another_shape_is_refused(version: Path, rows: int, dimensions: int) -> None:
     with pytest.raises(CorruptIndexError, match=rf"float32 of shape \({rows}, {dimensions}\)"):
         open_shards(version, one_shard(rows, dimensions))
 
@@ -247,14 +243,14 @@ def test_vectors_of_another_type_are_refused(tmp_path: Path, stored: FloatArray)
         open_shards(tmp_path, one_shard(5, 3))
 
 
-def test_float16_is_no_float32_and_the_other_way_round(tmp_path: Path) -> None:
+def test_float16_is_refused_for_float32_and_vice_versa(tmp_path: Path) -> None:
     for dtype, other in (("float16", "float32"), ("float32", "float16")):
         np.save(tmp_path / NAME, np.ones((5, 3), dtype))
         with pytest.raises(CorruptIndexError, match=f"holds {dtype} of shape .* the manifest says {other}"):
             open_shards(tmp_path, one_shard(5, 3, other))
 
 
-def test_float16_vectors_of_any_length_are_scored_by_their_cosines() -> None:
+def test_float16_vectors_of_any_length_are_scored_by_cosine() -> None:
     random = np.random.default_rng(7)
     stored = (random.standard_normal((5000, 9)) * random.uniform(0.01, 900, (5000, 1))).astype(np.float16)
     stored[4321] = 0
@@ -276,7 +272,7 @@ def test_float16_vectors_of_any_length_are_scored_by_their_cosines() -> None:
             vectors.rescore(query[0], np.array(odd), 2)
 
 
-def test_vectors_that_lie_column_by_column_are_refused(tmp_path: Path) -> None:
+def test_vectors_in_column_order_are_refused(tmp_path: Path) -> None:
     stored = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
     path = tmp_path / NAME
     np.save(path, stored)
@@ -293,11 +289,11 @@ def test_pickled_vectors_are_never_loaded(tmp_path: Path) -> None:
         open_shards(tmp_path, one_shard(1, 1))
 
 
-def test_vectors_that_do_not_begin_at_a_multiple_of_their_size_are_refused(tmp_path: Path) -> None:
+def test_misaligned_vectors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / NAME
     np.save(path, np.full((5, 3), 0.25, np.float32))
     data = bytearray(path.read_bytes())
-    data[8] -= 1  # the header's length: numbers now begin where its last byte was
+    data[8] -= 1  # a shorter header: the numbers begin one byte early
     path.write_bytes(data[:127] + data[128:] + b"\0")
     with pytest.raises(CorruptIndexError, match="from a multiple of its size"):
         open_shards(tmp_path, one_shard(5, 3))

@@ -1,4 +1,4 @@
-"""Speeds are measured when they are asked for, and stand in no version."""
+"""Speeds are measured only on request, and no version contains them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_field_without_engines_has_none(
     assert min(speed for engines in found.values() for speed in engines.values()) > 0
 
 
-def test_inspect_measures_them_where_it_is_asked_to(reduced_version: Path) -> None:
+def test_inspect_measures_speeds_on_request(reduced_version: Path) -> None:
     before = (reduced_version / "manifest.json").read_bytes()
     runner = CliRunner()
     plain, measured = (runner.invoke(command, [str(reduced_version), "--json", *more]) for more in ([], ["--measure"]))

@@ -1,4 +1,4 @@
-"""Another engine takes one module and one call: build, manifest, checks, search, tuning and speed know it then."""
+"""A new engine takes one module and one call: build, manifest, checks, search, tuning and speed then include it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def version(tmp_path: Path, make_version: Callable[..., Path], seen: FloatArray)
     return make_version(tmp_path / "00000000000000aa", seen, SHARDS, engines={NAME: {}}, sentences=seen[::50])
 
 
-def test_it_is_built_verified_opened_and_asked(version: Path, spectral: Callable[..., FloatArray]) -> None:
+def test_it_is_built_verified_opened_and_searched(version: Path, spectral: Callable[..., FloatArray]) -> None:
     manifest = artifact.verify(version)
     image = manifest.fields["image"]
     assert set(image.engines) == {"annoy", "scan", NAME}
@@ -59,7 +59,7 @@ def test_it_is_built_verified_opened_and_asked(version: Path, spectral: Callable
     assert (toy.library, toy.metric, toy.dimensions) == ("numpy", "toy", image.reduction.dimensions)
     assert toy.recall is not None
     assert toy.recall >= 0.95
-    assert image.engine == NAME  # it is asked first whether it suits
+    assert image.engine == NAME  # the registry considers it first
     index = gifdex.open(version, verify=True)
     assert index.engine == NAME
     queries = spectral(60, seed=5)
@@ -94,7 +94,7 @@ def test_damage_to_its_file_is_found(version: Path) -> None:
         gifdex.open(version)
 
 
-def test_what_the_manifest_says_of_it_is_checked(version: Path, tmp_path: Path) -> None:
+def test_its_manifest_record_is_checked(version: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(version, tmp_path / "copy" / version.name)
     manifest = json.loads((copy / MANIFEST_NAME).read_text())
     manifest["fields"]["image"]["engines"][NAME]["metric"] = "ip"
@@ -103,14 +103,12 @@ def test_what_the_manifest_says_of_it_is_checked(version: Path, tmp_path: Path) 
         gifdex.open(copy)
 
 
-def test_a_parameter_that_it_does_not_have_is_refused(
-    tmp_path: Path, make_version: Callable[..., Path], seen: FloatArray
-) -> None:
+def test_an_unknown_parameter_is_refused(tmp_path: Path, make_version: Callable[..., Path], seen: FloatArray) -> None:
     with pytest.raises(ValueError, match="the engine toy has no parameter 'colour'"):
         make_version(tmp_path / "00000000000000bb", seen, engines={NAME: {"colour": 1}})
 
 
-def test_an_index_of_an_engine_that_is_not_registered_is_refused(version: Path) -> None:
+def test_an_index_with_an_unregistered_engine_is_refused(version: Path) -> None:
     registry.unregister(NAME)
     try:
         with pytest.raises(CorruptIndexError, match="the field 'image' has the engine 'toy'; expected some of hnsw"):
@@ -122,30 +120,30 @@ def test_an_index_of_an_engine_that_is_not_registered_is_refused(version: Path) 
         gifdex.open(version).search(np.ones(128), engine="hnsw")
 
 
-def test_an_engine_that_does_not_reach_its_target_with_few_candidates_is_not_the_default(
+def test_an_engine_that_needs_many_candidates_is_not_the_default(
     tmp_path: Path, make_version: Callable[..., Path], seen: FloatArray
 ) -> None:
     poor = make_version(tmp_path / "00000000000000bb", seen, SHARDS, engines={NAME: {"coordinates": 1}})
     image = artifact.read_manifest(poor).fields["image"]
-    assert 8 * 2 * image.engines[NAME].num_candidates > 3000  # it has to look at more than an eighth of the rows
+    assert 8 * 2 * image.engines[NAME].num_candidates > 3000  # it has to examine more than an eighth of the rows
     assert image.engines[NAME].recall is not None
     assert image.engine == "scan"
     assert len(gifdex.open(poor).search(np.ones(128), engine=NAME)) == 10
 
 
-def test_a_build_whose_engine_finds_too_little_is_refused_by_the_gate(
+def test_the_gate_refuses_a_build_whose_engine_finds_too_little(
     tmp_path: Path, make_version: Callable[..., Path], seen: FloatArray
 ) -> None:
     settings = GateSettings(min_recall=0.95)
     registry.unregister(NAME)
-    registry.register(ToyKind(target=0.1))  # content with little
+    registry.register(ToyKind(target=0.1))  # a low target
     bad = make_version(
         tmp_path / "store" / "00000000000000ee", seen, engines={NAME: {"coordinates": 8}}, sentences=seen[::50]
     )
     refusals = gate.check(tmp_path / "store", bad.name, RunSummary(items=3000), settings)
     assert [refusal.rule for refusal in refusals] == ["min_recall", "min_recall"]
-    for refusal, asked in zip(refusals, ("vectors", "sentences"), strict=True):
+    for refusal, queries in zip(refusals, ("vectors", "sentences"), strict=True):
         assert "recall@10 of the engine toy over the field image is " in refusal.reason
-        assert f" of {asked}, under 0.95" in refusal.reason
+        assert f" of {queries}, under 0.95" in refusal.reason
     good = make_version(tmp_path / "store" / "00000000000000ef", seen, sentences=seen[::50])
     assert gate.check(tmp_path / "store", good.name, RunSummary(items=3000), settings) == []

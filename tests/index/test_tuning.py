@@ -1,4 +1,4 @@
-"""What a build measures: recall of stored vectors and of sentences, and the candidates that reach the target."""
+"""What a build measures: recall with stored vectors and sentences, and the candidates that reach the target."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def record(index: Index, engine: str) -> EngineRecord:
 
 
 def recall_without_own(index: Index, engine: str, num_candidates: int, k: int) -> float:
-    """As the manifest's recall, by the public search alone: neighbours of stored vectors other than themselves."""
+    """Compute the manifest's recall with the public search: neighbours of stored vectors other than themselves."""
     rows = evenly_spaced(len(index), MAX_VECTORS)[:: registry.kind(engine).tuning.step]
     queries = searcher(index).vectors_at(rows)
     exact = index.search(queries, k + 1, exact=True)
@@ -48,7 +48,7 @@ def recall_without_own(index: Index, engine: str, num_candidates: int, k: int) -
 
 
 def measured(searcher: Searcher, engine: str, probe: Probe, num_candidates: int, k: int = 10) -> float:
-    """The recall at k of an engine, all queries of a kind asked at once."""
+    """The recall at k of an engine, with all queries of a probe in one batch."""
     count = candidates_for(num_candidates, k)
     found = searcher.search_among(probe.queries, k, engine, count, probe.without)
     return recall([(rows[:k], scores[:k]) for rows, scores in probe.exact], found)
@@ -59,8 +59,8 @@ def every(probe: Probe, step: int) -> Probe:
 
 
 @pytest.fixture(scope="module")
-def asked(spectral: Callable[..., FloatArray]) -> FloatArray:
-    """Sentence-like queries: of the same spectrum as `reduced_vectors`, near none of them."""
+def sentence_queries(spectral: Callable[..., FloatArray]) -> FloatArray:
+    """Sentence-like queries: the spectrum of `reduced_vectors`, but near none of them."""
     return spectral(MAX_SENTENCES + 200, seed=8)
 
 
@@ -69,15 +69,17 @@ def tuned(
     tmp_path_factory: pytest.TempPathFactory,
     make_version: Callable[..., Path],
     reduced_vectors: FloatArray,
-    asked: FloatArray,
+    sentence_queries: FloatArray,
 ) -> Index:
-    """A version of all engines whose build was given sentences."""
+    """A version with every engine, tuned with sentences."""
     folder = tmp_path_factory.mktemp("tuned") / "00000000000000ab"
-    return gifdex.open(make_version(folder, reduced_vectors, (2500, 1500), hnsw=True, sentences=asked[:MAX_SENTENCES]))
+    return gifdex.open(
+        make_version(folder, reduced_vectors, (2500, 1500), hnsw=True, sentences=sentence_queries[:MAX_SENTENCES])
+    )
 
 
 @EACH_ENGINE
-def test_recall_of_the_manifest_is_what_stored_vectors_find_of_each_other(reduced: Index, engine: str) -> None:
+def test_recall_in_the_manifest_is_what_stored_vectors_find(reduced: Index, engine: str) -> None:
     found, wanted = record(reduced, engine), registry.kind(engine).tuning
     assert found.vector_recall.at["10"] >= wanted.target
     assert found.vector_recall.queries == -(-MAX_VECTORS // wanted.step)
@@ -87,7 +89,7 @@ def test_recall_of_the_manifest_is_what_stored_vectors_find_of_each_other(reduce
 
 
 @EACH_ENGINE
-def test_default_candidates_are_the_least_of_the_ladder_that_reach_the_target(reduced: Index, engine: str) -> None:
+def test_default_candidates_are_the_fewest_that_reach_the_target(reduced: Index, engine: str) -> None:
     wanted, chosen = registry.kind(engine).tuning, record(reduced, engine).num_candidates
     probe = every(stored_vectors(searcher(reduced)), wanted.step)
     ladder = list(tuning._rising(4000))
@@ -99,17 +101,19 @@ def test_default_candidates_are_the_least_of_the_ladder_that_reach_the_target(re
 
 
 @EACH_ENGINE
-def test_recalls_of_a_manifest_can_be_measured_again(tuned: Index, engine: str, asked: FloatArray) -> None:
+def test_recalls_in_a_manifest_can_be_reproduced(tuned: Index, engine: str, sentence_queries: FloatArray) -> None:
     found, step = record(tuned, engine), registry.kind(engine).tuning.step
     vectors = every(stored_vectors(searcher(tuned)), step)
-    sentences = every(tuning.sentences(searcher(tuned), asked[:MAX_SENTENCES]), max(1, step // 2))
-    for probe, told in ((vectors, found.vector_recall), (sentences, found.sentence_recall)):
-        assert told is not None
-        assert told.queries == len(probe.queries)
-        assert told.at["10"] == pytest.approx(measured(searcher(tuned), engine, probe, found.num_candidates), abs=1e-4)
+    sentences = every(tuning.sentences(searcher(tuned), sentence_queries[:MAX_SENTENCES]), max(1, step // 2))
+    for probe, recorded in ((vectors, found.vector_recall), (sentences, found.sentence_recall)):
+        assert recorded is not None
+        assert recorded.queries == len(probe.queries)
+        assert recorded.at["10"] == pytest.approx(
+            measured(searcher(tuned), engine, probe, found.num_candidates), abs=1e-4
+        )
         hundred = measured(searcher(tuned), engine, every(probe, 4 * max(1, step // 2)), found.num_candidates, 100)
-        assert told.at["100"] == pytest.approx(hundred, abs=1e-4)
-        assert told.at["1"] >= told.at["10"] - 0.05
+        assert recorded.at["100"] == pytest.approx(hundred, abs=1e-4)
+        assert recorded.at["1"] >= recorded.at["10"] - 0.05
 
 
 @EACH_ENGINE
@@ -119,20 +123,22 @@ def test_with_sentences_both_recalls_reach_the_target(tuned: Index, reduced: Ind
     assert min(found.vector_recall.at["10"], found.sentence_recall.at["10"]) == found.recall
     assert found.recall is not None
     assert found.recall >= target
-    # Vectors alone are content with fewer.
+    # Stored vectors alone need no more.
     assert record(reduced, engine).num_candidates <= found.num_candidates
 
 
 @EACH_ENGINE
-def test_other_sentences_are_found_as_the_manifest_says(tuned: Index, engine: str, asked: FloatArray) -> None:
-    told = record(tuned, engine).sentence_recall
-    found = engine_recall(tuned.fusion(), asked[MAX_SENTENCES:], 10, Asked(engine))
-    assert told is not None
+def test_other_sentences_reach_the_recall_in_the_manifest(
+    tuned: Index, engine: str, sentence_queries: FloatArray
+) -> None:
+    recorded = record(tuned, engine).sentence_recall
+    found = engine_recall(tuned.fusion(), sentence_queries[MAX_SENTENCES:], 10, Asked(engine))
+    assert recorded is not None
     assert found >= 0.95
-    assert found == pytest.approx(told.at["10"], abs=0.025)
+    assert found == pytest.approx(recorded.at["10"], abs=0.025)
 
 
-def test_a_vector_that_asks_takes_no_candidates_place(reduced: Index) -> None:
+def test_a_stored_vector_as_query_does_not_count_as_its_own_candidate(reduced: Index) -> None:
     probe, rows = stored_vectors(searcher(reduced)), evenly_spaced(len(reduced), MAX_VECTORS)
     exact = searcher(reduced).scan(probe.queries, 11)
     assert probe.without is not None
@@ -151,7 +157,7 @@ def test_a_vector_that_asks_takes_no_candidates_place(reduced: Index) -> None:
 
 
 @EACH_ENGINE
-def test_a_row_is_left_out_in_its_own_shard_alone(reduced: Index, engine: str) -> None:
+def test_a_row_is_excluded_only_in_its_own_shard(reduced: Index, engine: str) -> None:
     rows = np.array([0, 2499, 2500, 3999])
     queries = searcher(reduced).vectors_at(rows)
     assert [shard_rows(shard, rows).tolist() for shard in searcher(reduced).shards] == [
@@ -175,7 +181,7 @@ def test_several_shards_need_no_more_candidates_than_one(
 ) -> None:
     vectors = spectral(4000)
     split = gifdex.open(make_version(tmp_path / "00000000000000ee", vectors, shards=(2000, 1300, 700), hnsw=True))
-    # By hand: the best ten others of each vector, among what the engine finds in all shards.
+    # By hand: each vector's ten best others, among the engine's candidates from all shards.
     found, shares = record(split, HNSW), []
     for row in evenly_spaced(4000, MAX_VECTORS).tolist():
         scores = vectors @ vectors[row]
@@ -185,7 +191,7 @@ def test_several_shards_need_no_more_candidates_than_one(
         hits, _ = searcher(split).search_among(vectors[row][None], 10, HNSW, found.num_candidates, own)[0]
         shares.append(len(best & set(hits.tolist())) / 10)
     assert np.mean(shares) >= registry.kind(HNSW).tuning.target - 0.01
-    # Three shards need not each find their own ten best.
+    # Each of the three shards need not find its own ten best.
     one = gifdex.open(make_version(tmp_path / "00000000000000ef", vectors[:2000], hnsw=True))
     assert found.num_candidates <= record(one, HNSW).num_candidates * 1.5
 
@@ -210,16 +216,18 @@ def test_near_copies_do_not_hide_each_other(
     assert engine_recall(index.fusion(), held_out) >= 0.95
 
 
-def test_several_small_shards_are_measured_as_they_answer(tmp_path: Path, make_version: Callable[..., Path]) -> None:
+def test_recall_of_several_small_shards_is_measured_as_they_answer(
+    tmp_path: Path, make_version: Callable[..., Path]
+) -> None:
     random = np.random.default_rng(5)
     vectors = unit(random.standard_normal((1000, 64)))
     opened = gifdex.open(make_version(tmp_path / "00000000000000ee", vectors, shards=(500, 500), hnsw=True))
     queries = unit(random.standard_normal((200, 64)))
-    # Were the other shard's 500 rows scanned, for they are few, the fewest candidates would do.
+    # If tuning scanned the other shard's 500 rows, the smallest number of candidates would seem enough.
     assert engine_recall(opened.fusion(), queries, 10, Asked(HNSW)) >= 0.985
 
 
-def test_a_vector_of_no_length_is_no_query(tmp_path: Path, make_version: Callable[..., Path]) -> None:
+def test_a_zero_vector_is_not_used_as_a_query(tmp_path: Path, make_version: Callable[..., Path]) -> None:
     vectors = np.vstack([np.zeros((1, 4), np.float32), unit(np.random.default_rng(0).standard_normal((599, 4)))])
     index = gifdex.open(make_version(tmp_path / "00000000000000ef", vectors, hnsw=True))
     assert record(index, ANNOY).vector_recall.queries == MAX_VECTORS // 4
@@ -230,23 +238,27 @@ def test_a_vector_of_no_length_is_no_query(tmp_path: Path, make_version: Callabl
         assert (found.vector_recall.queries, found.vector_recall.at, found.recall) == (0, {}, None)
 
 
-def test_tuning_keeps_all_but_what_it_measures(tuned: Index, asked: FloatArray) -> None:
+def test_tuning_again_changes_nothing_but_the_measurements(tuned: Index, sentence_queries: FloatArray) -> None:
     before = tuned.manifest.fields["image"].engines
-    again = tune(searcher(tuned), asked[:MAX_SENTENCES])
+    again = tune(searcher(tuned), sentence_queries[:MAX_SENTENCES])
     assert again == before
     assert all(record.sentence_recall is None for record in tune(searcher(tuned), None).values())
 
 
-def test_two_builds_choose_the_same_engine_and_tell_the_same_recall(
-    tmp_path: Path, make_version: Callable[..., Path], tuned: Index, reduced_vectors: FloatArray, asked: FloatArray
+def test_two_builds_choose_the_same_engine_and_record_the_same_recall(
+    tmp_path: Path,
+    make_version: Callable[..., Path],
+    tuned: Index,
+    reduced_vectors: FloatArray,
+    sentence_queries: FloatArray,
 ) -> None:
     again = make_version(
-        tmp_path / tuned.path.name, reduced_vectors, (2500, 1500), hnsw=True, sentences=asked[:MAX_SENTENCES]
+        tmp_path / tuned.path.name, reduced_vectors, (2500, 1500), hnsw=True, sentences=sentence_queries[:MAX_SENTENCES]
     )
     assert (again / MANIFEST_NAME).read_bytes() == (tuned.path / MANIFEST_NAME).read_bytes()
 
 
-def test_whole_vectors_get_more_trees_than_reduced_ones(
+def test_full_vectors_get_more_trees_than_reduced_ones(
     tmp_path: Path, make_version: Callable[..., Path], spectral: Callable[..., FloatArray]
 ) -> None:
     for dimensions, trees in ((128, 5), (64, 50)):

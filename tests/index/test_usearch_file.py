@@ -1,4 +1,4 @@
-"""Graphs of index format 2, in usearch's own file: they answer as those of today, and damage is refused."""
+"""Graphs of index format 2, in usearch's own file: they answer as current ones do, and damage is refused."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ METRIC_AT, INNER_PRODUCT = 13, 105  # in usearch's header
 
 @pytest.fixture(scope="module")
 def leading(spectral: Callable[..., FloatArray]) -> FloatArray:
-    """The first 16 of 64 dimensions of unit vectors: shorter than 1, of different lengths."""
+    """The first 16 of 64 dimensions of unit vectors, so their lengths differ and are below 1."""
     return np.ascontiguousarray(spectral(ITEMS, 64)[:, :DIMENSIONS])
 
 
 def usearch_graph(path: Path, vectors: FloatArray, metric: int = INNER_PRODUCT) -> Path:
-    """Write a graph as index format 2 had it: linked by squared distance, to be searched by inner product."""
+    """Write a graph as index format 2 did: linked by squared distance, searched by inner product."""
     bytes_ = quantized(vectors)
     order = insertion_order(bytes_)
     index = Index(ndim=bytes_.shape[1], metric="l2sq", dtype="i8", connectivity=4, expansion_add=32)
@@ -43,7 +43,7 @@ def put(path: Path, at: int, kind: str, value: int) -> None:
 
 
 @pytest.mark.parametrize(("items", "dimensions"), [(1, 3), (ITEMS, DIMENSIONS), (3000, 7)])
-def test_file_of_usearch_and_ours_give_the_same_candidates(
+def test_usearchs_file_and_ours_give_the_same_candidates(
     tmp_path: Path, clustered: Callable[..., FloatArray], items: int, dimensions: int
 ) -> None:
     vectors = clustered(items, dimensions)
@@ -65,18 +65,18 @@ def test_usearch_itself_finds_the_same(tmp_path: Path, leading: FloatArray) -> N
     bytes_ = quantized(leading)
     found = HnswEngine(tmp_path / "g.graph", ITEMS, DIMENSIONS).candidates(bytes_.astype(np.float32), 10)
     same = [theirs.search(query, 30).keys[:10].tolist() for query in bytes_]
-    # Ours rounds the query to 16 bits, so nodes of nearly the same product may change places on the way.
+    # Our search rounds the query to 16 bits, so nodes with nearly equal products may swap places.
     shares = [len(set(rows.tolist()) & set(others)) / 10 for rows, others in zip(found, same, strict=True)]
     assert np.mean(shares) > 0.98
     assert np.median(shares) == 1
 
 
-def test_file_linked_and_searched_by_distance_is_refused(tmp_path: Path, leading: FloatArray) -> None:
+def test_a_file_linked_and_searched_by_distance_is_refused(tmp_path: Path, leading: FloatArray) -> None:
     with pytest.raises(CorruptIndexError, match="is no graph of usearch's format 2 over bytes"):
         HnswEngine(usearch_graph(tmp_path / "g.usearch", leading, 101), ITEMS, DIMENSIONS)
 
 
-def test_absent_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptIndexError, match="No such file"):
         HnswEngine(tmp_path / "absent.usearch", ITEMS, DIMENSIONS)
 
@@ -94,7 +94,7 @@ def levels(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def walked(path: Path, queries: FloatArray) -> list[list[int]] | None:
-    """Return what a damaged graph gives for queries that lead to all of its nodes, None where it is refused."""
+    """Return a damaged graph's rows for queries that reach all of its nodes, or None where it is refused."""
     engine = HnswEngine(path, ITEMS, DIMENSIONS)
     try:
         return [rows.tolist() for rows in engine.candidates(queries, ITEMS)]
@@ -103,7 +103,7 @@ def walked(path: Path, queries: FloatArray) -> list[list[int]] | None:
 
 
 @pytest.mark.parametrize("upper", [False, True])
-def test_graphs_links_that_lead_out_of_it_are_not_followed(tmp_path: Path, leading: FloatArray, upper: bool) -> None:
+def test_links_outside_the_graph_are_not_followed(tmp_path: Path, leading: FloatArray, upper: bool) -> None:
     path = usearch_graph(tmp_path / "g.usearch", leading)
     intact = path.read_bytes()
     lowest = 8  # twice the connectivity
@@ -119,14 +119,14 @@ def test_graphs_links_that_lead_out_of_it_are_not_followed(tmp_path: Path, leadi
             found = walked(path, leading)
             tried, refused = tried + 1, refused + (found is None)
             assert all(0 <= row < ITEMS for rows in found or [] for row in rows)
-        if upper:  # to a node that does not reach so high: what is read there is another's links
+        if upper:  # to a node without that level: another node's links are read there
             path.write_bytes(intact)
             put(path, first + 4, "<I", min(low))
             assert all(0 <= row < ITEMS for rows in walked(path, leading) or [] for row in rows)
-    assert refused > (0.7 if upper else 0.9) * tried  # the others lie where no walk comes by
+    assert refused > (0.7 if upper else 0.9) * tried  # no search reaches the others
 
 
-def test_graph_whose_keys_are_not_its_rows_is_refused(tmp_path: Path, leading: FloatArray) -> None:
+def test_a_graph_whose_keys_are_not_its_rows_is_refused(tmp_path: Path, leading: FloatArray) -> None:
     path = usearch_graph(tmp_path / "g.usearch", leading)
     intact = path.read_bytes()
     _, first, _ = next(levels(intact))
@@ -136,7 +136,7 @@ def test_graph_whose_keys_are_not_its_rows_is_refused(tmp_path: Path, leading: F
         assert walked(path, leading) is None
 
 
-def test_graph_cut_off_anywhere_or_of_another_shape_is_refused(tmp_path: Path, leading: FloatArray) -> None:
+def test_a_truncated_graph_or_one_of_another_shape_is_refused(tmp_path: Path, leading: FloatArray) -> None:
     path = usearch_graph(tmp_path / "g.usearch", leading)
     intact = path.read_bytes()
     for size in [0, 1, 7, 8, *range(100, len(intact), len(intact) // 40), len(intact) - 1]:
@@ -155,7 +155,7 @@ def test_graph_cut_off_anywhere_or_of_another_shape_is_refused(tmp_path: Path, l
             HnswEngine(path, items, dimensions)
 
 
-def test_every_byte_of_a_graphs_header_counts_or_changes_no_answer(tmp_path: Path, leading: FloatArray) -> None:
+def test_every_altered_byte_of_the_header_is_refused_or_changes_no_answer(tmp_path: Path, leading: FloatArray) -> None:
     path = usearch_graph(tmp_path / "g.usearch", leading)
     intact = path.read_bytes()
     expected = [rows.tolist() for rows in HnswEngine(path, ITEMS, DIMENSIONS).candidates(leading[:20], 10)]

@@ -1,6 +1,6 @@
-"""An engine in one module, as someone outside of gifdex writes it: a scan of one coordinate less, in a file of its own.
+"""An engine in one module, as a third party would write it: a scan of some coordinates, with its own file.
 
-`registry.register(ToyKind())` adds it; nothing else knows it.
+`registry.register(ToyKind())` adds it; no other code names it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAME = "toy"
 
 
 class ToyEngine:
-    """Proposes the rows of highest product over the first `coordinates` of the vectors."""
+    """Proposes the rows with the highest products over the first `coordinates` of the vectors."""
 
     def __init__(self, vectors: FloatArray, coordinates: int) -> None:
         self._vectors = vectors[:, :coordinates]
@@ -37,7 +37,7 @@ class ToyEngine:
 
 
 class ToyKind:
-    """See EngineKind; the one parameter is how many coordinates it looks at, 0 for all."""
+    """See EngineKind; its one parameter is the number of coordinates to use, 0 for all."""
 
     name = NAME
     package = "numpy"
@@ -47,14 +47,14 @@ class ToyKind:
         self.tuning = Tuning(target)
 
     def require(self) -> None:
-        """See EngineKind: it needs numpy alone."""
+        """See EngineKind: numpy is all it needs."""
 
     def describe(self, shape: Shape, parameters: Mapping[str, int]) -> EngineRecord:
         """See EngineKind."""
         if unknown := set(parameters) - {"coordinates"}:
             raise ValueError(f"the engine {NAME} has no parameter {min(unknown)!r}; expected coordinates")
-        told = {"coordinates": 0} | dict(parameters)
-        return EngineRecord("numpy", np.__version__, "toy", shape.kept, told, 0, RecallRecord(0, {}), None)
+        merged = {"coordinates": 0} | dict(parameters)
+        return EngineRecord("numpy", np.__version__, "toy", shape.kept, merged, 0, RecallRecord(0, {}), None)
 
     def file(self, stem: str, reduced: bool) -> str:
         """See EngineKind."""

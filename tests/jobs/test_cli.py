@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, real files."""
+"""The command line as users see it: real processes, real files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Built:
         return path
 
     def start(self, workspace: Path) -> Path:
-        """Fill a new workspace with what this one has computed, so that a build there has only the rest to do."""
+        """Copy this workspace's features and projection to a new one, so that a build there computes only the rest."""
         for name in ("features", "projections"):
             shutil.copytree(self.workspace / name, workspace / name)
         return workspace
@@ -73,7 +73,7 @@ def test_build_prints_one_json_object_and_only_progress_on_stderr(built: Built) 
     assert "WARNING" not in built.process.stderr
 
 
-def test_build_again_encodes_nothing_and_says_so(built: Built) -> None:
+def test_a_second_build_encodes_nothing_and_says_so(built: Built) -> None:
     before = {path.name: path.read_bytes() for path in built.store.rglob("*") if path.is_file()}
     again = run("build", built.corpus, "--workspace", built.workspace)
     assert again.returncode == 0, again.stderr
@@ -84,7 +84,7 @@ def test_build_again_encodes_nothing_and_says_so(built: Built) -> None:
     assert {path.name: path.read_bytes() for path in built.store.rglob("*") if path.is_file()} == before
 
 
-def test_a_folder_of_all_formats_gives_an_item_each_and_a_reject_for_what_is_none(built: Built, tmp_path: Path) -> None:
+def test_a_folder_of_all_formats_gives_an_item_each_and_rejects_other_files(built: Built, tmp_path: Path) -> None:
     gifs = tmp_path / "gifs"
     gifs.mkdir()
     shutil.copy(built.corpus / "cat-pan.gif", gifs / "a.gif")
@@ -110,7 +110,7 @@ def test_a_folder_of_all_formats_gives_an_item_each_and_a_reject_for_what_is_non
     assert all(hit["score"] > 0.15 for hit in hits)
 
 
-def test_what_looks_like_markup_is_printed_as_it_is(built: Built, tmp_path: Path) -> None:
+def test_text_that_looks_like_markup_is_printed_unchanged(built: Built, tmp_path: Path) -> None:
     gifs = tmp_path / "[gifs]"
     (gifs / "[red]cat[").mkdir(parents=True)
     shutil.copy(built.corpus / "cat-pan.gif", gifs / "[red]cat[" / "bad] :smile:.gif")
@@ -140,7 +140,7 @@ def test_search_prints_a_table_best_first(built: Built) -> None:
     assert first.split()[2] == "deep/rocket-zoom"
 
 
-def test_evaluate_prints_every_measure_and_names_absent_ids(built: Built, tmp_path: Path) -> None:
+def test_evaluate_prints_every_measure_and_names_missing_ids(built: Built, tmp_path: Path) -> None:
     captions = tmp_path / "captions.jsonl"
     rows = [("cat-pan", "a cat"), ("coffee-pan", "a cup of coffee"), ("flower-zoom", "a flower"), ("nowhere", "x")]
     captions.write_text("".join(json.dumps({"id": key, "caption": text}) + "\n" for key, text in rows))
@@ -166,7 +166,7 @@ def test_evaluate_prints_every_measure_and_names_absent_ids(built: Built, tmp_pa
         ('{"id": "nowhere", "caption": "x"}', "nowhere"),
     ],
 )
-def test_captions_that_cannot_be_used_get_one_sentence(built: Built, tmp_path: Path, line: str, complaint: str) -> None:
+def test_invalid_captions_give_one_sentence(built: Built, tmp_path: Path, line: str, complaint: str) -> None:
     captions = tmp_path / "captions.jsonl"
     captions.write_text(line + "\n")
     done = run("evaluate", built.store, "--captions", captions)
@@ -185,7 +185,7 @@ def test_inspect_shows_the_manifest(built: Built) -> None:
     assert "use-multilingual" in text
 
 
-def test_verify_passes_a_whole_index_and_names_the_altered_file(built: Built, tmp_path: Path) -> None:
+def test_verify_accepts_an_intact_index_and_names_an_altered_file(built: Built, tmp_path: Path) -> None:
     copy = tmp_path / "store"
     shutil.copytree(built.store, copy)
     assert run("verify", copy).returncode == 0
@@ -231,7 +231,7 @@ def test_build_with_a_graph_and_shards_from_a_catalog_answers_with_filters(built
     assert len(ids()) == len(IDS)
     assert ids("--where", "tag=animal") == ["cat-pan"]
     assert set(ids("--where", "tag=thing")) == set(IDS) - {"cat-pan"}
-    assert set(ids("--where", "length=11")) == {"flower-zoom"}  # which a CSV has as text
+    assert set(ids("--where", "length=11")) == {"flower-zoom"}  # a CSV has it as text
     assert set(ids("--where", "length=[7, 11]", "--where", "tag=animal")) == {"cat-pan"}
     assert ids("--where", "caption=null", "-k", "1") == ["cat-pan"]
     assert ids("--where", 'id=["cat-pan", "none"]', "--engine", "hnsw", "--num-candidates", "3") == ["cat-pan"]
@@ -244,7 +244,7 @@ def test_build_with_a_graph_and_shards_from_a_catalog_answers_with_filters(built
     assert run("build", catalog, "--workspace", tmp_path / "other", "--shards", "none").returncode == 2
 
 
-def test_rejects_table_gives_the_reason(built: Built) -> None:
+def test_the_rejects_table_gives_reasons(built: Built) -> None:
     (path,) = built.workspace.glob("builds/*/rejects/*.parquet")
     (row,) = pq.read_table(path, partitioning=None).to_pylist()
     assert (row["id"], row["stage"], row["error"]) == ("broken", "encode", "DecodeError")
@@ -271,7 +271,7 @@ def test_rejects_table_gives_the_reason(built: Built) -> None:
         (["frobnicate"], 2, "frobnicate"),
     ],
 )
-def test_mistakes_get_a_sentence_and_an_exit_code(
+def test_mistakes_give_a_sentence_and_an_exit_code(
     tmp_path: Path, arguments: list[str], code: int, complaint: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -289,7 +289,7 @@ def test_empty_sentence_is_a_mistake(built: Built) -> None:
     assert "empty" in done.stderr
 
 
-def test_second_build_in_a_workspace_exits_75_and_names_the_holder(built: Built) -> None:
+def test_a_second_build_in_a_busy_workspace_exits_with_75_and_names_the_holder(built: Built) -> None:
     with (built.workspace / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = run("build", built.corpus, "--workspace", built.workspace)
@@ -302,7 +302,7 @@ def test_ctrl_c_while_encoding_ends_with_a_sentence_and_loses_nothing(built: Bui
     for number, path in enumerate(sorted(built.corpus.rglob("*.gif")) * 12):
         target = corpus / f"{number}.gif"
         target.parent.mkdir(exist_ok=True)
-        target.write_bytes(path.read_bytes() + bytes([number]))  # bytes after the trailer: another GIF of the same look
+        target.write_bytes(path.read_bytes() + bytes([number]))  # a byte after the trailer: another GIF to encode
     options = ["--workspace", tmp_path / "ws", "--frames", "2", "--projection", built.projection]
     command = [sys.executable, "-m", "gifdex", "build", str(corpus), *map(str, options)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -319,7 +319,7 @@ def test_ctrl_c_while_encoding_ends_with_a_sentence_and_loses_nothing(built: Bui
     assert again["tried"] + again["reused"] == 60
 
 
-def test_closed_pipe_ends_without_a_word(built: Built) -> None:
+def test_a_closed_pipe_ends_the_command_silently(built: Built) -> None:
     command = f"{sys.executable} -m gifdex search {built.store} cat --json | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""

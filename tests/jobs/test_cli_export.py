@@ -1,4 +1,4 @@
-"""`gifdex export` as a user meets it."""
+"""`gifdex export` as users see it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(*arguments: str | Path, cwd: Path | None = None) -> commands.Finished:
     return commands.run("export", *arguments, cwd=cwd)
 
 
-def test_a_store_becomes_plain_files_and_one_line_says_so(store: Path, tmp_path: Path) -> None:
+def test_a_store_is_exported_to_plain_files_and_one_line_says_so(store: Path, tmp_path: Path) -> None:
     done = run(store, "out", "--format", "npy", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{tmp_path / 'out'} has 60 items as npy: items.jsonl, vectors.npy, ")
@@ -43,9 +43,9 @@ def test_json_is_one_object_on_stdout(store: Path, tmp_path: Path) -> None:
     done = run(store, tmp_path / "out", "--format", "annoy", "--trees", "3", "--json")
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
-    told = json.loads(line)
+    result = json.loads(line)
     files = {name: (tmp_path / "out" / name).stat().st_size for name in ("items.jsonl", "vectors.ann")}
-    assert told == {
+    assert result == {
         "path": str(tmp_path / "out"),
         "format": "annoy",
         "build_id": GOLDEN.name,
@@ -70,7 +70,7 @@ def test_a_second_export_needs_force(store: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "vectors.parquet").is_file()
 
 
-def test_altered_bytes_are_refused_before_anything_is_written(store: Path, tmp_path: Path) -> None:
+def test_altered_bytes_are_refused_before_writing_anything(store: Path, tmp_path: Path) -> None:
     path = store / GOLDEN.name / "shard-00001.vectors.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     refused = run(store, tmp_path / "out", "--format", "faiss")
@@ -80,7 +80,7 @@ def test_altered_bytes_are_refused_before_anything_is_written(store: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--format", "npy", "--trees", "5"], "--trees is for the format annoy; the format is npy: leave it out"),
         (["--format", "hdf5"], "'hdf5' is not one of 'annoy', 'npy', 'parquet', 'usearch', 'faiss'"),
@@ -88,10 +88,10 @@ def test_altered_bytes_are_refused_before_anything_is_written(store: Path, tmp_p
         ([], "Missing option '--format'"),
     ],
 )
-def test_usage_errors_exit_with_2(arguments: list[str], said: str, store: Path, tmp_path: Path) -> None:
+def test_usage_errors_exit_with_2(arguments: list[str], message: str, store: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(gifdex, ["export", str(store), str(tmp_path / "out"), *arguments])
     assert done.exit_code == 2
-    assert said in done.output
+    assert message in done.output
     assert not (tmp_path / "out").exists()
 
 
@@ -111,5 +111,5 @@ def test_help_has_examples_and_names_every_format_and_file() -> None:
         assert name in done.output
 
 
-def test_the_command_and_the_module_know_the_same_formats_and_trees() -> None:
+def test_the_command_and_the_module_agree_on_formats_and_trees() -> None:
     assert (job.FORMATS, job.TREES) == (exports.FORMATS, exports.TREES)

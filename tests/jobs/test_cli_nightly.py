@@ -1,4 +1,4 @@
-"""`gifdex nightly` and its kin as a scheduler meets them: real processes, exit codes, files."""
+"""`gifdex nightly` and related commands as a scheduler sees them: real processes, exit codes, files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_gif(path: Path, seed: int) -> None:
 
 @dataclass(frozen=True)
 class Site:
-    """A folder with gifdex.toml, a corpus of four GIFs, and a workspace that one night has filled."""
+    """A folder with gifdex.toml, a corpus of four GIFs, and the workspace after one night."""
 
     root: Path
     process: subprocess.CompletedProcess[str]
@@ -57,7 +57,7 @@ def metric(path: Path, name: str) -> float:
     return float(line.split()[1])
 
 
-def test_a_night_publishes_and_tells_machines_everything(site: Site) -> None:
+def test_a_night_publishes_and_reports_everything_in_machine_readable_form(site: Site) -> None:
     summary = json.loads(site.process.stdout)
     assert (summary["outcome"], summary["items"], summary["encoded"]) == ("published", 4, 4)
     assert set(summary["seconds"]) == {"scan", "projection", "encode", "index", "gate", "prune"}
@@ -72,7 +72,7 @@ def test_a_night_publishes_and_tells_machines_everything(site: Site) -> None:
     assert stats["outcome"] == "published"
 
 
-def test_a_dry_run_tells_what_would_be_done_and_does_nothing(site: Site) -> None:
+def test_a_dry_run_prints_the_plan_and_does_nothing(site: Site) -> None:
     write_gif(site.root / "gifs" / "g9.gif", 9)
     before = sorted(path for path in (site.root / "ws").rglob("*.parquet") if "scan" not in path.parts)
     try:
@@ -85,7 +85,7 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(site: Site) -> None
     assert sorted(path for path in (site.root / "ws").rglob("*.parquet") if "scan" not in path.parts) == before
 
 
-def test_a_refusal_exits_with_3_and_a_flag_counts_more_than_the_file(site: Site) -> None:
+def test_a_refusal_exits_with_3_and_an_option_overrides_the_file(site: Site) -> None:
     before = (site.store / "CURRENT").read_text()
     (site.root / "gifs" / "bad.gif").write_text("no GIF")
     (site.root / "gifs" / "worse.gif").write_text("no GIF either")
@@ -107,14 +107,14 @@ def test_a_refusal_exits_with_3_and_a_flag_counts_more_than_the_file(site: Site)
     finally:
         (site.root / "gifs" / "bad.gif").unlink()
         (site.root / "gifs" / "worse.gif").unlink()
-    # The items are the same, and so is the version.
+    # The items are unchanged, so the version is, too.
     assert (site.store / "CURRENT").read_text() == before
 
 
 def test_a_failure_exits_with_1_and_keeps_the_last_success(site: Site) -> None:
     metrics = site.root / "g.prom"
-    told = json.loads((site.root / "ws" / "status.json").read_text())["last_success"]
-    success = datetime.fromisoformat(told).timestamp()
+    last_success = json.loads((site.root / "ws" / "status.json").read_text())["last_success"]
+    success = datetime.fromisoformat(last_success).timestamp()
     process = site.night("--corpus", site.root / "absent", "--metrics", metrics)
     assert process.returncode == 1
     assert f"gifdex: the corpus {site.root / 'absent'} does not exist" in process.stderr
@@ -123,7 +123,7 @@ def test_a_failure_exits_with_1_and_keeps_the_last_success(site: Site) -> None:
     assert metric(metrics, "gifdex_last_success_timestamp_seconds") == success
 
 
-def test_of_two_runs_at_once_one_works_and_the_other_exits_with_75_within_seconds(site: Site) -> None:
+def test_of_two_simultaneous_runs_one_works_and_the_other_exits_with_75_within_seconds(site: Site) -> None:
     holder = (
         "import sys, time; from pathlib import Path; from gifdex.pipeline.workspace import Workspace\n"
         f"with Workspace(Path({str(site.root / 'ws')!r})).locked(): print('held', flush=True); sys.stdin.read()"
@@ -137,7 +137,7 @@ def test_of_two_runs_at_once_one_works_and_the_other_exits_with_75_within_second
     (line,) = map(json.loads, busy.stderr.splitlines())
     assert (line["event"], line["error"], line["exit_code"]) == ("failed", "WorkspaceBusyError", 75)
     assert f"another run holds the workspace {site.root / 'ws'} (process {process.pid} on" in line["message"]
-    process.kill()  # a dead holder holds nothing
+    process.kill()  # a dead process no longer holds the workspace
     process.communicate()
     assert site.night().returncode == 0
 
@@ -168,7 +168,7 @@ def test_of_two_runs_at_once_one_works_and_the_other_exits_with_75_within_second
         ("corpus = 'gifs'", "no workspace is given"),
     ],
 )
-def test_a_mistake_in_the_file_is_one_sentence_and_exit_code_2(tmp_path: Path, text: str, message: str) -> None:
+def test_a_mistake_in_the_file_gives_one_sentence_and_exit_code_2(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "g.toml"
     path.write_text(text)
     process = run("nightly", path)
@@ -177,7 +177,7 @@ def test_a_mistake_in_the_file_is_one_sentence_and_exit_code_2(tmp_path: Path, t
     assert "Traceback" not in process.stderr
 
 
-def test_no_file_and_a_file_that_is_there_are_said(tmp_path: Path) -> None:
+def test_a_missing_file_and_an_existing_file_for_init_are_errors(tmp_path: Path) -> None:
     absent = run("nightly", tmp_path / "absent.toml")
     assert absent.returncode == 2
     assert f"there is no file {tmp_path / 'absent.toml'}: gifdex nightly --init" in absent.stderr
@@ -187,9 +187,9 @@ def test_no_file_and_a_file_that_is_there_are_said(tmp_path: Path) -> None:
     assert (tmp_path / "g.toml").read_text() == "mine"
 
 
-def test_versions_publish_rollback_and_prune(site: Site) -> None:
+def test_versions_publish_rollback_and_prune_work_together(site: Site) -> None:
     first = (site.store / "CURRENT").read_text().strip()
-    shutil.copy(site.root / "gifs" / "g0.gif", site.root / "gifs" / "g7.gif")  # another item, nothing to encode
+    shutil.copy(site.root / "gifs" / "g0.gif", site.root / "gifs" / "g7.gif")  # another item, but nothing to encode
     assert site.night().returncode == 0
     second = (site.store / "CURRENT").read_text().strip()
     (site.root / "gifs" / "g7.gif").unlink()
@@ -203,7 +203,7 @@ def test_versions_publish_rollback_and_prune(site: Site) -> None:
     there = run("publish", site.store, second, "--json")
     assert json.loads(there.stdout) == {"store": str(site.store), "published": second, "previous": first}
     pruned = run("prune", site.store, "--keep", "1", "--json")
-    assert json.loads(pruned.stdout)["versions"] == []  # both were current within the hour
+    assert json.loads(pruned.stdout)["versions"] == []  # both were current within the last hour
     for arguments, message in (
         (("publish", site.store, "0" * 16), "has no finished version 0000000000000000"),
         (("publish", site.store, "../x"), "has no finished version ../x"),
@@ -230,7 +230,7 @@ def test_a_damaged_version_is_not_published(site: Site) -> None:
     assert "items.arrow has SHA-256" in process.stderr
 
 
-def test_an_option_takes_back_what_the_file_says(site: Site, tmp_path: Path) -> None:
+def test_an_option_overrides_the_file(site: Site, tmp_path: Path) -> None:
     path = tmp_path / "gifdex.toml"
     corpus, workspace = json.dumps(str(site.root / "gifs")), json.dumps(str(site.root / "ws"))
     path.write_text(f"corpus = {corpus}\nworkspace = {workspace}\nstrict = true\n[report]\nlog_json = true\n")
@@ -241,13 +241,13 @@ def test_an_option_takes_back_what_the_file_says(site: Site, tmp_path: Path) -> 
     assert (quiet.returncode, '"event"' in quiet.stderr) == (0, False)
 
 
-def test_a_folder_for_the_metrics_that_is_not_there_is_said_before_the_run(site: Site) -> None:
+def test_a_missing_metrics_folder_is_reported_before_the_run(site: Site) -> None:
     process = site.night("--metrics", site.root / "absent" / "g.prom")
     assert process.returncode == 2
     assert f"there is no folder {site.root}/absent for the metrics" in process.stderr
 
 
-def test_metrics_that_cannot_be_written_hide_no_other_error(site: Site) -> None:
+def test_a_failure_to_write_metrics_hides_no_other_error(site: Site) -> None:
     (site.root / "taken").mkdir(exist_ok=True)
     process = site.night("--corpus", site.root / "absent", "--metrics", site.root / "taken")
     assert process.returncode == 1
@@ -258,7 +258,7 @@ def test_metrics_that_cannot_be_written_hide_no_other_error(site: Site) -> None:
     assert "Traceback" not in good.stderr + process.stderr
 
 
-def test_every_line_of_a_json_log_is_json_also_of_mistakes(site: Site, tmp_path: Path) -> None:
+def test_every_line_of_a_json_log_is_json_even_for_mistakes(site: Site, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[report]\nlog_json = true\n[gate]\nmin_recal = 1\n")
     for arguments, code in (
         (("nightly", tmp_path / "bad.toml", "--log-json"), 2),
@@ -271,22 +271,22 @@ def test_every_line_of_a_json_log_is_json_also_of_mistakes(site: Site, tmp_path:
         assert all(json.loads(line)["event"] for line in process.stderr.splitlines())
 
 
-def test_beams_options_need_no_file(site: Site) -> None:
+def test_beam_options_need_no_file(site: Site) -> None:
     process = run("nightly", "--corpus", site.root / "gifs", "--workspace", site.root / "ws", "--", "--nonsense=1")
     assert process.returncode == 2
     assert "Beam does not know --nonsense" in process.stderr
 
 
-def test_a_file_beside_the_configuration_is_found_from_anywhere(tmp_path: Path) -> None:
+def test_a_path_in_the_configuration_is_relative_to_its_file(tmp_path: Path) -> None:
     (tmp_path / "gifs").mkdir()
     path = tmp_path / "gifdex.toml"
     path.write_text("corpus = 'gifs'\nworkspace = 'ws'\n[index]\ntext_encoder = 'glove:vectors.txt'\n")
     process = run("nightly", path, cwd=Path("/"))
     assert process.returncode == 1
-    assert f"{tmp_path}/vectors.txt" in process.stderr  # which is not there
+    assert f"{tmp_path}/vectors.txt" in process.stderr  # it does not exist
 
 
-def test_versions_shows_one_that_is_damaged(site: Site, tmp_path: Path) -> None:
+def test_versions_lists_a_damaged_version(site: Site, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     assert run("push", site.store, copy).returncode == 0
     (copy / ("f" * 16)).mkdir()
@@ -296,7 +296,7 @@ def test_versions_shows_one_that_is_damaged(site: Site, tmp_path: Path) -> None:
     assert "damaged" in run("versions", copy).stdout
 
 
-def test_a_copy_is_pruned_where_beam_is_not_installed(site: Site, tmp_path: Path) -> None:
+def test_a_copy_is_pruned_without_beam_installed(site: Site, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     assert run("push", site.store, copy).returncode == 0
     code = "import sys; sys.modules['apache_beam'] = sys.modules['tensorflow'] = None; from gifdex.jobs.cli import main"

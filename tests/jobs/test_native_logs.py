@@ -1,4 +1,4 @@
-"""Lines on file descriptor 2 pass the filter, but for TensorFlow's notes at start."""
+"""Lines on file descriptor 2 pass the filter, except TensorFlow's start-up notes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ os.write(2, b"I0000 00:00:1 after\\n")
 """
 
 
-def test_only_the_notes_at_start_are_dropped() -> None:
+def test_only_the_start_up_notes_are_dropped() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert sorted(done.stderr.splitlines()) == [
         "E0000 00:00:1795313315.057895    6203 allocator.cc:1] out of memory",

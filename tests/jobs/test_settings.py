@@ -1,4 +1,4 @@
-"""Each setting is declared once, and is an option and a key of the file under one name."""
+"""Each setting is declared once, and has the same name as an option and as a key in the file."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ def options_of(command: click.Command) -> set[str]:
     return {str(param.name) for param in command.params}
 
 
-def test_every_key_of_the_file_is_an_option_and_the_reverse() -> None:
+def test_every_key_of_the_file_is_an_option_and_vice_versa() -> None:
     assert options_of(nightly.command) == {setting.name for setting in SETTINGS} | set(ONLY_OPTIONS)
     assert len(BY_NAME) == len(SETTINGS)
     assert {setting.table for setting in SETTINGS} == set(TABLES)
 
 
 def test_the_jobs_have_the_same_options() -> None:
-    alone = {"corpus", "workspace", "beam_options", "as_json", "verbose"}
+    command_only = {"corpus", "workspace", "beam_options", "as_json", "verbose"}
     tables = {"encode": {"", "encode"}, "build": {"", "encode", "index"}}
     for command in (encode.command, build.command):
         wanted = {setting.name for setting in SETTINGS if setting.table in tables[str(command.name)]}
-        assert options_of(command) == wanted | alone
+        assert options_of(command) == wanted | command_only
 
 
-def everything() -> str:
-    """The example with no key left out."""
+def full_example() -> str:
+    """The example with every commented key enabled."""
     return re.sub(r"(?m)^# (?=\w+ = )", "", example())
 
 
 def test_the_example_is_toml_with_every_key_in_its_table() -> None:
-    found = tomllib.loads(everything())
+    found = tomllib.loads(full_example())
     keys = {(table, key) for table, keys in found.items() if isinstance(keys, dict) for key in keys}
     keys |= {("", key) for key, value in found.items() if not isinstance(value, dict)}
     assert keys == {(setting.table, setting.name) for setting in SETTINGS}
@@ -57,9 +57,9 @@ def settings(path: Path, text: str) -> NightlySettings:
     return _settings({name: value for name, value in options.items() if name not in ("metrics", "log_json")})
 
 
-def test_what_the_example_shows_are_the_defaults(tmp_path: Path) -> None:
+def test_the_example_shows_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "gifdex.toml"
-    lines = [line for line in everything().splitlines() if not _is_example(line)]
+    lines = [line for line in full_example().splitlines() if not _is_example(line)]
     shown = settings(path, "\n".join(lines))
     assert shown == NightlySettings(BuildSettings(f"{tmp_path}/gifs/", tmp_path / "ws"))
     assert settings(path, example()) == shown
@@ -71,7 +71,7 @@ def _is_example(line: str) -> bool:
 
 
 def test_every_key_reaches_its_record(tmp_path: Path) -> None:
-    found = settings(tmp_path / "gifdex.toml", everything())
+    found = settings(tmp_path / "gifdex.toml", full_example())
     assert found.build.encode.weights == tmp_path / "vgg16.h5"
     assert (found.build.encode.sampling.frames, found.build.encode.threads) == (8, 2)
     assert found.build.index.projection == tmp_path / "projection.safetensors"
@@ -80,16 +80,16 @@ def test_every_key_reaches_its_record(tmp_path: Path) -> None:
     assert (found.keep, found.push) == (3, "s3://bucket/index")
 
 
-def test_what_was_not_given_is_left_at_its_default() -> None:
+def test_a_setting_that_is_not_given_keeps_its_default() -> None:
     assert records({"frames": None, "sampling": "all", "max_bytes": 5, "keep": None})["sampling"] == {"strategy": "all"}
     assert records({"max_bytes": 5})["limits"] == {"bytes": 5}
 
 
-def test_the_decoders_offered_are_those_that_there_are() -> None:
+def test_the_decoder_choices_are_the_registered_decoders() -> None:
     assert list(DECODERS) == registry.decoder_names()
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
-def test_the_words_for_people_end_as_they_should(setting: Any) -> None:
+def test_help_ends_with_a_full_stop_and_notes_are_one_line(setting: Any) -> None:
     assert not setting.help or setting.help.endswith(".")
     assert "\n" not in setting.note + setting.toml

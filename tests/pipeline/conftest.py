@@ -1,4 +1,4 @@
-"""Small GIFs, and a workspace built from some."""
+"""Small GIFs, and a workspace built from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GifWriter = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def write_gif() -> GifWriter:
-    """As make_gif, but anywhere and for fixtures of any scope: `write_gif(path, seed=0, frames=4)`."""
+    """Like make_gif, but writes to any path and suits fixtures of any scope: `write_gif(path, seed=0, frames=4)`."""
 
     def write(path: Path, seed: int = 0, frames: int = 4) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,14 +42,14 @@ def write_gif() -> GifWriter:
 
 @dataclass(frozen=True)
 class Built:
-    """A corpus, a workspace that was built from it once, and what that build did. Not to be changed: copy it."""
+    """A corpus, a workspace built from it once, and that build's summary. Do not change it: use `copy`."""
 
     corpus: Path
     workspace: Path
     summary: BuildSummary
 
     def copy(self, to: Path) -> Built:
-        """Copy both; files keep their times, but lie elsewhere now."""
+        """Copy both to another place; files keep their times."""
         shutil.copytree(self.corpus, to / "corpus", symlinks=True)
         return Built(to / "corpus", self.copy_workspace(to), self.summary)
 
@@ -64,7 +64,7 @@ Contents = Callable[[Path], dict[str, bytes]]
 @pytest.fixture(scope="session")
 def run() -> Runner:
     """Return a function that builds: `run(corpus, workspace, **settings)`."""
-    from gifdex.pipeline.build import build  # only here: Beam takes seconds to import
+    from gifdex.pipeline.build import build  # imported here because Beam takes seconds
     from gifdex.pipeline.settings import BuildSettings
 
     def run_build(corpus: Path | str, workspace: Path, **changes: Any) -> BuildSummary:
@@ -75,7 +75,7 @@ def run() -> Runner:
 
 @pytest.fixture(scope="session")
 def contents() -> Contents:
-    """Return a function that reads a folder: `contents(folder)`, bytes by file, histories without times."""
+    """Return a function that reads a folder: `contents(folder)` gives bytes by file, histories without times."""
 
     def read(folder: Path) -> dict[str, bytes]:
         found = {
@@ -90,7 +90,7 @@ def contents() -> Contents:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, write_gif: GifWriter, run: Runner) -> Built:
-    """A corpus of twelve GIFs, four files that are none and one to ignore, and its workspace."""
+    """A corpus of twelve GIFs, four broken GIFs and one file to ignore, and its workspace."""
     root = tmp_path_factory.mktemp("built")
     corpus = root / "corpus"
     for number in range(12):

@@ -1,4 +1,4 @@
-"""A corpus and its nightly runs, for several files of tests."""
+"""A corpus and its nightly runs, for several test files."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Nights:
     def run(self, **changes: Any) -> NightlySummary:
         return nightly(self.settings(**changes))
 
-    def long_ago(self) -> None:
-        """Make everything that was published long ago."""
+    def backdate(self) -> None:
+        """Date every publication far back."""
         path = self.store / store.HISTORY_NAME
         rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -73,7 +73,7 @@ class Nights:
 
 @pytest.fixture(scope="session")
 def first_night(tmp_path_factory: pytest.TempPathFactory, write_gif: GifWriter) -> Nights:
-    """A first run, published. Not to be changed: see `nights`."""
+    """A first run, published. Do not change it: use `nights`."""
     nights = Nights(tmp_path_factory.mktemp("nights"), write_gif)
     assert nights.run().outcome == "published"
     return nights
@@ -81,7 +81,7 @@ def first_night(tmp_path_factory: pytest.TempPathFactory, write_gif: GifWriter) 
 
 @pytest.fixture
 def nights(first_night: Nights, tmp_path: Path, write_gif: GifWriter) -> Iterator[Nights]:
-    """A copy of the first night, in its place, so that URIs and times are what they were."""
+    """The first night in its original place, so that URIs and times stay the same; restored after each test."""
     kept = tmp_path / "kept"
     shutil.copytree(first_night.root, kept, symlinks=True)
     copy = Nights.__new__(Nights)

@@ -1,4 +1,4 @@
-"""An image encoder and a projection that cost next to nothing, for tests of what surrounds them."""
+"""An image encoder and a projection that take almost no time, for tests of the code around them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from gifdex.encoders.settings import EncodeSettings
 from gifdex.encoders.tensorflow.runtime import import_tensorflow
 from gifdex.pipeline.settings import IndexSettings
 
-SIDE, STEP, JOINT = 16, 4, 8  # pixels, of which every fourth one is a feature; dimensions of the joint space
+SIDE, STEP, JOINT = 16, 4, 8  # frame size in pixels, of which every fourth is a feature; dimensions of the joint space
 FEATURES = 3 * (SIDE // STEP) ** 2
 
 
 @pytest.fixture(scope="session")
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Settings for `BuildSettings`: a TensorFlow Hub module of one line, and a random projection for it."""
+    """Settings for `BuildSettings`: a one-line TensorFlow Hub module and a random projection for it."""
     folder = tmp_path_factory.mktemp("small-models")
     tf = import_tensorflow("a test")
 

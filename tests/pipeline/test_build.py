@@ -24,7 +24,7 @@ from gifdex.pipeline.build import BuildSummary, build
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.files import TEMPORARY_PREFIX, read_table
-from tests.told import Calls
+from tests.progress import CallbackProgress
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Built, Contents, GifWriter, Runner
@@ -36,7 +36,7 @@ def reject_rows(workspace: Path, summary: BuildSummary) -> dict[str, dict[str, A
     return {row["id"]: row for row in read_table(Workspace(workspace).rejects(summary.build_id)).to_pylist()}
 
 
-def test_every_file_is_an_item_or_a_reject_with_a_reason(built: Built) -> None:
+def test_every_file_becomes_an_item_or_a_reject_with_a_reason(built: Built) -> None:
     summary, rejects = built.summary, reject_rows(built.workspace, built.summary)
     assert (summary.run.items, summary.run.rejects, summary.run.ignored) == (GIFS, 4, 1)
     assert (summary.run.tried, summary.run.encoded, summary.run.reused, summary.run.unchanged) == (GIFS + 3, GIFS, 0, 0)
@@ -50,7 +50,7 @@ def test_every_file_is_an_item_or_a_reject_with_a_reason(built: Built) -> None:
     assert summary.run.rejects_by_error == {"DecodeError": 1, "FileNotFoundError": 1, "UnsupportedFormatError": 2}
 
 
-def test_the_published_version_is_whole_and_finds_each_item_by_its_own_vector(built: Built) -> None:
+def test_the_published_version_verifies_and_finds_each_item_by_its_own_vector(built: Built) -> None:
     path = built.workspace / "index"
     assert store.current(path) == built.summary.build_id
     verify(path / built.summary.build_id)
@@ -62,13 +62,13 @@ def test_the_published_version_is_whole_and_finds_each_item_by_its_own_vector(bu
     assert table["caption_embedding"].null_count == GIFS
 
 
-def test_the_statistics_say_what_was_done(built: Built) -> None:
+def test_the_statistics_describe_the_build(built: Built) -> None:
     statistics = json.loads((Workspace(built.workspace).build(built.summary.build_id) / "stats.json").read_text())
     assert (statistics["items"], statistics["rejects"], statistics["corpus"]) == (GIFS, 4, str(built.corpus))
     assert list(statistics["seconds"]) == ["scan", "projection", "encode", "index"]
 
 
-def test_nothing_but_what_is_documented_is_left_in_the_workspace(built: Built) -> None:
+def test_the_workspace_holds_only_documented_files(built: Built) -> None:
     assert sorted(path.name for path in built.workspace.iterdir()) == [
         ".lock", "builds", "features", "index", "projections", "scan",
     ]  # fmt: skip
@@ -76,7 +76,7 @@ def test_nothing_but_what_is_documented_is_left_in_the_workspace(built: Built) -
     assert not list(built.workspace.rglob(f"{TEMPORARY_PREFIX}*"))
 
 
-def test_a_second_run_encodes_nothing_and_leaves_the_same_bytes(
+def test_a_second_run_encodes_nothing_and_writes_the_same_bytes(
     built: Built, tmp_path: Path, run: Runner, contents: Contents
 ) -> None:
     workspace = built.copy_workspace(tmp_path)
@@ -88,7 +88,7 @@ def test_a_second_run_encodes_nothing_and_leaves_the_same_bytes(
     assert contents(workspace / "features") == contents(built.workspace / "features")
 
 
-def test_another_usearch_makes_another_version_of_an_index_with_a_graph_alone(
+def test_another_usearch_release_gives_another_version_only_with_a_graph(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
     workspace = built.copy_workspace(tmp_path)
@@ -112,19 +112,19 @@ def test_a_build_from_scratch_elsewhere_gives_the_same_bytes(
     workspace = tmp_path / "other"
     (projection,) = (built.workspace / "projections").iterdir()
     (workspace / "projections").mkdir(parents=True)
-    (workspace / "projections" / projection.name).write_bytes(projection.read_bytes()[:100])  # fitted again
+    (workspace / "projections" / projection.name).write_bytes(projection.read_bytes()[:100])  # so it is fitted again
     other = run(built.corpus, workspace, encode=EncodeSettings(task_items=5, threads=1))
     assert other.run.tried == GIFS + 3
     assert contents(workspace / "index") == contents(built.workspace / "index")
     assert contents(workspace / "projections") == contents(built.workspace / "projections")
 
 
-def test_a_process_has_one_model_however_many_threads_run_tasks(built: Built, tmp_path: Path) -> None:
+def test_a_process_loads_one_model_however_many_threads_run_tasks(built: Built, tmp_path: Path) -> None:
     before = {id(thing) for thing in gc.get_objects() if isinstance(thing, FrameModel)}
     seen: set[int] = set()
 
     def look(stage: str, done: int, total: int) -> None:
-        if stage != "encode" or done not in (total // 2, total):  # it takes a second to look
+        if stage != "encode" or done not in (total // 2, total):  # each look takes a second
             return
         loaded = [o for o in gc.get_objects() if isinstance(o, FrameModel) and o._compiled is not None]
         seen.update(id(model) for model in loaded if id(model) not in before)
@@ -132,11 +132,11 @@ def test_a_process_has_one_model_however_many_threads_run_tasks(built: Built, tm
     threads = ("--direct_running_mode=multi_threading", "--direct_num_workers=3")
     shutil.copytree(built.workspace / "projections", tmp_path / "projections")
     settings = BuildSettings(str(built.corpus), tmp_path, encode=EncodeSettings(task_items=3), beam_options=threads)
-    assert build(settings, Calls(look)).run.tried == GIFS + 3
+    assert build(settings, CallbackProgress(look)).run.tried == GIFS + 3
     assert len(seen) == 1
 
 
-def test_moved_and_duplicated_files_cost_no_encoding(built: Built, tmp_path: Path, run: Runner) -> None:
+def test_moved_and_duplicated_files_are_not_encoded_again(built: Built, tmp_path: Path, run: Runner) -> None:
     copied = built.copy(tmp_path)
     (copied.corpus / "g00.gif").rename(copied.corpus / "moved.gif")
     shutil.copy(copied.corpus / "g01.gif", copied.corpus / "twice.gif")
@@ -147,7 +147,7 @@ def test_moved_and_duplicated_files_cost_no_encoding(built: Built, tmp_path: Pat
     assert "g00" not in ids
 
 
-def test_one_changed_file_is_one_gif_to_encode(
+def test_a_changed_file_is_the_only_one_encoded_again(
     built: Built,
     tmp_path: Path,
     write_gif: GifWriter,
@@ -177,7 +177,7 @@ def write_catalog(built: Built, path: Path, captions: dict[int, str], also: str 
     return path
 
 
-def test_captions_are_embedded_and_a_changed_one_costs_no_encoding(
+def test_captions_are_embedded_and_a_changed_caption_needs_no_encoding(
     built: Built,
     tmp_path: Path,
     run: Runner,
@@ -204,7 +204,7 @@ def test_captions_are_embedded_and_a_changed_one_costs_no_encoding(
     assert second.build_id != first.build_id
 
 
-def test_an_unreadable_file_is_tried_again_in_the_next_run(built: Built, tmp_path: Path, run: Runner) -> None:
+def test_an_unreadable_file_is_retried_in_the_next_run(built: Built, tmp_path: Path, run: Runner) -> None:
     workspace, late = built.copy_workspace(tmp_path), tmp_path / "late.gif"
     catalog = write_catalog(built, tmp_path / "c.jsonl", {}, json.dumps({"id": "late", "uri": str(late)}))
     first = run(catalog, workspace)
@@ -215,14 +215,14 @@ def test_an_unreadable_file_is_tried_again_in_the_next_run(built: Built, tmp_pat
     assert (second.run.items, second.run.rejects, second.run.tried) == (5, 0, 0)
 
 
-def test_other_limits_try_a_reject_again_and_features_stay(built: Built, tmp_path: Path, run: Runner) -> None:
+def test_changed_limits_retry_rejects_and_keep_features(built: Built, tmp_path: Path, run: Runner) -> None:
     workspace = built.copy_workspace(tmp_path)
     summary = run(built.corpus, workspace, encode=EncodeSettings(limits=Limits(frames=9_999)))
     assert (summary.run.tried, summary.run.reused) == (3, GIFS)
     assert summary.build_id == built.summary.build_id
 
 
-def test_a_gif_cut_short_is_a_partial_item_and_with_strict_a_reject(
+def test_a_truncated_gif_is_a_partial_item_or_with_strict_a_reject(
     tmp_path: Path, write_gif: GifWriter, run: Runner
 ) -> None:
     corpus, workspace = tmp_path / "corpus", tmp_path / "workspace"
@@ -249,7 +249,7 @@ def test_a_gif_cut_short_is_a_partial_item_and_with_strict_a_reject(
     assert (again.build_id, again.run.partial, again.run.tried, damage(again)) == (first.build_id, 1, 0, found)
 
 
-def test_a_lowered_limit_of_bytes_holds_for_files_that_are_known(built: Built, tmp_path: Path, run: Runner) -> None:
+def test_a_lower_byte_limit_applies_to_known_files_too(built: Built, tmp_path: Path, run: Runner) -> None:
     workspace = built.copy_workspace(tmp_path)
     sizes = {path.stem: path.stat().st_size for path in built.corpus.glob("*.gif")}
     limit = sorted(sizes.values())[GIFS // 2]
@@ -258,7 +258,7 @@ def test_a_lowered_limit_of_bytes_holds_for_files_that_are_known(built: Built, t
     assert refused == {key for key, size in sizes.items() if size > limit} != set()
 
 
-def test_several_shards_answer_like_one(built: Built, tmp_path: Path, run: Runner) -> None:
+def test_several_shards_give_the_same_answers_as_one(built: Built, tmp_path: Path, run: Runner) -> None:
     workspace = built.copy_workspace(tmp_path)
     summary = run(built.corpus, workspace, index=IndexSettings(shards=5))
     manifest = read_manifest(workspace / "index" / summary.build_id)
@@ -273,7 +273,7 @@ def test_several_shards_answer_like_one(built: Built, tmp_path: Path, run: Runne
             np.testing.assert_allclose([h.score for h in left], [h.score for h in right], atol=1e-6)
 
 
-def test_a_projection_file_that_fits_is_used(
+def test_a_compatible_projection_file_is_used(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
     whole = projections.load(next((built.workspace / "projections").iterdir()))

@@ -1,4 +1,4 @@
-"""Builds that fail, are killed, or find that files were damaged since the last one."""
+"""Builds that fail, are killed, or find files damaged since the last build."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.pipeline.conftest import Built, Contents, GifWriter, Runner
 
 
-def test_a_graph_without_its_library_stops_before_anything_is_done(
+def test_a_missing_graph_library_stops_the_build_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_gif: GifWriter, run: Runner
 ) -> None:
     monkeypatch.setitem(sys.modules, "usearch", None)
@@ -36,7 +36,7 @@ def test_a_graph_without_its_library_stops_before_anything_is_done(
     assert not list((tmp_path / "ws").rglob("*.parquet"))
 
 
-def test_an_unknown_decoder_stops_before_anything_is_done(
+def test_an_unknown_decoder_stops_the_build_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
     monkeypatch.setattr(registry, "find_spec", lambda _: None)
@@ -61,9 +61,7 @@ def test_a_corpus_of_rejects_publishes_nothing(
     assert contents(workspace / "index") == before
 
 
-def test_a_corpus_that_is_not_there_publishes_nothing(
-    built: Built, tmp_path: Path, run: Runner, contents: Contents
-) -> None:
+def test_a_missing_corpus_publishes_nothing(built: Built, tmp_path: Path, run: Runner, contents: Contents) -> None:
     workspace = built.copy_workspace(tmp_path)
     before = contents(workspace)
     with pytest.raises(CorpusError, match="does not exist"):
@@ -71,7 +69,7 @@ def test_a_corpus_that_is_not_there_publishes_nothing(
     assert {**contents(workspace), ".lock": b""} == {**before, ".lock": b""}
 
 
-def test_a_damaged_version_is_built_again(built: Built, tmp_path: Path, run: Runner, contents: Contents) -> None:
+def test_a_damaged_version_is_rebuilt(built: Built, tmp_path: Path, run: Runner, contents: Contents) -> None:
     workspace = built.copy_workspace(tmp_path)
     version = workspace / "index" / built.summary.build_id
     shard = version / "image-00000.ann"
@@ -94,7 +92,7 @@ def test_lost_embeddings_are_written_again(built: Built, tmp_path: Path, run: Ru
     )
 
 
-def test_what_a_killed_writer_left_is_removed_and_nothing_of_others(
+def test_leftovers_of_a_killed_writer_are_removed_and_other_files_kept(
     built: Built,
     tmp_path: Path,
     run: Runner,
@@ -109,7 +107,7 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_of_others(
     assert [path.exists() for path in [*left, mine]] == [False, False, True]
 
 
-def test_the_gifs_of_a_damaged_part_of_the_cache_are_encoded_again(
+def test_gifs_of_a_damaged_cache_part_are_encoded_again(
     built: Built, tmp_path: Path, run: Runner, contents: Contents
 ) -> None:
     workspace = built.copy_workspace(tmp_path)
@@ -120,7 +118,7 @@ def test_the_gifs_of_a_damaged_part_of_the_cache_are_encoded_again(
     assert contents(workspace / "index") == contents(built.workspace / "index")
 
 
-def test_a_projection_for_another_encoder_is_refused_before_anything_is_encoded(
+def test_a_projection_for_another_encoder_is_refused_before_encoding(
     built: Built, tmp_path: Path, write_gif: GifWriter, run: Runner, contents: Contents
 ) -> None:
     whole = projections.load(next((built.workspace / "projections").iterdir()))
@@ -156,11 +154,11 @@ def committed(workspace: Path) -> list[Path]:
     return [p for p in (workspace / "features").rglob("*.parquet") if not p.name.startswith(TEMPORARY_PREFIX)]
 
 
-def test_a_killed_build_goes_on_where_it_was_and_ends_with_the_same_bytes(
+def test_a_killed_build_is_resumed_and_gives_the_same_bytes(
     built: Built, tmp_path: Path, run: Runner, contents: Contents
 ) -> None:
     workspace = tmp_path / "workspace"
-    shutil.copytree(built.workspace / "projections", workspace / "projections")  # fitting it would take seconds
+    shutil.copytree(built.workspace / "projections", workspace / "projections")  # fitting one would take seconds
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-c", BUILD, built.corpus, workspace], stdout=log, stderr=log)
         while process.poll() is None and not committed(workspace):

@@ -26,7 +26,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_two_stars_match_no_folder_too(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_two_stars_match_zero_folders_too(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/a.gif")
     make_gif("corpus/deep/er/b.gif")
     assert ids(f"{tmp_path}/corpus/**/*.gif") == ids(f"{tmp_path}/corpus/**.gif") == ["a", "deep/er/b"]
@@ -43,19 +43,19 @@ def test_file_uris_are_local_paths(make_gif: GifMaker, tmp_path: Path) -> None:
     assert ids((tmp_path / "corpus").as_uri()) == ["a b"]
 
 
-def test_uris_are_absolute_and_without_detours(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_uris_are_absolute_and_normalised(make_gif: GifMaker, tmp_path: Path) -> None:
     path = make_gif("corpus/a.gif")
     (tmp_path / "elsewhere").mkdir()
     assert list_corpus(f"{tmp_path}/elsewhere/../corpus").entries[0].uri == str(path)
 
 
-def test_unfinished_files_are_no_items(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_unfinished_files_are_not_items(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/a.gif")
     make_gif("corpus/.tmp-0123456789ab-b.gif")
     assert ids(tmp_path / "corpus") == ["a"]
 
 
-def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
+def test_nan_and_infinity_become_null(tmp_path: Path) -> None:
     rows = {"uri": ["a.gif", "b.gif"], "rating": [1.5, float("nan")], "deep": [[1.0], [float("inf")]]}
     pq.write_table(pa.table(rows), tmp_path / "catalog.parquet")
     found = [json.loads(entry.metadata or "") for entry in list_corpus(str(tmp_path / "catalog.parquet")).entries]
@@ -63,7 +63,7 @@ def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
     assert found[1] == {"rating": None, "deep": [None]}
 
 
-def test_a_folder_gives_its_gifs_however_deep_and_in_whatever_case(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_a_folder_gives_its_gifs_at_any_depth_and_in_any_case(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/b.gif")
     make_gif("corpus/deep/er/LOUD.gif").rename(tmp_path / "corpus/deep/er/LOUD.GIF")
     (tmp_path / "corpus/notes.txt").write_text("no GIF")
@@ -75,7 +75,7 @@ def test_a_folder_gives_its_gifs_however_deep_and_in_whatever_case(make_gif: Gif
     assert listing.entries[0] == Entry("b", str(path), path.stat().st_size, path.stat().st_mtime)
 
 
-def test_a_folder_gives_other_animations_too_and_their_ids_keep_the_suffix(tmp_path: Path) -> None:
+def test_a_folder_gives_other_animations_whose_ids_keep_the_suffix(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in [
         "cat.gif",
@@ -97,7 +97,7 @@ def test_a_folder_gives_other_animations_too_and_their_ids_keep_the_suffix(tmp_p
 
 
 @pytest.mark.parametrize("name", ["with [brackets]", "star*", "what?", "two  spaces", "naïve ünïcode", "[!x]"])
-def test_a_folder_is_taken_by_its_name_whatever_that_looks_like(make_gif: GifMaker, tmp_path: Path, name: str) -> None:
+def test_a_folder_name_is_taken_literally(make_gif: GifMaker, tmp_path: Path, name: str) -> None:
     gif = make_gif(f"{name}/a.gif")
     make_gif("other/b.gif")
     (entry,) = list_corpus(str(tmp_path / name)).entries
@@ -113,20 +113,20 @@ def test_a_relative_folder_gives_absolute_uris(
     assert list_corpus("corpus").entries[0].uri == str(gif)
 
 
-def test_links_to_folders_do_not_send_the_listing_in_circles(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_links_to_folders_cause_no_endless_listing(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/a.gif")
     (tmp_path / "corpus/loop").symlink_to(tmp_path / "corpus")
     assert ids(tmp_path / "corpus") == ["a"]
 
 
-def test_a_dangling_link_is_listed_without_size_so_that_it_ends_as_a_reject(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_a_dangling_link_is_listed_without_a_size_and_later_rejected(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/a.gif")
     link = tmp_path / "corpus/gone.gif"
     link.symlink_to("nowhere.gif")
     assert Entry("gone", str(link)) in list_corpus(str(tmp_path / "corpus")).entries
 
 
-def test_a_file_name_that_is_no_text_is_listed_in_an_escaped_form(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_valid_text_is_listed_in_escaped_form(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/a.gif")
     try:
         os.link(tmp_path / "corpus/a.gif", os.fsencode(tmp_path / "corpus") + b"/caf\xe9.gif")
@@ -135,7 +135,7 @@ def test_a_file_name_that_is_no_text_is_listed_in_an_escaped_form(make_gif: GifM
     assert ids(tmp_path / "corpus") == ["a", r"caf\udce9"]
 
 
-def test_a_glob_gives_what_it_matches(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_a_glob_gives_the_matching_files(make_gif: GifMaker, tmp_path: Path) -> None:
     for name in ("a1.gif", "a2.gif", "b.gif", "deep/a3.gif"):
         make_gif(f"corpus/{name}")
     assert ids(tmp_path / "corpus/a*.gif") == ["a1", "a2"]
@@ -166,7 +166,9 @@ def write_catalog(folder: Path, suffix: str, rows: list[dict[str, Any]]) -> Path
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".CSV"])
-def test_a_catalog_gives_its_rows_with_uris_beside_it_and_the_rest_as_metadata(tmp_path: Path, suffix: str) -> None:
+def test_a_catalog_gives_its_rows_with_relative_uris_resolved_and_other_columns_as_metadata(
+    tmp_path: Path, suffix: str
+) -> None:
     rows = [*ROWS, {"uri": "/elsewhere/three.gif", "id": "x", "caption": "", "tag": ""}]
     listing = list_corpus(str(write_catalog(tmp_path, suffix, rows)))
     assert listing.entries == (
@@ -192,12 +194,12 @@ def test_numbers_as_ids_become_text_and_nested_metadata_stays_json(tmp_path: Pat
     assert entry.metadata == '{"a": "é", "z": [1, {"b": null}]}'
 
 
-def test_a_catalog_without_further_columns_has_no_metadata(tmp_path: Path) -> None:
+def test_a_catalog_without_other_columns_has_no_metadata(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "c.jsonl", [{"uri": "a.gif"}])
     assert list_corpus(str(path)).entries[0].metadata is None
 
 
-def test_a_json_string_may_hold_what_python_takes_for_the_end_of_a_line(tmp_path: Path) -> None:
+def test_a_json_string_may_hold_unicode_line_separators(tmp_path: Path) -> None:
     caption = "one\u2028two\u0085three\x1cfour"
     (tmp_path / "c.jsonl").write_bytes(
         f'{{"uri": "a.gif", "caption": "{caption[:-5]}"}}\r\n\r\n{{"uri": "b.gif"}}'.encode()
@@ -212,7 +214,7 @@ def test_half_a_surrogate_pair_is_escaped(tmp_path: Path) -> None:
     assert (entry.caption, entry.metadata) == (r"\ud83d", '{"note": "\\ud83d"}')
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_bytes(b"\xef\xbb\xbfuri,id\na.gif,7\n")
     assert ids(tmp_path / "c.csv") == ["7"]
 
@@ -237,9 +239,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         ("c.gif", b"GIF89a", r"c\.gif is a file; expected a folder, a glob .* or a catalog"),
     ],
 )
-def test_a_catalog_that_cannot_be_used_is_refused_with_the_place(
-    tmp_path: Path, name: str, content: bytes, expected: str
-) -> None:
+def test_an_invalid_catalog_is_refused_with_the_place(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CorpusError, match=expected):
         list_corpus(str(tmp_path / name))
@@ -254,19 +254,19 @@ def test_a_catalog_that_cannot_be_used_is_refused_with_the_place(
         ("empty", "empty is empty"),
     ],
 )
-def test_nothing_there_is_refused(tmp_path: Path, corpus: str, expected: str) -> None:
+def test_a_missing_or_empty_corpus_is_refused(tmp_path: Path, corpus: str, expected: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match=expected):
         list_corpus(str(tmp_path / corpus))
 
 
 @pytest.mark.parametrize("corpus", ["nosuch://bucket/gifs", "nosuch://bucket/*.gif", "nosuch://bucket/c.csv"])
-def test_a_filesystem_that_is_not_there_is_refused(corpus: str) -> None:
+def test_an_unknown_filesystem_is_refused(corpus: str) -> None:
     with pytest.raises(CorpusError, match="nosuch"):
         list_corpus(corpus)
 
 
-def test_two_items_of_one_id_are_both_named(tmp_path: Path) -> None:
+def test_two_items_with_the_same_id_are_both_named(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "c.jsonl", [{"uri": "a.gif", "id": "same"}, {"uri": "b.gif", "id": "same"}])
     with pytest.raises(CorpusError, match=r"two items have the id 'same': .*/a\.gif and .*/b\.gif"):
         list_corpus(str(path))
@@ -278,14 +278,14 @@ def test_entries_are_sorted_by_id(tmp_path: Path) -> None:
     assert ids(path) == sorted(names)
 
 
-def test_a_compressed_name_is_not_decompressed(tmp_path: Path) -> None:
+def test_a_compressed_catalog_is_not_decompressed(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(b"plain")
     assert read_bytes(str(tmp_path / "a.gz")) == b"plain"
     assert file_metadata(str(tmp_path / "a.gz"))[0] == 5
 
 
 @pytest.mark.timeout(20)
-def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.gif")
     with pytest.raises(OSError, match="is not a regular file"):
         read_bytes(str(tmp_path / "pipe.gif"))

@@ -1,4 +1,4 @@
-"""A corpus on an object store, which Beam's filesystems read."""
+"""A corpus on an object store, read through Beam's filesystems."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def beams_own_options() -> Iterator[None]:
-    """Leave the process as it was: Beam keeps options of filesystems for all of it."""
+    """Restore Beam's filesystem options, which are global to the process."""
     yield
     FileSystems.set_options(PipelineOptions([]))
 
 
 @pytest.mark.usefixtures("beams_own_options")
-def test_a_corpus_on_s3_is_built_and_next_time_not_read_again(
+def test_a_corpus_on_s3_is_built_and_not_read_again_next_time(
     s3: S3Server, write_gif: GifWriter, small_models: dict[str, Any], tmp_path: Path
 ) -> None:
     pytest.importorskip("boto3", reason="the extra s3 is not installed")
@@ -51,7 +51,7 @@ def test_a_corpus_on_s3_is_built_and_next_time_not_read_again(
     assert build(BuildSettings(str(catalog), tmp_path / "ws", beam_options=beam, **small_models)).run.reused == 1
 
 
-def test_a_corpus_on_an_object_store_without_its_library_names_the_extra(
+def test_a_missing_object_store_library_is_an_error_that_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)

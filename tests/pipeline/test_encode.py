@@ -62,12 +62,12 @@ def test_a_plan_has_every_key_once_in_tasks_of_one_partition(
     assert plan_encode(shuffled, task_items, CACHE) == tasks
 
 
-def test_a_small_corpus_is_still_cut_into_several_tasks() -> None:
+def test_a_small_corpus_is_still_split_into_several_tasks() -> None:
     sources = [Source(hashlib.sha256(bytes([n])).hexdigest(), str(n)) for n in range(128)]
     assert [task.items for task in plan_encode(sources, 500, CACHE)] == [16] * 8
 
 
-def test_the_same_keys_tried_again_get_a_name_of_their_own(tmp_path: Path) -> None:
+def test_retried_keys_get_a_new_part_name(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, "f" * 16, 3, "decoder 1")
     sources = [Source("a" * 64, "/a.gif")]
     names = set()
@@ -78,7 +78,7 @@ def test_the_same_keys_tried_again_get_a_name_of_their_own(tmp_path: Path) -> No
     assert len(names) == 3
 
 
-def test_a_file_that_is_gone_or_changed_is_a_reject_that_does_not_last(make_gif: GifMaker) -> None:
+def test_a_missing_or_changed_file_is_a_reject_that_does_not_last(make_gif: GifMaker) -> None:
     path = make_gif("a.gif")
     source = Source(hashlib.sha256(path.read_bytes()).hexdigest(), str(path))
     path.write_bytes(b"GIF89a")
@@ -100,14 +100,13 @@ def encoder() -> ImageEncoder:
     return image_encoder()
 
 
-def test_features_win_over_a_reject_that_stands(tmp_path: Path) -> None:
+def test_features_take_precedence_over_a_lasting_reject(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, "f" * 16, 3, "decoder 1")
     one, two = "a" * 64, "b" * 64
     refused = [Outcome(key, 0, None, "LimitError", "too large") for key in (one, two)]
     cache.commit(cache.part("", "one"), refused)
-    cache.commit(
-        cache.part("", "two"), [Outcome(one, 4, np.asarray([1, 2, 3], np.float32))]
-    )  # by other limits, in between
+    features = [Outcome(one, 4, np.asarray([1, 2, 3], np.float32))]  # with other limits, in between
+    cache.commit(cache.part("", "two"), features)
     rows = [{"id": k[0], "uri": f"/{k[0]}.gif", "sha256": k, "size": 1, "modified": 1.0} for k in (one, two)]
     catalog = pa.Table.from_pylist(rows, schema=tables.CATALOG)
     settings, shared = BuildSettings("/corpus", tmp_path), Shared()
@@ -116,7 +115,7 @@ def test_features_win_over_a_reject_that_stands(tmp_path: Path) -> None:
     assert done == Encoded({two: ("LimitError", "too large")}, {}, tried=0, encoded=0, reused=2)
 
 
-def test_what_shapes_features_names_their_cache_and_nothing_else_does(encoder: ImageEncoder) -> None:
+def test_only_settings_that_affect_features_change_the_cache(encoder: ImageEncoder) -> None:
     def cache(settings: EncodeSettings) -> FeatureCache:
         return open_cache(Workspace(Path("/ws")), encoder, settings)
 
@@ -140,8 +139,8 @@ def test_what_shapes_features_names_their_cache_and_nothing_else_does(encoder: I
     assert features_recipe(encoder, EncodeSettings())["image_encoder"]["fingerprint"] == encoder.fingerprint
 
 
-def test_a_worker_whose_encoder_differs_from_the_plans_refuses_to_write(tmp_path: Path) -> None:
-    """As where its environment names other weights, or it chose another precision for itself."""
+def test_a_worker_whose_encoder_differs_from_the_plan_refuses_to_write(tmp_path: Path) -> None:
+    """This happens when its environment names other weights or it picks another precision."""
     planned, shared = EncodeSettings(precision="bfloat16"), Shared()
     cache = open_cache(Workspace(tmp_path), acquire_encoder(planned, shared), planned)
     RunEncodeTask(planned, cache, shared).setup()

@@ -1,4 +1,4 @@
-"""Builds whose engines are named in another order, or not at all, and what an interrupted build left."""
+"""Builds with engines in another order or without engines, and leftovers of an interrupted build."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, write_gif: GifWriter, run: R
     return root / "corpus", root / "ws", summary.build_id
 
 
-def test_engines_in_another_order_are_another_build(small: Small, tmp_path: Path, run: Runner) -> None:
+def test_engines_in_another_order_give_another_build(small: Small, tmp_path: Path, run: Runner) -> None:
     corpus, workspace, _ = small
     shutil.copytree(workspace, tmp_path / "ws")
     orders: tuple[Engines, Engines] = ({ANNOY: {}, SCAN: {}}, {SCAN: {}, ANNOY: {}})
@@ -46,7 +46,7 @@ def test_engines_in_another_order_are_another_build(small: Small, tmp_path: Path
     assert (read(store / first) == read(store / second)) == (first == second)
 
 
-def test_build_without_engines_is_scanned(small: Small, tmp_path: Path, run: Runner) -> None:
+def test_an_index_without_engines_is_scanned(small: Small, tmp_path: Path, run: Runner) -> None:
     corpus, workspace, _ = small
     shutil.copytree(workspace, tmp_path / "ws")
     summary = run(corpus, tmp_path / "ws", index=settings_of({}))
@@ -55,7 +55,7 @@ def test_build_without_engines_is_scanned(small: Small, tmp_path: Path, run: Run
     assert len(index.search(np.ones(index.dimensions))) == 3
 
 
-def test_what_an_interrupted_build_left_changes_no_byte(small: Small, tmp_path: Path, run: Runner) -> None:
+def test_leftovers_of_an_interrupted_build_change_no_byte(small: Small, tmp_path: Path, run: Runner) -> None:
     corpus, workspace, build_id = small
     shutil.copytree(workspace, tmp_path / "ws")
     version = tmp_path / "ws" / "index" / build_id

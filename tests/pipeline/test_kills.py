@@ -1,4 +1,4 @@
-"""A nightly run is killed with SIGKILL at random moments, or finds the disk full at every stage: nothing is lost."""
+"""Nightly runs that are killed at random moments or find the disk full at any stage: nothing is lost."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from gifdex.schemas.errors import WorkspaceError
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Contents, GifWriter
 
-# As many as the machine is given time for; GIFDEX_TEST_KILLS says otherwise.
+# GIFDEX_TEST_KILLS sets another number of kills.
 KILLS = int(os.environ.get("GIFDEX_TEST_KILLS", "50"))
 GIFS = 10
-# A run in a process of its own, which says when all is imported.
+# A run in a subprocess, which prints a line when its imports are done.
 RUN = """
 import resource, signal, sys
 from pathlib import Path
@@ -65,7 +65,7 @@ class Site:
         return BuildSettings(str(self.corpus), self.workspace.root, **self.models)
 
     def change(self, seed: int) -> None:
-        """Make the next version another one, which needs encoding."""
+        """Change one GIF, so that the next run encodes it and builds another version."""
         self.write_gif(self.corpus / "changing.gif", seed=1000 + seed, frames=2)
 
     def run(self) -> NightlySummary:
@@ -73,7 +73,7 @@ class Site:
 
     @contextmanager
     def started(self, limit: int | None = None) -> Iterator[subprocess.Popen[str]]:
-        """Yield a process that runs as soon as it gets a line."""
+        """Yield a process that starts its run when it reads a line."""
         arguments = [str(self.corpus), str(self.workspace.root), "-" if limit is None else str(limit)]
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, *arguments],
@@ -91,8 +91,8 @@ class Site:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 
-    def answers(self) -> str:
-        """Open what is published, check every byte of it, ask it, and return its build id."""
+    def check_published(self) -> str:
+        """Open the published version, verify every byte, query it, and return its build id."""
         index = open_index(self.workspace.store, verify=True)
         index.warm_up()
         return index.manifest.build_id
@@ -109,31 +109,31 @@ def published(tmp_path: Path, write_gif: GifWriter, models: Mapping[str, Any]) -
 
 @pytest.fixture
 def site(tmp_path: Path, write_gif: GifWriter) -> Site:
-    """A site of the default encoders."""
+    """A site with the default encoders."""
     return published(tmp_path, write_gif, {})
 
 
 @pytest.fixture
 def small_site(tmp_path: Path, write_gif: GifWriter, small_models: dict[str, Any]) -> Site:
-    """A site of encoders that cost next to nothing."""
+    """A site with encoders that take almost no time."""
     return published(tmp_path, write_gif, small_models)
 
 
-def go(process: subprocess.Popen[str]) -> None:
+def start_run(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
 
 
-def forget_the_hour(folder: Path) -> None:
+def backdate_history(folder: Path) -> None:
     path = folder / store.HISTORY_NAME
     rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def check_nothing_is_left_over(site: Site, contents: Contents, tmp_path: Path) -> None:
-    """The workspace has, after pruning, exactly the files that one undisturbed run leaves; and the same bytes."""
-    forget_the_hour(site.workspace.store)
+    """Check that, after pruning, the workspace has exactly the files and bytes of one undisturbed run."""
+    backdate_history(site.workspace.store)
     with site.workspace.locked():
         prune(site.workspace, 1, timedelta(0))
     fresh = Workspace(tmp_path / "fresh")
@@ -143,7 +143,7 @@ def check_nothing_is_left_over(site: Site, contents: Contents, tmp_path: Path) -
     theirs = {str(path.relative_to(fresh.root)) for path in fresh.root.rglob("*") if path.is_file()}
     parts = {name for name in ours if name.startswith("features/") and name.endswith(".parquet")}
     assert ours - parts - {"status.json"} == {name for name in theirs if name not in parts and "/all/" not in name}
-    assert len(parts) <= 3  # of the first run, and of the last GIF
+    assert len(parts) <= 3  # those of the first run and of the last GIF
 
 
 @pytest.mark.slow
@@ -155,24 +155,24 @@ def test_a_run_killed_at_any_moment_leaves_the_old_or_the_new_version_and_the_ne
     site.change(-2)
     with site.started() as process:
         started = time.monotonic()
-        go(process)
+        start_run(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "published\n"
-        whole = time.monotonic() - started
+        run_seconds = time.monotonic() - started
     moments = {"before": 0, "after": 0}
     for number in range(KILLS):
         old = store.current(site.workspace.store)
         site.change(number)
         with site.started() as process:
-            go(process)
-            time.sleep(random_.uniform(0, 1.1 * whole))
-        found = site.answers()
+            start_run(process)
+            time.sleep(random_.uniform(0, 1.1 * run_seconds))
+        found = site.check_published()
         moments["before" if found == old else "after"] += 1
         again = site.run()
         assert again.outcome in ("published", "unchanged")
-        assert site.answers() == again.build_id
+        assert site.check_published() == again.build_id
         assert found in (old, again.build_id)
-    record_property("kills", f"{KILLS} within {1.1 * whole:.1f} s: {moments}")
+    record_property("kills", f"{KILLS} within {1.1 * run_seconds:.1f} s: {moments}")
     assert min(moments.values()) > 0 or KILLS < 20
     check_nothing_is_left_over(site, contents, tmp_path)
 
@@ -182,22 +182,22 @@ def test_a_run_killed_at_any_moment_leaves_the_old_or_the_new_version_and_the_ne
 def test_a_full_disk_at_any_stage_is_one_error_and_the_next_run_completes(
     site: Site, tmp_path: Path, contents: Contents
 ) -> None:
-    """No file may grow beyond a limit, from nothing to more than any has: each kind of file fails first once."""
+    """A limit on file sizes grows until the run succeeds, so each kind of file is once the first to fail."""
     old = store.current(site.workspace.store)
     site.change(1)
     stages, limit = [], 16
     while True:
         with site.started(limit) as process:
-            go(process)
+            start_run(process)
             assert process.stdout is not None
-            said = process.stdout.readline()
-        assert site.answers() in (old, store.current(site.workspace.store))
-        if said == "published\n":
+            line = process.stdout.readline()
+        assert site.check_published() in (old, store.current(site.workspace.store))
+        if line == "published\n":
             break
-        kind, _, sentence = said.partition(" ")
-        assert kind == WorkspaceError.__name__, said
-        assert "free some space" in sentence, said
-        assert site.answers() == old
+        kind, _, sentence = line.partition(" ")
+        assert kind == WorkspaceError.__name__, line
+        assert "free some space" in sentence, line
+        assert site.check_published() == old
         stages.append(sentence)
         limit = int(limit * 1.3) + 1
     assert len({sentence.partition(":")[0].rpartition("/")[2].rpartition(".")[2] for sentence in stages}) >= 3, stages
@@ -205,18 +205,18 @@ def test_a_full_disk_at_any_stage_is_one_error_and_the_next_run_completes(
     check_nothing_is_left_over(site, contents, tmp_path)
 
 
-def test_a_run_that_dies_before_it_publishes_is_taken_up(small_site: Site) -> None:
-    """One kill for every test run: between the version's last file and the pointer."""
+def test_a_run_that_dies_before_publishing_is_resumed(small_site: Site) -> None:
+    """The one kill in every test run: between the version's last file and the pointer."""
     site = small_site
     old = store.current(site.workspace.store)
     site.change(2)
     refused = nightly(NightlySettings(site.settings(), GateSettings(max_rejects=0, min_recall=1.1)))
-    assert (refused.outcome, site.answers()) == ("refused", old)
+    assert (refused.outcome, site.check_published()) == ("refused", old)
     history = site.workspace.store / store.HISTORY_NAME
     entry = {"build_id": refused.build_id, "at": "2026-01-01T00:00:00+00:00", "action": "publish"}
-    with history.open("a") as stream:  # killed after this, before CURRENT
+    with history.open("a") as stream:  # as if killed after this line, before CURRENT
         stream.write(json.dumps(entry | {"replaced": old, "refused": []}) + "\n")
-    assert site.answers() == old
+    assert site.check_published() == old
     again = site.run()
     assert (again.outcome, again.build.index_reused, again.build.run.tried) == ("published", True, 0)
     assert artifact.verify(site.workspace.store / again.build_id)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# In a process of its own, whose peak memory is then the build's. The slowest file is timed alone, afterwards.
+# A subprocess, so that its peak memory is the build's. The slowest file is timed separately afterwards.
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
@@ -40,7 +40,7 @@ print(json.dumps({**summary.to_json(), "files": len(entries), "total": seconds, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_every_malformed_gif_ends_as_an_item_or_a_reject_within_time_and_memory(data: Path, tmp_path: Path) -> None:
+def test_every_malformed_gif_becomes_an_item_or_a_reject_within_time_and_memory(data: Path, tmp_path: Path) -> None:
     corpus = data / "gif-suite" / "malformed"
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, corpus, tmp_path / "workspace"], capture_output=True, text=True, check=False
@@ -48,7 +48,7 @@ def test_every_malformed_gif_ends_as_an_item_or_a_reject_within_time_and_memory(
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
     peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    print(f"peak RSS {peak_bytes / 1e9:.2f} GB", result)  # noqa: T201  # shown by -s, and where the test fails
+    print(f"peak RSS {peak_bytes / 1e9:.2f} GB", result)  # noqa: T201  # shown with -s, and when the test fails
     assert result["files"] == sum(path.suffix.lower() == ".gif" for path in corpus.rglob("*")) > 400
     assert result["items"] + result["rejects"] == result["files"]
     assert result["items"] > 0

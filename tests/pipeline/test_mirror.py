@@ -1,4 +1,4 @@
-"""A workspace on an object store: nights from several machines, each with a mirror of its own."""
+"""A workspace on an object store: nightly runs on several machines, each with its own mirror."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gifdex.pipeline.nightly import NightlySummary, nightly, note_status
 from gifdex.pipeline.prune import prune_at
 from gifdex.pipeline.settings import BuildSettings, GateSettings, NightlySettings
 from gifdex.schemas.errors import RemoteError, WorkspaceBusyError, WorkspaceError
-from tests.told import Calls
+from tests.progress import CallbackProgress
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import GifWriter
@@ -45,7 +45,7 @@ def settings(s3: S3Server, corpus: Path, small_models: dict[str, Any]) -> BuildS
 
 @pytest.fixture
 def night(settings: BuildSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Night:
-    """Return a function that runs a night on a machine, whose cache is its own."""
+    """Return a function that runs a night on a machine with its own cache."""
 
     def run(machine: str, keep: int = 3, gate: GateSettings | None = None) -> NightlySummary:
         monkeypatch.setenv("GIFDEX_CACHE", str(tmp_path / machine))
@@ -59,7 +59,7 @@ def names(s3: S3Server) -> set[str]:
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
 
 
-def test_a_night_leaves_a_workspace_that_another_machine_goes_on_with(
+def test_another_machine_continues_in_the_workspace_of_a_night(
     s3: S3Server, night: Night, corpus: Path, write_gif: GifWriter, tmp_path: Path
 ) -> None:
     first = night("one")
@@ -81,11 +81,11 @@ def test_a_night_leaves_a_workspace_that_another_machine_goes_on_with(
         third.build_id,
     ]
     assert len(gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader")) == 6
-    assert night("one").outcome == "unchanged"  # whose mirror is a night old
+    assert night("one").outcome == "unchanged"  # its mirror is one night old
     assert not any(LEASE_NAME in name or ".tmp-" in name or ".lock" in name for name in names(s3))
 
 
-def test_what_is_pruned_goes_elsewhere_too(s3: S3Server, night: Night, corpus: Path, write_gif: GifWriter) -> None:
+def test_pruning_reaches_the_object_store_too(s3: S3Server, night: Night, corpus: Path, write_gif: GifWriter) -> None:
     made = [night("one").build_id]
     for number in range(3):
         write_gif(corpus / "changing.gif", seed=100 + number)
@@ -93,13 +93,13 @@ def test_what_is_pruned_goes_elsewhere_too(s3: S3Server, night: Night, corpus: P
         rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
         Place.of(s3.url("ws")).put("".join(json.dumps(row) + "\n" for row in rows).encode(), "index", path.name)
         made.append(night(f"machine{number}", keep=1).build_id)
-    there = {name.split("/")[1] for name in names(s3) if name.startswith("index/") and name.count("/") > 1}
-    assert there == set(made[-2:])  # the current one, and the one that was until just now
-    assert {name.split("/")[1] for name in names(s3) if name.startswith("builds/")} == there
+    remote = {name.split("/")[1] for name in names(s3) if name.startswith("index/") and name.count("/") > 1}
+    assert remote == set(made[-2:])  # the current one, and the one that was current until just now
+    assert {name.split("/")[1] for name in names(s3) if name.startswith("builds/")} == remote
     assert len([name for name in names(s3) if name.startswith("features/") and name.count("/") == 3]) == 3
 
 
-def test_a_refused_version_is_there_but_not_published(s3: S3Server, night: Night, corpus: Path) -> None:
+def test_a_refused_version_is_uploaded_but_not_published(s3: S3Server, night: Night, corpus: Path) -> None:
     first = night("one")
     (corpus / "g0.gif").unlink()
     (corpus / "g1.gif").unlink()
@@ -109,13 +109,13 @@ def test_a_refused_version_is_there_but_not_published(s3: S3Server, night: Night
     assert s3.object(f"ws/index/{refused.build_id}/manifest.json").is_file()
 
 
-def test_a_run_that_fails_keeps_what_it_encoded(
+def test_a_failed_run_keeps_what_it_encoded(
     s3: S3Server, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIFDEX_CACHE", str(tmp_path / "one"))
     mirror = mirror_of(s3.url("ws"))
     mirror.root.mkdir(parents=True)
-    mirror.builds.write_text("in the way of what comes after encoding")
+    mirror.builds.write_text("blocks the stage after encoding")
     with pytest.raises(WorkspaceError, match=r"cannot read or write .*builds"):
         night("one")
     assert any(name.startswith("features/") and name.endswith(".parquet") for name in names(s3))
@@ -137,7 +137,7 @@ def test_another_run_holds_the_lease_until_it_is_stale(s3: S3Server, night: Nigh
     assert LEASE_NAME not in names(s3)
 
 
-def test_a_bucket_that_is_not_there_is_one_sentence(
+def test_a_missing_bucket_gives_one_sentence(
     s3: S3Server, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIFDEX_CACHE", str(tmp_path / "cache"))
@@ -146,12 +146,12 @@ def test_a_bucket_that_is_not_there_is_one_sentence(
         nightly(NightlySettings(build))
 
 
-def test_how_a_run_ended_is_written_where_the_workspace_is(s3: S3Server, night: Night) -> None:
+def test_the_status_of_a_run_is_written_to_the_workspace(s3: S3Server, night: Night) -> None:
     night("one")
     good = note_status(s3.url("ws"), "published", None)
     assert json.loads(s3.object("ws/status.json").read_text())["last_success"] == good.last_success
     assert night("two").outcome == "unchanged"
-    failed = note_status(s3.url("ws"), "failed", "why")  # by a machine that has seen the first one's status
+    failed = note_status(s3.url("ws"), "failed", "why")  # on a machine that has seen the first run's status
     assert json.loads(s3.object("ws/status.json").read_text()) == {
         "finished": failed.finished,
         "outcome": "failed",
@@ -160,7 +160,7 @@ def test_how_a_run_ended_is_written_where_the_workspace_is(s3: S3Server, night: 
     }
 
 
-def test_pruning_a_store_by_its_url_prunes_its_workspace(
+def test_pruning_a_store_by_url_prunes_its_workspace(
     s3: S3Server, night: Night, corpus: Path, write_gif: GifWriter
 ) -> None:
     made = []
@@ -179,20 +179,20 @@ def test_pruning_a_store_by_its_url_prunes_its_workspace(
     assert night("two").outcome == "unchanged"
 
 
-def test_files_of_others_below_the_workspace_are_left_alone(
+def test_other_peoples_files_below_the_workspace_are_left_alone(
     s3: S3Server, night: Night, tmp_path: Path, write_gif: GifWriter
 ) -> None:
     place = Place.of(s3.url("ws"))
     for name in ("gifs/cat.gif", "notes.txt", "index.html"):
-        place.put(b"of others", *name.split("/"))
+        place.put(b"someone else's", *name.split("/"))
     assert night("one").outcome == "published"
     assert night("two").outcome == "unchanged"
     mirror = mirror_of(s3.url("ws"))
     assert not (mirror.root / "gifs").exists()
-    assert s3.object("ws/gifs/cat.gif").read_bytes() == b"of others"
+    assert s3.object("ws/gifs/cat.gif").read_bytes() == b"someone else's"
 
 
-def test_a_rollback_during_a_run_is_kept_and_its_version_too(
+def test_a_rollback_during_a_run_is_kept_with_its_version(
     s3: S3Server, settings: BuildSettings, corpus: Path, night: Night, write_gif: GifWriter, tmp_path: Path
 ) -> None:
     first = night("one").build_id
@@ -208,23 +208,23 @@ def test_a_rollback_during_a_run_is_kept_and_its_version_too(
             with pushing.working_copy(place) as copy:
                 assert store.rollback(copy.folder, lambda name: pushing.verify(place, name)) == (first, second)
 
-    summary = nightly(NightlySettings(settings, keep=1), Calls(operator))
+    summary = nightly(NightlySettings(settings, keep=1), CallbackProgress(operator))
     assert (summary.outcome, summary.build_id) == ("unchanged", second)
     assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == first
     refused = night("two", keep=1)
     assert (refused.outcome, list(refused.refused)) == ("refused", ["rolled_back"])
-    # And where the run publishes: its version takes the pointer, and the rollback is remembered.
+    # If the run publishes, its version becomes current and the history records the rollback.
     Place.of(s3.url("ws")).put(f"{second}\n".encode(), "index", "CURRENT")
     Place.of(s3.url("ws")).put("".join(json.dumps(row) + "\n" for row in rows).encode(), "index", path.name)
     write_gif(corpus / "newer.gif", seed=81)
-    third = nightly(NightlySettings(settings, keep=2), Calls(operator))
+    third = nightly(NightlySettings(settings, keep=2), CallbackProgress(operator))
     assert gifdex.open(s3.url("ws/index"), cache=tmp_path / "reader").manifest.build_id == third.build_id
     with pushing.working_copy(Place.of(s3.url("ws/index"))) as copy:
         assert store.rolled_back(copy.folder, second) is not None
         assert store.history(copy.folder)[-1].replaced == first
 
 
-def test_a_run_that_lost_its_lease_copies_nothing_that_others_read(
+def test_a_run_that_lost_its_lease_uploads_nothing_that_readers_see(
     s3: S3Server,
     settings: BuildSettings,
     night: Night,
@@ -238,21 +238,19 @@ def test_a_run_that_lost_its_lease_copies_nothing_that_others_read(
     lease = s3.object(f"ws/{LEASE_NAME}")
     stolen = json.dumps({"token": "other", "pid": 1, "host": "b", "since": "now"}).encode()
 
-    def suspended(stage: str, done: int, total: int) -> None:
+    def steal_lease(stage: str, done: int, total: int) -> None:
         if (stage, done) == ("gate", 0):
             Place.of(s3.url("ws")).put(stolen, LEASE_NAME)
-            time.sleep(0.5)  # in which this run looks at its lease again
+            time.sleep(0.5)  # long enough for this run to check its lease again
 
     with pytest.raises(WorkspaceBusyError, match="process 1 on b since now"):
-        nightly(NightlySettings(settings), Calls(suspended))
+        nightly(NightlySettings(settings), CallbackProgress(steal_lease))
     assert lease.read_bytes() == stolen
     assert s3.object("ws/index/CURRENT").read_text().strip() == first
     assert len([name for name in names(s3) if name.endswith("manifest.json")]) == 1
 
 
-def test_the_lease_is_renewed_through_the_whole_run(
-    s3: S3Server, night: Night, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lease_is_renewed_throughout_the_run(s3: S3Server, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror_module, "_RENEWED_SECONDS", 0.05)
     written: list[float] = []
     put = Place.put
@@ -262,7 +260,7 @@ def test_the_lease_is_renewed_through_the_whole_run(
             written.append(time.monotonic())
         if path[-1] == store.POINTER_NAME:
             time.sleep(0.5)
-            assert written[-1] > time.monotonic() - 0.3  # also while files are copied
+            assert written[-1] > time.monotonic() - 0.3  # also during copying
         put(self, data, *path)
 
     monkeypatch.setattr(Place, "put", counting)

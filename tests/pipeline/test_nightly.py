@@ -1,4 +1,4 @@
-"""The nightly run: what changes from night to night, what the gate refuses, what is pruned."""
+"""The nightly run: changes between nights, refusals by the gate, and pruning."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from gifdex.pipeline.settings import BuildSettings, GateSettings
 from gifdex.pipeline.workspace import catalog_fingerprint
 from gifdex.schemas.errors import ConfigError
 from tests.pipeline.nights import GIFS
-from tests.told import Told
+from tests.progress import RecordedProgress
 
 if TYPE_CHECKING:
     from tests.pipeline.nights import Nights
 
 
-def test_a_second_night_without_a_change_publishes_nothing_and_says_so(nights: Nights) -> None:
+def test_a_second_night_without_a_change_reports_unchanged_and_publishes_nothing(nights: Nights) -> None:
     before = store.current(nights.store)
     summary = nights.run()
     assert (summary.outcome, summary.build_id, summary.previous) == ("unchanged", before, before)
@@ -38,7 +38,7 @@ def test_a_second_night_without_a_change_publishes_nothing_and_says_so(nights: N
     assert len(store.history(nights.store)) == 1
 
 
-def test_a_night_encodes_only_what_is_new_and_the_plan_says_so_before(nights: Nights) -> None:
+def test_a_night_encodes_only_what_is_new_as_the_plan_predicts(nights: Nights) -> None:
     nights.add("g0", 100)  # changed
     nights.add("new", 101)
     shutil.copy(nights.gif("g1"), nights.gif("copy"))
@@ -57,14 +57,14 @@ def test_a_night_encodes_only_what_is_new_and_the_plan_says_so_before(nights: Ni
     assert sorted(ids) == ["copy", "g0", "g1", "g4", "g5", "g6", "g7", "moved", "new"]
 
 
-def test_another_encoder_is_announced_with_its_cost_before_it_starts(nights: Nights) -> None:
+def test_the_cost_of_another_encoder_is_announced_before_encoding(nights: Nights) -> None:
     changed = nights.settings(encode=EncodeSettings(sampling=Sampling(frames=1)))
-    told = Told()
+    progress = RecordedProgress()
     plan = make_plan(changed.build)
     assert (plan.encoder_changed, plan.to_encode) == (True, GIFS)
-    summary = nightly(changed, told)
-    assert told.notices == [plan.notice]
-    assert f"efficientnet-lite0 encodes {GIFS} GIFs again, in about" in told.notices[0]
+    summary = nightly(changed, progress)
+    assert progress.notices == [plan.notice]
+    assert f"efficientnet-lite0 encodes {GIFS} GIFs again, in about" in progress.notices[0]
     assert summary.build.run.encoded == GIFS
 
 
@@ -107,7 +107,7 @@ GATES: dict[str, tuple[Callable[[Nights], None], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("rule", GATES)
-def test_the_gate_refuses_what_breaks_a_rule_and_leaves_it_for_inspection(nights: Nights, rule: str) -> None:
+def test_the_gate_refuses_a_version_that_breaks_a_rule_and_keeps_it_for_inspection(nights: Nights, rule: str) -> None:
     spoil, gate, reason = GATES[rule]
     before = store.current(nights.store)
     spoil(nights)
@@ -121,7 +121,7 @@ def test_the_gate_refuses_what_breaks_a_rule_and_leaves_it_for_inspection(nights
     assert store.history(nights.store)[-1].refused == (rule,)
 
 
-def test_max_rejects_of_one_or_more_is_a_count(nights: Nights) -> None:
+def test_max_rejects_of_at_least_one_is_a_count(nights: Nights) -> None:
     nights.gif("g0").write_text("no GIF")
     assert nights.run(gate={"max_rejects": 1}).outcome == "published"
     nights.gif("g1").write_text("no GIF")
@@ -162,9 +162,7 @@ def test_canaries_must_find_their_item(nights: Nights) -> None:
         (None, "cannot read the canaries"),
     ],
 )
-def test_canaries_that_cannot_be_read_stop_the_run_before_anything_is_done(
-    nights: Nights, line: str | None, message: str
-) -> None:
+def test_unreadable_canaries_stop_the_run_before_any_work(nights: Nights, line: str | None, message: str) -> None:
     canaries = nights.root / "bad.jsonl"
     if line is not None:
         canaries.write_text(line)
@@ -172,7 +170,7 @@ def test_canaries_that_cannot_be_read_stop_the_run_before_anything_is_done(
         nights.run(gate={"canaries": canaries})
 
 
-def test_a_version_that_does_not_verify_is_refused(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_fails_verification_is_refused(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     from gifdex.pipeline import gate
 
     build_id = store.current(nights.store) or ""
@@ -185,7 +183,7 @@ def test_a_version_that_does_not_verify_is_refused(nights: Nights, monkeypatch: 
     assert "image-00000.vectors.npy has SHA-256" in refusal.reason
 
 
-def test_a_version_that_was_rolled_back_from_is_not_published_again_by_itself(nights: Nights) -> None:
+def test_a_rolled_back_version_is_not_published_again_automatically(nights: Nights) -> None:
     first = store.current(nights.store)
     nights.add("new", 400)
     second = nights.run().build_id
@@ -197,7 +195,7 @@ def test_a_version_that_was_rolled_back_from_is_not_published_again_by_itself(ni
     assert nights.run().outcome == "unchanged"
 
 
-def test_nights_leave_so_many_versions_and_only_the_features_that_they_need(
+def test_nights_keep_the_given_number_of_versions_and_only_the_features_they_need(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [store.current(nights.store)]
@@ -205,19 +203,19 @@ def test_nights_leave_so_many_versions_and_only_the_features_that_they_need(
         if number:
             nights.remove(f"only{number - 1}")
         nights.add(f"only{number}", 500 + number)
-        nights.long_ago()
+        nights.backdate()
         made.append(nights.run(keep=2).build_id)
-    nights.long_ago()
+    nights.backdate()
     last = nights.run(keep=2)
     assert store.finished(nights.store) == made[:-3:-1]
     assert sorted(path.name for path in nights.workspace.builds.iterdir()) == sorted(str(one) for one in made[-2:])
     parts = list(nights.workspace.features.glob("*/*/*.parquet"))
-    assert len(parts) == 3  # of the first night, of the last two; only0 and only1 had parts of their own
+    assert len(parts) == 3  # one of the first night and two of the last two; those of only0 and only1 are gone
     assert last.outcome == "unchanged"
     assert open_index(nights.store).search("a dog")
 
 
-def test_pruning_leaves_what_a_killed_run_encoded(nights: Nights) -> None:
+def test_pruning_keeps_what_a_killed_run_encoded(nights: Nights) -> None:
     (known,) = nights.workspace.features.glob("*/*/*.parquet")
     newer = known.with_name("0123456789abcdef.parquet")
     shutil.copy(known, newer)
@@ -237,7 +235,7 @@ def test_pruning_leaves_what_a_killed_run_encoded(nights: Nights) -> None:
     assert not stray.parent.parent.exists()
 
 
-def test_features_stay_where_a_catalog_does_not_say_whose_they_are(nights: Nights) -> None:
+def test_features_are_kept_when_a_catalog_does_not_name_its_fingerprint(nights: Nights) -> None:
     import pyarrow.parquet as pq
 
     catalog = nights.workspace.newest_catalog()
@@ -269,7 +267,7 @@ def test_leftovers_of_killed_runs_are_pruned(nights: Nights) -> None:
     assert summary.bytes >= 1000
 
 
-def test_status_tells_the_last_success_through_failures(nights: Nights) -> None:
+def test_the_status_keeps_the_last_success_after_failures(nights: Nights) -> None:
     good = note_status(nights.workspace.root, "published", None)
     assert good.last_success == good.finished
     bad = note_status(nights.workspace.root, "failed", "why")
@@ -279,7 +277,7 @@ def test_status_tells_the_last_success_through_failures(nights: Nights) -> None:
     assert read_status(nights.workspace) == {}
 
 
-def test_the_index_of_many_nights_equals_one_built_from_scratch(nights: Nights, tmp_path: Path) -> None:
+def test_the_index_after_many_changes_equals_one_built_from_scratch(nights: Nights, tmp_path: Path) -> None:
     nights.add("g0", 600)
     nights.add("new", 601)
     nights.remove("g1")
@@ -296,7 +294,7 @@ def test_the_index_of_many_nights_equals_one_built_from_scratch(nights: Nights, 
     assert artifact.read_manifest(ours).files == artifact.read_manifest(theirs).files
 
 
-def test_what_is_published_is_shipped_and_what_is_old_there_pruned(nights: Nights, tmp_path: Path) -> None:
+def test_a_published_version_is_pushed_and_old_versions_there_are_pruned(nights: Nights, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     made = []
     for number in range(3):
@@ -307,7 +305,7 @@ def test_what_is_published_is_shipped_and_what_is_old_there_pruned(nights: Night
         path = copy / store.HISTORY_NAME
         rows = [json.loads(line) | {"at": "2020-01-01T00:00:00+00:00"} for line in path.read_text().splitlines()]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert summary.pushed["pruned"] == [made[0]]  # the second one was current until now
+    assert summary.pushed["pruned"] == [made[0]]  # the second one was current until just now
     assert len(open_index(copy, verify=True)) == GIFS
     nights.rows = dict(list(nights.rows.items())[:4])
     refused = nights.run(push=str(copy))

@@ -1,4 +1,4 @@
-"""One build id stands for one set of bytes, however many processors and workers there are."""
+"""One build id means one set of bytes, however many processors and workers there are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARDS = IndexSettings(shards=3, keep_features=True)
 
 
 def catalog_of(built: Built, path: Path) -> Path:
-    """Write a catalog of the corpus in which every GIF is there three times, twice with a caption."""
+    """Write a catalog that lists every GIF of the corpus three times, twice with a caption."""
     lines = ["uri,id,caption"]
     for copy, caption in enumerate(("a red cat", "", "two dogs run")):
         lines += [f"{gif},{gif.stem}-{copy},{caption}" for gif in sorted(built.corpus.glob("*.gif"))]
@@ -29,8 +29,8 @@ def catalog_of(built: Built, path: Path) -> Path:
     return path
 
 
-def forget_what_was_built(workspace: Path) -> Path:
-    """Leave the features alone: projections and index are made again."""
+def delete_built_files(workspace: Path) -> Path:
+    """Delete projections and indexes, so that they are made again; keep the features."""
     for folder in ("index", "builds", "projections"):
         for path in sorted((workspace / folder).rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
@@ -49,7 +49,7 @@ def test_one_and_two_workers_write_the_same_bytes(
 ) -> None:
     catalog = catalog_of(built, tmp_path / "catalog.csv")
     usual = built.copy_workspace(tmp_path / "usual")
-    other = forget_what_was_built(built.copy_workspace(tmp_path / "other"))
+    other = delete_built_files(built.copy_workspace(tmp_path / "other"))
     first = run(catalog, usual, index=SHARDS)
     again = run(catalog, other, index=SHARDS, beam_options=options)
     assert (first.run.items, again.run.encoded, again.build_id) == (36, 0, first.build_id)
@@ -60,13 +60,13 @@ def test_one_and_two_workers_write_the_same_bytes(
     )
 
 
-def test_one_thread_of_linear_algebra_and_many_write_the_same_bytes(
+def test_one_and_many_threads_of_linear_algebra_write_the_same_bytes(
     built: Built, tmp_path: Path, contents: Contents
 ) -> None:
     catalog = catalog_of(built, tmp_path / "catalog.csv")
     versions = []
     for threads in ("1", "4"):
-        workspace = forget_what_was_built(built.copy_workspace(tmp_path / threads))
+        workspace = delete_built_files(built.copy_workspace(tmp_path / threads))
         command = [sys.executable, "-m", "gifdex", "build", str(catalog), "--workspace", str(workspace)]
         variables = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
         subprocess.run(command, env=variables, check=True, capture_output=True, timeout=200)

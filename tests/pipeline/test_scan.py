@@ -42,7 +42,7 @@ def test_every_entry_is_in_exactly_one_task_and_no_task_is_too_large(entries: li
     assert plan_scan(entries, known, Path("/ws/scan"), Limits()) == tasks
 
 
-def test_a_tasks_name_follows_from_what_it_is_given() -> None:
+def test_a_task_name_depends_only_on_its_content() -> None:
     entry = Entry("a", "/a.gif", 10, 2.0)
 
     def name(entry: Entry, known: dict[str, Known] | None = None) -> str:
@@ -63,7 +63,7 @@ def run_scan(corpus: Path, root: Path, **changes: Any) -> Scan:
 
 
 def remember(scanned: Scan, root: Path) -> None:
-    """Do what a build does with a scan that succeeded."""
+    """Save the results as a build does after a successful scan."""
     commit_table(Workspace(root).catalog("0" * 16), scanned.catalog)
     shutil.rmtree(root / "scan", ignore_errors=True)
 
@@ -76,8 +76,8 @@ def reasons(scanned: Scan) -> dict[str, tuple[str, str]]:
     return {row["id"]: (row["error"], row["reason"]) for row in scanned.rejects.to_pylist()}
 
 
-def overwrite_unseen(path: Path) -> None:
-    """Change a file's bytes and leave its size and modification time as they were."""
+def overwrite_unnoticed(path: Path) -> None:
+    """Change a file's bytes but not its size and modification time."""
     before = path.stat()
     data = bytearray(path.read_bytes())
     data[-2] ^= 1
@@ -85,7 +85,7 @@ def overwrite_unseen(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_the_catalog_has_what_was_read_sorted_by_id(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_the_catalog_lists_readable_files_sorted_by_id(make_gif: GifMaker, tmp_path: Path) -> None:
     one, two = make_gif("corpus/b.gif", seed=1), make_gif("corpus/a/x.gif", seed=2)
     scanned = run_scan(tmp_path / "corpus", tmp_path / "ws")
     assert scanned.catalog.schema == tables.CATALOG
@@ -95,12 +95,12 @@ def test_the_catalog_has_what_was_read_sorted_by_id(make_gif: GifMaker, tmp_path
     assert (scanned.rejects.num_rows, scanned.unchanged, scanned.ignored) == (0, 0, 0)
 
 
-def test_an_unchanged_file_is_not_read_again_unless_asked_for(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_an_unchanged_file_is_read_again_only_on_request(make_gif: GifMaker, tmp_path: Path) -> None:
     gif = make_gif("corpus/a.gif", seed=1)
     make_gif("corpus/b.gif", seed=2)
     first = run_scan(tmp_path / "corpus", tmp_path / "ws")
     remember(first, tmp_path / "ws")
-    overwrite_unseen(gif)
+    overwrite_unnoticed(gif)
     second = run_scan(tmp_path / "corpus", tmp_path / "ws")
     assert (second.unchanged, sha256s(second)) == (2, sha256s(first))
     third = run_scan(tmp_path / "corpus", tmp_path / "ws", checksum=True)
@@ -112,13 +112,13 @@ def test_a_changed_file_is_read_again(make_gif: GifMaker, tmp_path: Path) -> Non
     gif = make_gif("corpus/a.gif", seed=1)
     make_gif("corpus/b.gif", seed=2)
     remember(run_scan(tmp_path / "corpus", tmp_path / "ws"), tmp_path / "ws")
-    overwrite_unseen(gif)
+    overwrite_unnoticed(gif)
     os.utime(gif, (1, 1))
     second = run_scan(tmp_path / "corpus", tmp_path / "ws")
     assert (second.unchanged, sha256s(second)["a"]) == (1, hashlib.sha256(gif.read_bytes()).hexdigest())
 
 
-def test_files_of_a_catalog_are_recognised_too(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_files_of_a_catalog_are_recognised_as_unchanged_too(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/a.gif")
     (tmp_path / "c.jsonl").write_text(json.dumps({"uri": "corpus/a.gif"}))
     remember(run_scan(tmp_path / "c.jsonl", tmp_path / "ws"), tmp_path / "ws")
@@ -126,16 +126,16 @@ def test_files_of_a_catalog_are_recognised_too(make_gif: GifMaker, tmp_path: Pat
     assert (second.unchanged, second.catalog.num_rows) == (1, 1)
 
 
-def test_a_file_whose_time_is_not_told_is_read_again(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_a_file_without_a_modification_time_is_read_again(make_gif: GifMaker, tmp_path: Path) -> None:
     gif = make_gif("corpus/a.gif")
     os.utime(gif, (0, 0))
     remember(run_scan(tmp_path / "corpus", tmp_path / "ws"), tmp_path / "ws")
-    overwrite_unseen(gif)
+    overwrite_unnoticed(gif)
     second = run_scan(tmp_path / "corpus", tmp_path / "ws")
     assert (second.unchanged, sha256s(second)) == (0, {"a": hashlib.sha256(gif.read_bytes()).hexdigest()})
 
 
-def test_what_cannot_be_read_is_a_reject_with_its_reason(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_a_reject_with_its_reason(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/a.gif")
     (tmp_path / "corpus/gone.gif").symlink_to("nowhere.gif")
     (tmp_path / "corpus/large.gif").write_bytes(b"GIF89a" + bytes(5_000))
@@ -156,21 +156,21 @@ def test_what_cannot_be_read_is_a_reject_with_its_reason(make_gif: GifMaker, tmp
     assert set(scanned.rejects["stage"].to_pylist()) == {"scan"}
 
 
-def test_a_missing_file_of_a_catalog_is_a_reject(tmp_path: Path) -> None:
+def test_a_missing_file_in_a_catalog_is_a_reject(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text('{"uri": "nowhere.gif", "id": "7"}\n{"uri": "nosuch://b/x.gif", "id": "8"}\n')
     found = reasons(run_scan(tmp_path / "c.jsonl", tmp_path / "ws"))
     assert "nowhere.gif" in found["7"][1]
     assert "nosuch" in found["8"][1]
 
 
-def test_results_of_an_interrupted_scan_stand(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_results_of_an_interrupted_scan_are_reused(make_gif: GifMaker, tmp_path: Path) -> None:
     gif = make_gif("corpus/a.gif")
-    first = run_scan(tmp_path / "corpus", tmp_path / "ws")  # ... and killed before the catalog was written
-    overwrite_unseen(gif)
+    first = run_scan(tmp_path / "corpus", tmp_path / "ws")  # as if killed before writing the catalog
+    overwrite_unnoticed(gif)
     assert sha256s(run_scan(tmp_path / "corpus", tmp_path / "ws")) == sha256s(first)
 
 
-def test_rejects_of_an_interrupted_scan_do_not_stand(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_rejects_of_an_interrupted_scan_are_retried(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/a.gif")
     small, large = (EncodeSettings(limits=Limits(bytes=limit)) for limit in (10, 10_000))
     assert reasons(run_scan(tmp_path / "corpus", tmp_path / "ws", encode=small))["a"][0] == "LimitError"
@@ -185,7 +185,7 @@ def test_damaged_results_of_an_interrupted_scan_are_made_again(make_gif: GifMake
     assert run_scan(tmp_path / "corpus", tmp_path / "ws").catalog == first.catalog
 
 
-def test_a_damaged_last_catalog_only_costs_reading(make_gif: GifMaker, tmp_path: Path) -> None:
+def test_a_damaged_last_catalog_only_means_reading_again(make_gif: GifMaker, tmp_path: Path) -> None:
     make_gif("corpus/a.gif")
     first = run_scan(tmp_path / "corpus", tmp_path / "ws")
     remember(first, tmp_path / "ws")

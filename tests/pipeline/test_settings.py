@@ -5,6 +5,6 @@ import pytest
 from gifdex.pipeline.settings import IndexSettings
 
 
-def test_a_count_of_shards_below_one_is_refused() -> None:
+def test_fewer_than_one_shard_is_refused() -> None:
     with pytest.raises(ValueError, match="shards is -1"):
         IndexSettings(shards=-1)

@@ -13,7 +13,7 @@ from gifdex.encoders.base import available_cpus
 from gifdex.pipeline.shards import EmbedTask, automatic_shards, beam_options, plan_shards, row_order
 from gifdex.schemas import tables
 
-# Numbers repeat, so that some items have the same bytes.
+# Repeated numbers give items with the same bytes.
 KEYS = st.lists(st.integers(0, 300), min_size=1, max_size=200)
 
 
@@ -57,24 +57,24 @@ def test_shards_cover_all_rows_in_order_and_each_has_one_range_of_keys(
 
 
 @pytest.mark.parametrize("shards", [1, 3, 7, 16])
-def test_shards_are_of_about_one_size(shards: int) -> None:
+def test_shards_have_about_equal_sizes(shards: int) -> None:
     _, tasks = make_plan(items_of(list(range(4000))), shards)
     assert len(tasks) == shards
     assert all(abs(task.items - 4000 / shards) < 6 * (4000 / shards) ** 0.5 + 1 for task in tasks)
 
 
-def test_automatic_shards_bound_the_memory_of_one() -> None:
+def test_the_automatic_number_of_shards_bounds_the_memory_of_each() -> None:
     bytes_of_item = 4 * (1280 + 2 * 512)
     fitting = 2 * 1024**3 // bytes_of_item
     assert [automatic_shards(items, 1280, 512) for items in (1, fitting, fitting + 1, 10 * fitting)] == [1, 1, 2, 10]
 
 
-def test_items_of_the_same_bytes_share_a_shard() -> None:
+def test_items_with_the_same_bytes_share_a_shard() -> None:
     _, tasks = make_plan(items_of([5] * 40), 13)
     assert [task.items for task in tasks] == [40]
 
 
-def test_several_shards_are_built_at_once_unless_beam_was_told_how() -> None:
+def test_several_shards_are_built_in_parallel_unless_beam_options_say_otherwise() -> None:
     cpus = available_cpus()
     if cpus > 1:
         assert beam_options([], 9) == [

@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 from gifdex.pipeline.tasks import pipeline_options, run_tasks
 from gifdex.schemas.errors import EncoderError, GifdexError, MissingExtraError, PipelineError
 from gifdex.schemas.files import commit_bytes
-from tests.told import Told
+from tests.progress import RecordedProgress
 
 
 @dataclass(frozen=True)
@@ -53,26 +53,26 @@ def tasks(folder: Path, count: int = 3) -> list[Write]:
 
 
 def test_every_task_is_run_and_progress_ends_at_the_total(tmp_path: Path) -> None:
-    told = Told()
-    run_tasks("st", tasks(tmp_path), Commit, (), told)
+    progress = RecordedProgress()
+    run_tasks("st", tasks(tmp_path), Commit, (), progress)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["task0", "task1", "task2"]
-    assert told.stages[0] == ("st", 0, 6)
-    assert told.stages[-1] == ("st", 6, 6)
-    assert [done for _, done, _ in told.stages] == sorted(done for _, done, _ in told.stages)
+    assert progress.stages[0] == ("st", 0, 6)
+    assert progress.stages[-1] == ("st", 6, 6)
+    assert [done for _, done, _ in progress.stages] == sorted(done for _, done, _ in progress.stages)
 
 
-def test_nothing_to_do_starts_no_pipeline(tmp_path: Path) -> None:
-    told = Told()
-    run_tasks("st", [], Fail, ("--runner=NoSuchRunner",), told)
-    assert told.stages == [("st", 0, 0)]
+def test_no_tasks_start_no_pipeline(tmp_path: Path) -> None:
+    progress = RecordedProgress()
+    run_tasks("st", [], Fail, ("--runner=NoSuchRunner",), progress)
+    assert progress.stages == [("st", 0, 0)]
 
 
-def test_tasks_that_left_nothing_are_an_error_though_the_runner_says_done(tmp_path: Path) -> None:
+def test_tasks_without_results_are_an_error_even_when_the_runner_reports_success(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"the st pipeline ended, but 3 of 3 tasks left no result .*task0"):
         run_tasks("st", tasks(tmp_path), CommitNothing, ())
 
 
-def test_a_failing_task_is_an_error_of_one_line_that_says_why(tmp_path: Path) -> None:
+def test_a_failing_task_is_a_one_line_error_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(
         PipelineError, match="the st pipeline failed with ZeroDivisionError: no luck with task"
     ) as caught:
@@ -81,17 +81,17 @@ def test_a_failing_task_is_an_error_of_one_line_that_says_why(tmp_path: Path) ->
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_an_error_of_ours_comes_through_as_itself_word_for_word(tmp_path: Path) -> None:
+def test_our_own_errors_come_through_word_for_word(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"^the encoder cannot do this: choose another$"):
         run_tasks("st", tasks(tmp_path), FailOnPurpose, ())
 
 
-def test_an_error_of_ours_that_beam_cannot_make_again_comes_through_too(tmp_path: Path) -> None:
+def test_our_own_errors_that_beam_cannot_reconstruct_come_through_too(tmp_path: Path) -> None:
     with pytest.raises(MissingExtraError, match=r"^it needs the module nothing, .*'gifdex\[more\]'$"):
         run_tasks("st", tasks(tmp_path), FailForAnExtra, ())
 
 
-def test_the_reason_of_another_process_is_the_last_line_of_its_traceback_that_is_one(tmp_path: Path) -> None:
+def test_the_reason_from_another_process_is_the_error_line_of_its_traceback(tmp_path: Path) -> None:
     options = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
     with pytest.raises(PipelineError, match="EncoderError: the encoder cannot do this: choose another; what") as caught:
         run_tasks("st", tasks(tmp_path), FailOnPurpose, options)
@@ -112,7 +112,9 @@ def test_an_unknown_runner_is_a_pipeline_error(tmp_path: Path) -> None:
         (("--runner", "FlinkRunner", "--direct_num_workers", "3"), "FlinkRunner"),
     ],
 )
-def test_beam_options_pass_through_and_the_local_runner_is_named(arguments: tuple[str, ...], runner: str) -> None:
+def test_beam_options_are_passed_on_and_the_local_runner_is_the_default(
+    arguments: tuple[str, ...], runner: str
+) -> None:
     options = pipeline_options(arguments)
     assert options.view_as(StandardOptions).runner == runner
     workers = options.view_as(DirectOptions).direct_num_workers

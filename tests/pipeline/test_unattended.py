@@ -1,4 +1,4 @@
-"""What goes wrong while nobody looks: numbers that are none, damaged files, a bucket that is away."""
+"""Failures of unattended runs: NaN settings, damaged files, an unreachable bucket."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from gifdex.pipeline.prune import prune
 from gifdex.pipeline.settings import GateSettings
 from gifdex.schemas.errors import ConfigError
 from tests.pipeline.nights import GIFS
-from tests.told import Calls
+from tests.progress import CallbackProgress
 
 if TYPE_CHECKING:
     from tests.pipeline.nights import Nights
 
 
 @pytest.mark.parametrize("rule", ["min_recall", "max_shrink", "max_rejects"])
-def test_no_rule_is_a_number_that_everything_passes(rule: str) -> None:
+def test_nan_is_refused_as_a_rule(rule: str) -> None:
     with pytest.raises(ConfigError, match=rf"{rule} is nan; expected a number"):
-        replace(GateSettings(), **{rule: math.nan})  # type: ignore[arg-type]  # the rules are numbers
+        replace(GateSettings(), **{rule: math.nan})  # type: ignore[arg-type]  # all rules are numbers
 
 
-def test_files_that_rot_before_they_are_published_are_refused_whoever_forces_it(nights: Nights) -> None:
+def test_files_damaged_before_publication_are_refused_even_with_force(nights: Nights) -> None:
     before = store.current(nights.store)
     nights.add("new", 800)
 
-    def rot(stage: str, done: int, total: int) -> None:
+    def corrupt(stage: str, done: int, total: int) -> None:
         if (stage, done) == ("gate", 0):
             (newest,) = [name for name in store.finished(nights.store) if name != before]
             path = nights.store / newest / "items.arrow"
@@ -42,14 +42,14 @@ def test_files_that_rot_before_they_are_published_are_refused_whoever_forces_it(
             path.write_bytes(data)
 
     for force in (False, True):
-        summary = nightly(nights.settings(force=force), Calls(rot))
+        summary = nightly(nights.settings(force=force), CallbackProgress(corrupt))
         assert (summary.outcome, list(summary.refused)) == ("refused", ["files"])
         assert "items.arrow has SHA-256" in summary.refused["files"]
         assert store.current(nights.store) == before
-    assert nights.run().outcome == "published"  # it was built again
+    assert nights.run().outcome == "published"  # it was rebuilt
 
 
-def test_a_shrunken_corpus_is_noticed_though_the_published_version_cannot_be_read(nights: Nights) -> None:
+def test_a_shrunken_corpus_is_noticed_although_the_published_version_is_unreadable(nights: Nights) -> None:
     nights.add("new", 801)
     second = nights.run()
     (nights.store / second.build_id / "manifest.json").write_text("{")
@@ -64,21 +64,21 @@ def test_a_shrunken_corpus_is_noticed_though_the_published_version_cannot_be_rea
     assert "no published version can be read" in unknown.refused["max_shrink"]
 
 
-def test_a_damaged_pointer_is_mended_by_the_next_night(nights: Nights) -> None:
+def test_the_next_night_repairs_a_damaged_pointer(nights: Nights) -> None:
     current = store.current(nights.store)
     (nights.store / store.POINTER_NAME).write_text("?")
     summary = nights.run()
     assert (summary.outcome, summary.build_id, store.current(nights.store)) == ("published", current, current)
 
 
-def test_a_published_version_that_would_be_refused_stays_and_force_records_it(nights: Nights) -> None:
+def test_a_current_version_that_breaks_a_rule_stays_and_force_is_recorded(nights: Nights) -> None:
     summary = nights.run(gate={"min_recall": 1.1})
     assert (summary.outcome, summary.previous) == ("refused", summary.build_id)
     forced = nights.run(gate={"min_recall": 1.1}, force=True)
     assert (forced.outcome, store.history(nights.store)[-1].refused) == ("unchanged", ("min_recall",))
 
 
-def test_a_version_that_was_refused_this_night_is_there_to_be_looked_at(nights: Nights) -> None:
+def test_a_version_refused_this_night_is_kept_for_inspection(nights: Nights) -> None:
     old = nights.run(gate={"min_recall": 1.1}).build_id
     nights.add("new", 802)
     newer = nights.run(gate={"min_recall": 1.1}, keep=1).build_id
@@ -87,12 +87,12 @@ def test_a_version_that_was_refused_this_night_is_there_to_be_looked_at(nights: 
     assert nights.run(gate={"min_recall": 1.1}, keep=1).build_id in store.finished(nights.store)
     nights.remove("other")
     nights.add("new", 802)
-    again = nights.run(gate={"min_recall": 1.1}, keep=1)  # not the newest of those that were refused
+    again = nights.run(gate={"min_recall": 1.1}, keep=1)  # not the newest refused version
     assert (again.build_id, again.build_id in store.finished(nights.store)) == (newer, True)
     assert old in store.finished(nights.store)
 
 
-def test_a_damaged_catalog_costs_reading_and_no_more(nights: Nights) -> None:
+def test_a_damaged_catalog_only_means_reading_again(nights: Nights) -> None:
     catalog = nights.workspace.newest_catalog()
     assert catalog is not None
     catalog.write_bytes(catalog.read_bytes()[:100])
@@ -103,7 +103,7 @@ def test_a_damaged_catalog_costs_reading_and_no_more(nights: Nights) -> None:
     assert (summary.outcome, summary.build.run.tried) == ("published", 1)
 
 
-def test_damaged_features_are_encoded_again_and_pruned(nights: Nights) -> None:
+def test_damaged_features_are_pruned_and_encoded_again(nights: Nights) -> None:
     junk = next(nights.workspace.features.iterdir()) / "00" / "part-damaged.parquet"
     junk.parent.mkdir(exist_ok=True)
     junk.write_bytes(b"PAR1 no more")
@@ -126,7 +126,7 @@ def test_a_damaged_part_of_another_encoder_is_pruned(nights: Nights) -> None:
     assert not junk.exists()
 
 
-def test_a_night_that_cannot_ship_has_published_and_pruned_and_says_why(nights: Nights, tmp_path: Path) -> None:
+def test_a_night_that_cannot_push_still_publishes_and_prunes_and_says_why(nights: Nights, tmp_path: Path) -> None:
     nights.add("new", 805)
     summary = nights.run(push="s3://bucket/index?endpoint_override=127.0.0.1:9&scheme=http&region=x")
     assert (summary.outcome, summary.pushed) == ("published", {})
@@ -138,7 +138,7 @@ def test_a_night_that_cannot_ship_has_published_and_pruned_and_says_why(nights: 
     assert nights.run(push=str(copy)).pushed["version"] == summary.build_id
 
 
-def test_a_rollback_reaches_the_copies_with_the_next_night(nights: Nights, tmp_path: Path) -> None:
+def test_the_next_night_pushes_a_rollback_to_the_copies(nights: Nights, tmp_path: Path) -> None:
     copy, first = tmp_path / "copy", store.current(nights.store)
     nights.add("new", 806)
     second = nights.run(push=str(copy))
@@ -149,7 +149,7 @@ def test_a_rollback_reaches_the_copies_with_the_next_night(nights: Nights, tmp_p
     assert store.current(copy) == first
 
 
-def test_what_killed_writers_leave_beside_the_folders_is_overwritten_by_the_next(nights: Nights) -> None:
+def test_temporary_files_of_killed_writers_are_overwritten(nights: Nights) -> None:
     left = nights.workspace.root / ".tmp-status.json.part"
     left.write_text("half")
     note_status(nights.workspace.root, "published", None)

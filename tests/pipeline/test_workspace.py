@@ -26,7 +26,7 @@ with Workspace(Path(sys.argv[1])).locked():
 
 @contextmanager
 def holder(root: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the workspace, until killed."""
+    """Another process, which holds the workspace until it is killed."""
     with subprocess.Popen([sys.executable, "-c", HOLD, str(root)], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -36,7 +36,7 @@ def holder(root: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_second_process_is_told_who_holds_the_workspace(tmp_path: Path) -> None:
+def test_a_second_process_learns_who_holds_the_workspace(tmp_path: Path) -> None:
     root = tmp_path / "new" / "workspace"
     with holder(root) as process:
         expected = rf"{root} \(process {process.pid} on \S+ since 20\S+\)"
@@ -45,7 +45,7 @@ def test_a_second_process_is_told_who_holds_the_workspace(tmp_path: Path) -> Non
     assert caught.value.exit_code == 75
 
 
-def test_the_lock_is_free_after_its_holder_was_killed(tmp_path: Path) -> None:
+def test_the_lock_is_released_when_its_holder_is_killed(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -53,7 +53,7 @@ def test_the_lock_is_free_after_its_holder_was_killed(tmp_path: Path) -> None:
             assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
 
 
-def test_the_lock_holds_within_a_process_too(tmp_path: Path) -> None:
+def test_the_lock_works_within_a_process_too(tmp_path: Path) -> None:
     with (
         Workspace(tmp_path).locked(),
         pytest.raises(WorkspaceBusyError, match=f"process {os.getpid()}"),
@@ -62,7 +62,7 @@ def test_the_lock_holds_within_a_process_too(tmp_path: Path) -> None:
         pass
 
 
-def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
+def test_the_lock_is_released_after_an_error(tmp_path: Path) -> None:
     def fail() -> None:
         raise LookupError("mine")
 
@@ -79,7 +79,7 @@ def test_an_unknown_holder_is_still_a_holder(tmp_path: Path) -> None:
             pass
 
 
-def test_a_workspace_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_a_workspace_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(WorkspaceError, match=r"cannot use the workspace .*file/ws: .*choose another"),

@@ -1,4 +1,4 @@
-"""The tree of errors: documented, one base class, exit codes, and able to cross between processes."""
+"""The tree of errors: its documentation, base class, exit codes, and pickling between processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLASSES: list[Any] = sorted(
 )
 
 
-def drawn_tree() -> dict[str, str]:
+def documented_tree() -> dict[str, str]:
     """The docstring's tree as child -> parent, read from its indentation."""
     parents: dict[str, str] = {}
     line_of_ancestors: list[tuple[int, str]] = []
@@ -32,16 +32,16 @@ def drawn_tree() -> dict[str, str]:
     return parents
 
 
-def test_the_docstring_draws_exactly_the_tree_that_exists() -> None:
-    assert drawn_tree() == {kind.__name__: kind.__bases__[0].__name__ for kind in CLASSES}
+def test_the_docstring_shows_the_actual_tree() -> None:
+    assert documented_tree() == {kind.__name__: kind.__bases__[0].__name__ for kind in CLASSES}
 
 
-def test_a_caller_catches_every_error_with_one_class() -> None:
+def test_one_base_class_catches_every_error() -> None:
     assert all(issubclass(kind, GifdexError) for kind in CLASSES)
     assert not any(issubclass(kind, (OSError, ValueError)) for kind in CLASSES)
 
 
-def test_the_command_line_exits_with_1_but_for_usage_and_a_workspace_in_use() -> None:
+def test_the_exit_code_is_1_except_for_usage_and_a_busy_workspace() -> None:
     assert {kind.__name__: kind.exit_code for kind in CLASSES if kind.exit_code != 1} == {
         "BeamOptionsError": 2,
         "ConfigError": 2,
@@ -50,15 +50,15 @@ def test_the_command_line_exits_with_1_but_for_usage_and_a_workspace_in_use() ->
     }
 
 
-def test_a_missing_extra_names_what_needs_it_and_the_command_that_helps() -> None:
+def test_a_missing_extra_names_its_user_and_the_install_command() -> None:
     message = str(MissingExtraError("the image encoder x", "tensorflow", "pipeline"))
     assert message.startswith("the image encoder x needs the module tensorflow")
     assert message.endswith("pip install 'gifdex[pipeline]'")
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: str(kind.__name__))
-def test_an_error_from_a_worker_process_arrives_as_it_was(kind: type[GifdexError]) -> None:
+def test_an_error_from_a_worker_process_arrives_unchanged(kind: type[GifdexError]) -> None:
     error = kind("a", "b", "c") if kind is MissingExtraError else kind("one sentence")
-    arrived = pickle.loads(pickle.dumps(error))  # noqa: S301  # its own bytes
+    arrived = pickle.loads(pickle.dumps(error))  # noqa: S301  # pickled by this test
     assert type(arrived) is kind
     assert str(arrived) == str(error)

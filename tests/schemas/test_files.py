@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from gifdex.schemas.files import (
 )
 
 
-def test_json_lines_end_at_line_feeds_alone() -> None:
+def test_json_lines_end_only_at_line_feeds() -> None:
     text = '{"a": "one\u2028two"}\r\n\n{"a": "three"}'
     assert [row["a"] for row in json_lines(text, "x", CorpusError)] == ["one\u2028two", "three"]
 
 
 @pytest.mark.parametrize("line", ["nonsense", "[1]", "[" * 100_000])
-def test_a_line_that_is_no_json_object_is_named(line: str) -> None:
+def test_a_line_that_is_not_a_json_object_is_named(line: str) -> None:
     with pytest.raises(CorpusError, match="line 2 of the file x"):
         list(json_lines('{"a": 1}\n' + line, "the file x", CorpusError))
 
@@ -48,7 +48,9 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("error", [ValueError, Interrupted, KeyboardInterrupt])
-def test_an_error_inside_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     path = tmp_path / "facts.json"
     path.write_bytes(b"old")
 
@@ -63,7 +65,7 @@ def test_an_error_inside_leaves_the_old_file_and_nothing_else(tmp_path: Path, er
     assert names(tmp_path) == ["facts.json"]
 
 
-def test_an_error_inside_leaves_nothing_where_there_was_nothing(tmp_path: Path) -> None:
+def test_an_error_while_writing_a_new_file_leaves_nothing(tmp_path: Path) -> None:
     def write_half() -> None:
         with committing(tmp_path / "facts.json") as temporary:
             temporary.write_bytes(b"half")
@@ -74,13 +76,13 @@ def test_an_error_inside_leaves_nothing_where_there_was_nothing(tmp_path: Path) 
     assert names(tmp_path) == []
 
 
-def test_the_old_file_stays_readable_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_the_old_file_stays_readable_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "facts.json"
     path.write_bytes(b"old")
     with committing(path) as temporary:
         temporary.write_bytes(b"new")
         assert path.read_bytes() == b"old"
-        assert temporary.parent == path.parent, "a rename from another filesystem is a copy"
+        assert temporary.parent == path.parent, "a rename between filesystems would be a copy"
         assert temporary.name.startswith(TEMPORARY_PREFIX)
     assert path.read_bytes() == b"new"
     assert names(tmp_path) == ["facts.json"]
@@ -94,17 +96,17 @@ def test_a_reader_keeps_the_file_it_opened_while_a_new_one_is_committed(tmp_path
         assert stream.read() == b"old"
 
 
-def test_two_writers_of_one_file_do_not_share_a_temporary_one(tmp_path: Path) -> None:
+def test_two_writers_of_one_file_use_different_temporary_files(tmp_path: Path) -> None:
     path = tmp_path / "facts.json"
     with committing(path) as first, committing(path) as second:
         assert first != second
         first.write_bytes(b"first")
         second.write_bytes(b"second")
-    assert path.read_bytes() == b"first", "the outer one commits last"
+    assert path.read_bytes() == b"first", "the outer writer commits last"
     assert names(tmp_path) == ["facts.json"]
 
 
-def test_a_block_that_wrote_nothing_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
+def test_a_block_that_writes_nothing_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "facts.json"
     path.write_bytes(b"old")
     with pytest.raises(FileNotFoundError), committing(path):
@@ -112,12 +114,12 @@ def test_a_block_that_wrote_nothing_is_an_error_and_keeps_the_old_file(tmp_path:
     assert path.read_bytes() == b"old"
 
 
-def test_folders_above_the_file_are_made(tmp_path: Path) -> None:
+def test_parent_folders_are_created(tmp_path: Path) -> None:
     commit_bytes(tmp_path / "a" / "b" / "c", b"data")
     assert (tmp_path / "a" / "b" / "c").read_bytes() == b"data"
 
 
-def test_a_killed_writer_leaves_the_old_file_and_what_remove_unfinished_deletes(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_old_file_and_a_leftover_for_remove_unfinished(tmp_path: Path) -> None:
     path = tmp_path / "part" / "facts.json"
     commit_bytes(path, b"old")
     program = (
@@ -135,7 +137,7 @@ def test_a_killed_writer_leaves_the_old_file_and_what_remove_unfinished_deletes(
     assert names(path.parent) == ["facts.json"]
 
 
-def test_remove_unfinished_looks_into_every_folder_and_at_nothing_else(tmp_path: Path) -> None:
+def test_remove_unfinished_searches_every_folder_and_removes_nothing_else(tmp_path: Path) -> None:
     keep = [tmp_path / "a.parquet", tmp_path / "x" / "tmp-not-ours", tmp_path / "x" / "y" / f"b{TEMPORARY_PREFIX}c"]
     remove = [tmp_path / f"{TEMPORARY_PREFIX}1-a", tmp_path / "x" / "y" / f"{TEMPORARY_PREFIX}2-b"]
     for path in keep + remove:
@@ -147,11 +149,11 @@ def test_remove_unfinished_looks_into_every_folder_and_at_nothing_else(tmp_path:
     assert remove_unfinished(tmp_path) == 0
 
 
-def test_remove_unfinished_finds_nothing_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_remove_unfinished_accepts_a_missing_folder(tmp_path: Path) -> None:
     assert remove_unfinished(tmp_path / "absent") == 0
 
 
-def test_a_committed_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+def test_a_committed_file_has_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     commit_bytes(tmp_path / "committed", b"")
     assert (tmp_path / "committed").stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -166,13 +168,13 @@ def test_sha256_file_is_the_hash_of_the_committed_bytes(tmp_path_factory: pytest
     assert sha256_file(path) == hashlib.sha256(data).hexdigest()
 
 
-def test_sha256_file_reads_files_beyond_one_buffer(tmp_path: Path) -> None:
+def test_sha256_file_reads_files_larger_than_its_buffer(tmp_path: Path) -> None:
     data = os.urandom(1 << 20) + b"end"
     (tmp_path / "large").write_bytes(data)
     assert sha256_file(tmp_path / "large") == hashlib.sha256(data).hexdigest()
 
 
-def test_a_table_comes_back_equal_with_its_metadata_and_is_zstd(tmp_path: Path) -> None:
+def test_a_table_is_read_back_with_its_metadata_and_stored_with_zstd(tmp_path: Path) -> None:
     schema = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("x", pa.int32())], metadata={"a": "b"})
     table = pa.Table.from_pylist([{"id": "1", "x": None}, {"id": "2", "x": 5}], schema=schema)
     commit_table(tmp_path / "t.parquet", table)

@@ -1,4 +1,4 @@
-"""The manifest: what is written is read back, and anything else is an error that names the place."""
+"""The manifest: it is read back as written, and an invalid one is an error that names the place."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ MANIFEST = Manifest(
     files={"a.ann": FileRecord(10, "aa"), "b.ann": FileRecord(20, "bb")},
 )
 
-# 64-bit counts and every character that is no surrogate; NaN is no number that equals itself
+# 64-bit counts, and every character except surrogates; no NaN because it never equals itself
 _counts = st.integers(0, 2**63)
 _texts = st.text(max_size=12)
 _numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -127,7 +127,7 @@ def read(value: Any) -> Manifest:
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(manifest=_manifests)
-def test_a_manifest_comes_back_from_its_json_as_it_was(manifest: Manifest) -> None:
+def test_a_manifest_survives_the_round_trip_through_json(manifest: Manifest) -> None:
     text = manifest.to_json()
     again = Manifest.from_json(text, WHERE, {})
     assert again == manifest
@@ -143,7 +143,7 @@ _json = st.recursive(
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(value=_json, name=st.sampled_from([field.name for field in dataclasses.fields(Manifest)]))
-def test_any_value_in_any_field_is_read_as_it_is_or_refused(value: Any, name: str) -> None:
+def test_any_value_in_any_field_is_read_exactly_or_refused(value: Any, name: str) -> None:
     changed = parsed() | {name: value}
     try:
         manifest = read(changed)
@@ -152,19 +152,19 @@ def test_any_value_in_any_field_is_read_as_it_is_or_refused(value: Any, name: st
     assert json.loads(manifest.to_json())[name] == value
 
 
-def test_an_unknown_field_of_a_later_minor_release_is_passed_over() -> None:
+def test_an_unknown_field_of_a_later_minor_release_is_ignored() -> None:
     assert read(parsed() | {"a field of tomorrow": [1]}) == MANIFEST
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Manifest)][2:])
-def test_every_field_is_required_by_name(name: str) -> None:
+def test_a_missing_field_is_named(name: str) -> None:
     value = parsed()
     del value[name]
     with pytest.raises(CorruptIndexError, match=rf"^{WHERE} is damaged \(manifest\.{name} is missing\)"):
         read(value)
 
 
-def test_a_missing_field_deep_inside_is_named_with_its_path() -> None:
+def test_a_missing_nested_field_is_named_with_its_path() -> None:
     value = parsed()
     del value["fields"]["image"]["shards"][1]["vectors"]
     with pytest.raises(CorruptIndexError, match=r"manifest\.fields\.image\.shards\[1\]\.vectors is missing"):
@@ -198,7 +198,7 @@ def test_a_missing_field_deep_inside_is_named_with_its_path() -> None:
         ([*ENGINE, "vector_recall"], None, r"annoy\.vector_recall is None, expected dict"),
         ([*ENGINE, "vector_recall", "at", "10"], "1", r"vector_recall\.at\.10 is '1', expected float"),
         ([*ENGINE, "sentence_recall", "queries"], 1.5, r"sentence_recall\.queries is 1\.5, expected int"),
-        pytest.param([*ENGINE, "vector_recall", "at", "10"], 10**400, "too large", id="ten to the 400"),
+        pytest.param([*ENGINE, "vector_recall", "at", "10"], 10**400, "too large", id="10**400"),
         (["files"], [], r"manifest\.files is \[\], expected dict"),
         (["files", "a.ann", "bytes"], "10", r"manifest\.files\.a\.ann\.bytes is '10', expected int"),
     ],
@@ -214,50 +214,50 @@ def test_a_wrong_type_is_named_with_its_path(path: list[str | int], wrong: objec
     assert str(caught.value).startswith(f"{WHERE} is damaged")
 
 
-def test_a_long_wrong_value_does_not_flood_the_message() -> None:
+def test_a_long_wrong_value_is_shortened_in_the_message() -> None:
     with pytest.raises(CorruptIndexError) as caught:
         read(parsed() | {"items": "x" * 100_000})
     assert len(str(caught.value)) < 300
 
 
-def test_a_whole_number_is_a_recall() -> None:
+def test_recall_may_be_an_integer() -> None:
     value = parsed()
     value["fields"]["image"]["engines"]["annoy"]["vector_recall"]["at"]["10"] = 1
     recall = read(value).fields["image"].engines["annoy"].vector_recall.at["10"]
     assert (recall, type(recall)) == (1.0, float)
 
 
-def test_a_newer_format_says_to_upgrade_even_where_the_rest_is_unknown() -> None:
+def test_a_newer_format_asks_for_an_upgrade_even_if_the_rest_is_unknown() -> None:
     with pytest.raises(FormatVersionError, match=rf"^{WHERE} has format version {FORMAT_VERSION + 1}.*upgrade gifdex"):
         Manifest.from_json(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION + 1}), WHERE, {})
 
 
 @pytest.mark.parametrize("version", [None, "1", 1.0, 0, -1, [1], True])
-def test_a_format_version_that_is_no_whole_number_is_damage(version: object) -> None:
+def test_a_format_version_that_is_not_an_integer_is_corrupt(version: object) -> None:
     with pytest.raises(CorruptIndexError, match=WHERE):
         read(parsed() | {"format_version": version})
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "{}", '"gifdex-index"', '{"format": "voyager"}', '{"format": null}'])
-def test_the_json_of_something_else_says_what_was_expected(text: str) -> None:
+def test_json_of_something_else_is_an_error_that_says_what_was_expected(text: str) -> None:
     with pytest.raises(CorruptIndexError, match=rf'^{WHERE} is not the manifest of a gifdex index.*"{FORMAT}"'):
         Manifest.from_json(text, WHERE, {})
 
 
 @pytest.mark.parametrize("text", ["", "{", "not json", "\ufeff{}", "[" * 100_000, '{"items": ' + "9" * 5000 + "}"])
-def test_text_that_is_no_json_is_damage(text: str) -> None:
+def test_text_that_is_not_json_is_corrupt(text: str) -> None:
     with pytest.raises(CorruptIndexError, match=rf"^{WHERE} is not JSON"):
         Manifest.from_json(text, WHERE, {})
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(length=st.integers(0, len(MANIFEST.to_json()) - 2))
-def test_a_truncated_manifest_is_damage(length: int) -> None:
+def test_a_truncated_manifest_is_corrupt(length: int) -> None:
     with pytest.raises(CorruptIndexError, match=WHERE):
         Manifest.from_json(MANIFEST.to_json()[:length], WHERE, {})
 
 
-def test_recall_of_an_engine_is_the_lower_of_what_was_measured() -> None:
+def test_the_recall_of_an_engine_is_its_lowest_measurement() -> None:
     found = [None, RecallRecord(0, {}), RecallRecord(5, {"10": 0.9})]
     stored = [RecallRecord(0, {}), RecallRecord(5, {"10": 0.5}), RecallRecord(5, {"10": 1.0})]
     recalls = [[dataclasses.replace(ANNOY, vector_recall=v, sentence_recall=s).recall for s in found] for v in stored]

@@ -1,4 +1,4 @@
-"""The Arrow schemas: what a Parquet file of each table promises to any other reader."""
+"""The Arrow schemas: what each table's Parquet file guarantees to other readers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_a_row_of_only_the_required_fields_survives_parquet(tmp_path: Path, name: str) -> None:
+def test_a_row_with_only_the_required_fields_survives_parquet(tmp_path: Path, name: str) -> None:
     schema = FIXED[name]
     table = pa.Table.from_pylist([ROWS[name]], schema=schema)
     table.validate(full=True)
@@ -52,7 +52,7 @@ def test_a_row_without_a_required_field_cannot_be_written(tmp_path: Path, name: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_features_file_says_how_to_read_its_bytes(tmp_path: Path) -> None:
+def test_the_features_file_describes_its_byte_format(tmp_path: Path) -> None:
     values = np.arange(4, dtype="<f4")
     row = ROWS["features"] | {"features": values.tobytes()}
     commit_table(tmp_path / "t.parquet", pa.Table.from_pylist([row], schema=tables.features(4, "0123")))
@@ -63,13 +63,13 @@ def test_the_features_file_says_how_to_read_its_bytes(tmp_path: Path) -> None:
     assert read.tolist() == values.tolist()
 
 
-def test_features_of_another_width_do_not_fit_the_schema() -> None:
+def test_features_of_another_width_violate_the_schema() -> None:
     row = ROWS["features"] | {"features": bytes(4 * 5)}
     with pytest.raises(pa.ArrowInvalid):
         pa.Table.from_pylist([row], schema=tables.features(4, "0123"))
 
 
-def test_embeddings_are_lists_of_one_length_that_numpy_reads_without_a_copy(tmp_path: Path) -> None:
+def test_embeddings_are_fixed_size_lists_that_numpy_reads_without_a_copy(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     rows = [ROWS["embeddings"] | {"id": str(i), "embedding": row.tolist()} for i, row in enumerate(vectors)]
     commit_table(tmp_path / "t.parquet", pa.Table.from_pylist(rows, schema=tables.embeddings(3)))
@@ -80,7 +80,7 @@ def test_embeddings_are_lists_of_one_length_that_numpy_reads_without_a_copy(tmp_
         pa.Table.from_pylist([ROWS["embeddings"] | {"embedding": [1.0]}], schema=tables.embeddings(3))
 
 
-def test_items_with_and_without_a_caption_lie_in_one_embeddings_file(tmp_path: Path) -> None:
+def test_one_embeddings_file_holds_items_with_and_without_a_caption(tmp_path: Path) -> None:
     rows = [ROWS["embeddings"] | {"caption_embedding": vector} for vector in ([1.0, 0.0, 0.0], None, [0.0, 0.0, 1.0])]
     commit_table(tmp_path / "t.parquet", pa.Table.from_pylist(rows, schema=tables.embeddings(3)))
     assert read_table(tmp_path / "t.parquet").to_pylist() == rows

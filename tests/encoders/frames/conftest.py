@@ -1,4 +1,4 @@
-"""GIFs written byte by byte, for what no encoder would write."""
+"""GIFs written byte by byte, because no encoder would write them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLEAR, END = 0x80, 0x81
 
 @dataclass(frozen=True)
 class Picture:
-    """One image: palette indexes (height, width) below 128, where it lies, its graphic control, its own palette."""
+    """One image: palette indexes (height, width) below 128, position, graphic control and local palette."""
 
     pixels: NDArray[np.uint8]
     left: int = 0
@@ -43,7 +43,7 @@ class Picture:
 
 
 def lzw(pixels: bytes) -> bytes:
-    """Code pixels below 128 without compressing: cleared every 100 pixels, a code stays one byte wide."""
+    """Encode pixels below 128 without compression: a clear code every 100 pixels keeps codes one byte wide."""
     pieces = [bytes([CLEAR]) + pixels[at : at + 100] for at in range(0, len(pixels), 100)]
     return b"".join(pieces) + bytes([END])
 
@@ -54,7 +54,7 @@ def sub_blocks(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class RawGif:
-    """Puts pictures (or any other blocks' bytes) into a GIF with a palette of 128 colours."""
+    """Writes pictures (or the bytes of other blocks) into a GIF with a palette of 128 colours."""
 
     palette: NDArray[np.uint8] = field(
         default_factory=lambda: np.random.default_rng(7).integers(0, 256, (128, 3), dtype=np.uint8)

@@ -25,7 +25,7 @@ WHITE = 255
 
 
 def all_frames(data: bytes, frames: int, size: tuple[int, int] = (4, 4)) -> SampledFrames:
-    """Decode every one of a GIF's equally long frames, at its own size."""
+    """Decode all of a GIF's equally long frames, at its own size."""
     sampled = decode(data, Sampling(frames), size, Limits())
     assert len(sampled.frames) == frames
     return sampled
@@ -47,7 +47,7 @@ def test_frames_are_composited_as_a_viewer_shows_them(raw_gif: RawGif) -> None:
     np.testing.assert_array_equal(sampled.weights, np.array([0.5, 0.5], np.float32))
 
 
-def test_only_the_sampled_frames_come_with_their_share_of_the_time(raw_gif: RawGif) -> None:
+def test_only_the_sampled_frames_are_returned_with_their_share_of_the_time(raw_gif: RawGif) -> None:
     pictures = [raw_gif.picture(raw_gif.solid(c), delay_cs=d) for c, d in ((1, 10), (2, 60), (3, 10))]
     sampled = decode(raw_gif((4, 4), pictures), Sampling(4), (4, 4), Limits())
     expected = np.stack([canvas(raw_gif, raw_gif.solid(color)) for color in (2, 3)])  # at 100, 300, 500, 700 of 800 ms
@@ -55,7 +55,7 @@ def test_only_the_sampled_frames_come_with_their_share_of_the_time(raw_gif: RawG
     np.testing.assert_array_equal(sampled.weights, np.array([0.75, 0.25], np.float32))
 
 
-def test_transparency_is_put_on_white(raw_gif: RawGif) -> None:
+def test_transparent_pixels_are_composited_on_white(raw_gif: RawGif) -> None:
     pixels = raw_gif.solid(1)
     pixels[0] = 9
     sampled = all_frames(raw_gif((4, 4), [raw_gif.picture(pixels, transparent=9)]), 1)
@@ -73,7 +73,7 @@ def test_a_transparent_pixel_of_a_later_frame_shows_the_one_below(raw_gif: RawGi
     np.testing.assert_array_equal(all_frames(raw_gif((4, 4), pictures), 2).frames[1], canvas(raw_gif, expected))
 
 
-def test_disposal_to_background_leaves_a_hole_that_shows_white(raw_gif: RawGif) -> None:
+def test_disposal_to_background_shows_white(raw_gif: RawGif) -> None:
     patch = raw_gif.solid(2, 2, 2)
     pictures = [
         raw_gif.picture(raw_gif.solid(1), disposal=1, transparent=9),
@@ -86,7 +86,7 @@ def test_disposal_to_background_leaves_a_hole_that_shows_white(raw_gif: RawGif) 
     np.testing.assert_array_equal(all_frames(raw_gif((4, 4), pictures), 3).frames[2], expected)
 
 
-def test_disposal_to_previous_brings_back_what_was_there(raw_gif: RawGif) -> None:
+def test_disposal_to_previous_restores_the_earlier_pixels(raw_gif: RawGif) -> None:
     pictures = [
         raw_gif.picture(raw_gif.solid(1), disposal=1),
         raw_gif.picture(raw_gif.solid(2, 2, 2), disposal=3),
@@ -110,12 +110,12 @@ def expect_limit(data: bytes, limits: Limits, *parts: str) -> None:
         assert part in str(caught.value)
 
 
-def test_each_limit_names_itself_and_both_values(make_gif: GifMaker) -> None:
+def test_each_limit_error_gives_its_name_and_both_values(make_gif: GifMaker) -> None:
     data = make_gif("a.gif", frames=4, size=(48, 32)).read_bytes()
     expect_limit(data, Limits(bytes=100), "limit bytes of 100", f"{len(data):,} bytes")
     expect_limit(data, Limits(pixels=1535), "limit pixels of 1,535", "1,536 pixels")
     expect_limit(data, Limits(frames=3), "limit frames of 3", "4 frames")
-    # Each frame's codes are unpacked, and each frame is one of the four that are wanted.
+    # Each frame is unpacked, and each is one of the four wanted frames.
     expect_limit(data, Limits(total_pixels=12_287), "limit total_pixels of 12,287", "12,288 pixels")
     expect_limit(data, Limits(seconds=-1.0), "limit seconds of -1.0", "seconds of decoding")
 
@@ -126,21 +126,21 @@ def test_a_gif_exactly_at_its_limits_is_decoded(make_gif: GifMaker) -> None:
     assert len(decode(data, Sampling(4), (4, 4), limits).frames) == 4
 
 
-def test_check_bytes_needs_no_file() -> None:
+def test_check_bytes_needs_only_a_size() -> None:
     check_bytes(100, Limits(bytes=100))
     with pytest.raises(LimitError, match="101 bytes, above the limit bytes of 100"):
         check_bytes(101, Limits(bytes=100))
 
 
-def test_a_huge_canvas_is_refused_before_any_pixel_is_decoded(raw_gif: RawGif) -> None:
-    undecodable = b"\x2c\0\0\0\0\x01\x00\x01\x00\x00\x0f\x01\xff\x00"  # a code size that no decoder takes
+def test_a_huge_canvas_is_refused_before_decoding_any_pixel(raw_gif: RawGif) -> None:
+    undecodable = b"\x2c\0\0\0\0\x01\x00\x01\x00\x00\x0f\x01\xff\x00"  # a code size that no decoder accepts
     with pytest.raises(DecodeError) as caught:
         decode(raw_gif((4, 4), [undecodable]), Sampling(1), (4, 4), Limits())
     assert not isinstance(caught.value, LimitError)
     expect_limit(raw_gif((65_535, 65_535), [undecodable]), Limits(), "limit pixels", "4,294,836,225")
 
 
-def test_a_huge_frame_on_a_small_canvas_is_refused_before_any_pixel_is_decoded(raw_gif: RawGif) -> None:
+def test_a_huge_frame_on_a_small_canvas_is_refused_before_decoding_any_pixel(raw_gif: RawGif) -> None:
     undecodable = b"\x2c\0\0\0\0\xff\xff\xff\xff\x00\x0f\x01\xff\x00"
     expect_limit(raw_gif((4, 4), [undecodable]), Limits(), "limit pixels", "4,294,836,225", "in an image")
 
@@ -151,20 +151,20 @@ def test_garbage_is_a_decode_error(data: bytes) -> None:
         decode(data, Sampling(4), (4, 4), Limits())
 
 
-def test_a_gif_cut_within_its_only_frame_is_a_decode_error(make_gif: GifMaker) -> None:
+def test_a_gif_truncated_within_its_only_frame_is_a_decode_error(make_gif: GifMaker) -> None:
     data = make_gif("a.gif", frames=1, size=(48, 32)).read_bytes()
     with pytest.raises(DecodeError, match="the first frame cannot be decoded: the file ends within it"):
         decode(data[:-30], Sampling(1), (4, 4), Limits())
 
 
-def test_a_gif_that_lacks_only_what_ends_its_last_frame_is_whole(make_gif: GifMaker) -> None:
+def test_a_gif_that_lacks_only_the_end_of_its_last_frame_is_complete(make_gif: GifMaker) -> None:
     data = make_gif("a.gif", frames=1, size=(48, 32)).read_bytes()
     whole, cut = decode(data, Sampling(1), (32, 48), Limits()), decode(data[:-2], Sampling(1), (32, 48), Limits())
     np.testing.assert_array_equal(cut.frames, whole.frames)
     assert cut.damage == "ends within frame 1"
 
 
-def test_of_a_gif_that_is_cut_the_frames_before_the_cut_are_sampled_in_time(raw_gif: RawGif) -> None:
+def test_a_truncated_gif_gives_the_frames_before_the_cut_sampled_in_time(raw_gif: RawGif) -> None:
     pictures = [raw_gif.picture(raw_gif.solid(color), delay_cs=10) for color in (1, 2, 3, 4)]
     data = raw_gif((4, 4), pictures)
     sampled = decode(data[:-12], Sampling(8), (4, 4), Limits())
@@ -174,7 +174,7 @@ def test_of_a_gif_that_is_cut_the_frames_before_the_cut_are_sampled_in_time(raw_
     np.testing.assert_array_equal(sampled.weights, expected.weights)
 
 
-def test_of_a_gif_with_a_broken_frame_the_ones_before_it_are_taken(raw_gif: RawGif) -> None:
+def test_a_gif_with_a_broken_frame_gives_the_frames_before_it(raw_gif: RawGif) -> None:
     broken = b"\x21\xf9\x04\0\x0a\0\0\0\x2c\0\0\0\0\x04\x00\x04\x00\x00\x07\x01\xff\x00"
     pictures = [raw_gif.picture(raw_gif.solid(color)) for color in (1, 2)]
     sampled = decode(raw_gif((4, 4), [*pictures, broken, *pictures]), Sampling(8), (4, 4), Limits())
@@ -182,7 +182,7 @@ def test_of_a_gif_with_a_broken_frame_the_ones_before_it_are_taken(raw_gif: RawG
     np.testing.assert_array_equal(sampled.frames, [canvas(raw_gif, raw_gif.solid(color)) for color in (1, 2)])
 
 
-def test_a_frame_of_no_area_shows_what_is_below(raw_gif: RawGif) -> None:
+def test_a_frame_of_no_area_shows_the_frame_below(raw_gif: RawGif) -> None:
     frame_of_no_area = b"\x21\xf9\x04\0\x0a\0\0\0\x2c" + bytes(9) + b"\x07\x02\x80\x81\x00"
     sampled = all_frames(raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1)), frame_of_no_area]), 2)
     np.testing.assert_array_equal(sampled.frames[1], canvas(raw_gif, raw_gif.solid(1)))
@@ -198,13 +198,13 @@ def test_a_gif_without_a_frame_or_a_canvas_is_refused(raw_gif: RawGif) -> None:
 
 
 @pytest.mark.parametrize("strategy", SAMPLING_STRATEGIES)
-def test_each_strategy_takes_its_frames(raw_gif: RawGif, strategy: str) -> None:
+def test_each_strategy_selects_its_frames(raw_gif: RawGif, strategy: str) -> None:
     delays = [10, 10, 10, 50]
     pictures = [raw_gif.picture(raw_gif.solid(c), delay_cs=d) for c, d in zip((1, 2, 2, 1), delays, strict=True)]
     sampled = decode(raw_gif((4, 4), pictures), Sampling(strategy=strategy), (4, 4), Limits())
     shown, weights = {
         "uniform": ([1, 2, 2, 1], [0.125, 0.125, 0.125, 0.625]),
-        "scene": ([1, 2], [0.75, 0.25]),  # one red frame is nearest to the mean, one of the others differs from it
+        "scene": ([1, 2], [0.75, 0.25]),  # a red frame is nearest to the mean, and one of the others differs from it
         "all": ([1, 2, 2, 1], [0.125, 0.125, 0.125, 0.625]),
         "first": ([1], [1.0]),
     }[strategy]
@@ -212,20 +212,20 @@ def test_each_strategy_takes_its_frames(raw_gif: RawGif, strategy: str) -> None:
     np.testing.assert_allclose(sampled.weights, weights)
 
 
-def test_both_passes_of_scenes_are_paid_for_from_one_budget(make_gif: GifMaker) -> None:
+def test_both_passes_of_scenes_count_towards_one_budget(make_gif: GifMaker) -> None:
     data = make_gif("a.gif", frames=4, size=(48, 32)).read_bytes()
-    cost = 4 * 2 * 1536  # each frame's codes are unpacked, and it is looked up
+    cost = 4 * 2 * 1536  # each frame is unpacked and looked up
     assert len(decode(data, Sampling(strategy="scene"), (4, 4), Limits(total_pixels=2 * cost)).frames) == 4
     expect = f"limit total_pixels of {2 * cost - 1:,}"
     with pytest.raises(LimitError, match=expect):
         decode(data, Sampling(strategy="scene"), (4, 4), Limits(total_pixels=2 * cost - 1))
 
 
-@pytest.mark.parametrize("asked", registry.decoder_names())
-def test_every_decoder_gives_the_same_frames_of_an_ordinary_gif(make_gif: GifMaker, asked: str) -> None:
+@pytest.mark.parametrize("decoder_name", registry.decoder_names())
+def test_every_decoder_gives_the_same_frames_for_an_ordinary_gif(make_gif: GifMaker, decoder_name: str) -> None:
     data = make_gif("a.gif", frames=6).read_bytes()
     expected = decode(data, Sampling(), (10, 20), Limits(), "pillow")
-    sampled = decode(data, Sampling(), (10, 20), Limits(), asked)
+    sampled = decode(data, Sampling(), (10, 20), Limits(), decoder_name)
     np.testing.assert_array_equal(sampled.weights, expected.weights)
     difference = np.abs(sampled.frames.astype(int) - expected.frames).max()
     assert difference == 0
@@ -246,7 +246,7 @@ def test_damaged_bytes_give_frames_or_a_decode_error(raw_gif: RawGif, data: st.D
     assert float(sampled.weights.sum()) == pytest.approx(1.0)
 
 
-def test_only_a_reject_for_taking_too_long_does_not_last(make_gif: GifMaker) -> None:
+def test_only_a_reject_for_exceeding_the_time_limit_does_not_last(make_gif: GifMaker) -> None:
     data = make_gif("slow.gif", frames=3).read_bytes()
     for limits, lasting in ((Limits(seconds=-1.0), False), (Limits(frames=2), True)):
         with pytest.raises(LimitError) as caught:

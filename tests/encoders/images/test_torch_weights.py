@@ -21,7 +21,7 @@ from gifdex.encoders.images.efficientnet import EfficientNetLite
 from gifdex.encoders.images.torch_weights import MAGIC, PROTOCOL, read_state_dict
 from gifdex.schemas.errors import WeightsError
 
-# An assembler of protocol 2 pickles: each function gives the opcodes that push one value.
+# An assembler for protocol 2 pickles: each function returns the opcodes that push one value.
 STORAGES = {"f4": "FloatStorage", "f8": "DoubleStorage", "f2": "HalfStorage", "i8": "LongStorage", "i4": "IntStorage"}
 
 
@@ -61,7 +61,7 @@ def tensor(source: bytes, offset: int, shape: tuple[int, ...], strides: tuple[in
 
 
 def ordered(items: Mapping[str, bytes]) -> bytes:
-    """An OrderedDict of `items`, with the attribute `_metadata` that torch leaves on a state dict."""
+    """An OrderedDict of `items`, with the attribute `_metadata` that torch sets on a state dict."""
     pairs = b"".join(text(name) + value for name, value in items.items())
     state = b"}" + text("_metadata") + b"}" + text("version") + number(1) + b"ss"
     return named("collections", "OrderedDict") + row() + b"R(" + pairs + b"u" + state + b"b"
@@ -109,7 +109,7 @@ def read(path: Path, data: bytes) -> dict[str, NDArray[Any]]:
 
 
 @contextmanager
-def little_memory(most: int = 32 << 20) -> Iterator[None]:
+def bounded_memory(most: int = 32 << 20) -> Iterator[None]:
     tracemalloc.start()
     try:
         yield
@@ -119,12 +119,12 @@ def little_memory(most: int = 32 << 20) -> Iterator[None]:
 
 
 def refused(path: Path, data: bytes, message: str) -> None:
-    with little_memory(), pytest.raises(WeightsError, match=message) as caught:
+    with bounded_memory(), pytest.raises(WeightsError, match=message) as caught:
         read(path, data)
     assert str(path) in str(caught.value)
 
 
-def test_views_that_share_a_storage_read_right(path: Path) -> None:
+def test_views_that_share_a_storage_are_read_correctly(path: Path) -> None:
     state = read(path, GOOD)
     assert list(state) == ["a", "b", "c"]
     np.testing.assert_array_equal(state["a"], FLOATS.reshape(4, 6))
@@ -135,7 +135,7 @@ def test_views_that_share_a_storage_read_right(path: Path) -> None:
 
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(pick=st.data(), element=st.sampled_from(sorted(STORAGES)), sides=st.lists(st.integers(1, 5), max_size=4))
-def test_any_sliced_and_transposed_view_reads_as_numpy_sees_it(
+def test_any_sliced_or_transposed_view_is_read_as_numpy_sees_it(
     tmp_path_factory: pytest.TempPathFactory, pick: st.DataObject, element: str, sides: list[int]
 ) -> None:
     base = np.arange(int(np.prod(sides)), dtype=f"<{element}").reshape(sides)
@@ -151,12 +151,12 @@ def test_any_sliced_and_transposed_view_reads_as_numpy_sees_it(
     np.testing.assert_array_equal(found, view)
 
 
-def test_a_tensor_without_elements_reads_as_one(path: Path) -> None:
+def test_a_tensor_without_elements_is_read_as_one(path: Path) -> None:
     assert read(path, one_tensor(24, (3, 0), (1, 1)))["w"].shape == (3, 0)
 
 
-def test_a_stream_as_pickle_itself_writes_it_reads_right(path: Path) -> None:
-    """Its memo and numbered references are what the assembler above leaves out."""
+def test_a_stream_written_by_pickle_itself_is_read_correctly(path: Path) -> None:
+    """It has a memo and numbered references, which the assembler above omits."""
     names = ["a", "b", "a b", "a"] * 200
     written = pickle.dumps({"names": names, "more": {str(i): [i, 2**40, None, True] for i in range(300)}}, 2)[2:-1]
     assert list(read(path, checkpoint(ordered({}), {}, facts=written))) == []
@@ -216,7 +216,7 @@ def test_any_other_global_is_refused_and_not_called(path: Path, module: str, nam
         (b"Np67108864\n", "PUT"),
     ],
 )
-def test_opcodes_that_no_state_dict_needs_are_refused_before_they_run(path: Path, opcodes: bytes, name: str) -> None:
+def test_opcodes_that_no_state_dict_needs_are_refused_before_running(path: Path, opcodes: bytes, name: str) -> None:
     refused(path, checkpoint(ordered({}), {}, facts=opcodes), name)
 
 
@@ -241,11 +241,11 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(
     refused(path, one_tensor(offset, shape, strides), "beyond its storage of 24 elements")
 
 
-def test_a_stride_that_no_address_holds_is_refused(path: Path) -> None:
+def test_a_stride_beyond_64_bits_is_refused(path: Path) -> None:
     refused(path, one_tensor(0, (1,), (1 << 80,)), "not a readable PyTorch legacy checkpoint")
 
 
-def test_fewer_strides_than_sides_are_refused(path: Path) -> None:
+def test_fewer_strides_than_dimensions_are_refused(path: Path) -> None:
     refused(path, one_tensor(0, (2, 2), (1,)), "not a readable PyTorch legacy checkpoint")
 
 
@@ -276,12 +276,12 @@ def with_storage(source: bytes) -> bytes:
         (b"", "not a readable"),
     ],
 )
-def test_what_is_no_plain_state_dict_is_refused(path: Path, data: bytes, message: str) -> None:
+def test_anything_but_a_plain_state_dict_is_refused(path: Path, data: bytes, message: str) -> None:
     refused(path, data, message)
 
 
 @pytest.mark.parametrize("count", [-1, -(2**63), 2**40, 2**62, 2**63 - 1])
-def test_a_storage_that_claims_another_length_is_refused(path: Path, count: int) -> None:
+def test_a_storage_with_a_false_length_is_refused(path: Path, count: int) -> None:
     honest = one_tensor(0, (24,), (1,))
     start = len(honest) - FLOATS.nbytes - 8
     refused(path, honest[:start] + struct.pack("<q", count) + honest[start + 8 :], "storage 0 has|not a readable")
@@ -290,7 +290,7 @@ def test_a_storage_that_claims_another_length_is_refused(path: Path, count: int)
     refused(path, both[:start] + struct.pack("<q", count) + both[start + 8 :], "not a readable")
 
 
-def test_a_stream_cannot_change_the_reader_it_runs_in(path: Path) -> None:
+def test_a_stream_cannot_modify_its_reader(path: Path) -> None:
     function = named("torch._utils", "_rebuild_tensor_v2")
     attributes = row(b"N", b"}" + text("__defaults__") + row(number(1)) + b"s" + text("left") + number(1) + b"s")
     before = dict(vars(torch_weights._rebuild)), torch_weights._rebuild.__defaults__
@@ -300,25 +300,27 @@ def test_a_stream_cannot_change_the_reader_it_runs_in(path: Path) -> None:
     refused(path, checkpoint(ordered({"w": rewrite}), {"0": FLOATS}), "not a readable")
 
 
-def test_an_absent_file_and_a_folder_are_weights_errors(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_weights_errors(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="No such file"):
         read_state_dict(tmp_path / "absent.pth")
     with pytest.raises(WeightsError, match="Is a directory"):
         read_state_dict(tmp_path)
 
 
-def test_a_small_stream_cut_at_any_byte_is_refused(path: Path) -> None:
+def test_a_small_stream_truncated_at_any_byte_is_refused(path: Path) -> None:
     for length in range(len(GOOD)):
         with pytest.raises(WeightsError, match="not a readable"):
             read(path, GOOD[:length])
 
 
 @pytest.mark.heavy
-def test_the_real_weights_cut_anywhere_are_refused_without_much_memory(path: Path, lite0: EfficientNetLite) -> None:
+def test_the_real_weights_truncated_anywhere_are_refused_without_much_memory(
+    path: Path, lite0: EfficientNetLite
+) -> None:
     data = lite0._path.read_bytes()
-    pickles = 48_000  # where the raw elements begin, about
+    pickles = 48_000  # about where the raw elements begin
     lengths = [*range(0, pickles, 997), *np.linspace(pickles, len(data) - 1, 12, dtype=int)]
-    with little_memory(4 * len(data)):
+    with bounded_memory(4 * len(data)):
         for length in lengths:
             with pytest.raises(WeightsError, match="not a readable"):
                 read(path, data[:length])
@@ -330,14 +332,14 @@ _PICKLED = len(GOOD) - FLOATS.nbytes - 8 - 8 - 8
 @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # a backslash in a global's name
 @settings(max_examples=600, deadline=None, derandomize=True)
 @given(changes=st.dictionaries(st.integers(0, _PICKLED), st.integers(0, 255), min_size=1, max_size=3))
-def test_changed_bytes_are_read_or_refused_and_nothing_else(
+def test_changed_bytes_are_refused_or_read_and_nothing_else_happens(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[int, int]
 ) -> None:
     data = bytearray(GOOD)
     for place, byte in changes.items():
         data[place] = byte
     path = tmp_path_factory.getbasetemp() / "changed.pth"
-    with little_memory():
+    with bounded_memory():
         try:
             state = read(path, bytes(data))
         except WeightsError:

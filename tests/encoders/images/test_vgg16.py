@@ -1,4 +1,4 @@
-"""The image encoder vgg16, against Keras' own model, and the files that it refuses."""
+"""The image encoder vgg16, compared with Keras' own model, and the files that it refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gifdex.encoders.registry import image_encoder
 from gifdex.encoders.tensorflow.runtime import cpu_has_amx, gpu_capabilities, import_tensorflow
 from gifdex.schemas.errors import EncoderError, WeightsError
 
-# As Keras' saving does, see test_keras_weights.py
+# Keras' saving warns, see test_keras_weights.py
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
@@ -38,7 +38,7 @@ def frames() -> Frames:
 
 @pytest.fixture(scope="module")
 def expected(keras_vgg16: Any, frames: Frames) -> np.ndarray:
-    """fc2 of Keras' own model on frames that its own function preprocessed."""
+    """fc2 of Keras' own model, on frames preprocessed by Keras' own function."""
     keras = import_tensorflow("a test").keras
     fc2 = keras.Model(keras_vgg16.input, keras_vgg16.get_layer("fc2").output)
     return np.asarray(fc2(keras.applications.vgg16.preprocess_input(frames.astype(np.float32))))
@@ -48,7 +48,7 @@ def test_features_are_those_of_keras_own_model(encoder: VGG16, frames: Frames, e
     features = encoder(frames)
     assert features.dtype == np.float32
     assert features.shape == (5, 4096)
-    assert 0.2 < (features > 0).mean() < 0.8, "after the activation"
+    assert 0.2 < (features > 0).mean() < 0.8, "fc2 comes after the activation"
     assert np.abs(features - expected).max() < 1e-4 * expected.max()
     assert np.linalg.norm(features - expected) < 1e-4 * np.linalg.norm(expected)
 
@@ -61,7 +61,7 @@ def test_bfloat16_keeps_the_features(vgg16_file: Path, frames: Frames, expected:
     features = lower(frames)
     assert features.dtype == np.float32
     cosines = (features * expected).sum(1) / np.linalg.norm(features, axis=1) / np.linalg.norm(expected, axis=1)
-    assert 0.9999 <= cosines.min() <= cosines.max() < 0.9999999, "lower precision, and near enough"
+    assert 0.9999 <= cosines.min() <= cosines.max() < 0.9999999, "expected lower precision, but close features"
 
 
 def test_the_classifier_is_the_models_last_layer(encoder: VGG16, keras_vgg16: Any) -> None:
@@ -74,8 +74,8 @@ def test_the_classifier_is_the_models_last_layer(encoder: VGG16, keras_vgg16: An
     assert classifier.feature_mean.shape == (4096,)
 
 
-def test_the_fingerprint_is_of_the_weights_bytes(encoder: VGG16, vgg16_file: Path, tmp_path: Path) -> None:
-    assert vgg16(vgg16_file, "bfloat16").fingerprint == encoder.fingerprint, "precision is not a model's"
+def test_the_fingerprint_depends_on_the_bytes_of_the_weights(encoder: VGG16, vgg16_file: Path, tmp_path: Path) -> None:
+    assert vgg16(vgg16_file, "bfloat16").fingerprint == encoder.fingerprint, "precision is not part of the fingerprint"
     copy = Path(shutil.copy(vgg16_file, tmp_path / "moved.h5"))
     assert vgg16(copy).fingerprint == encoder.fingerprint
     with h5py.File(copy, "r+") as file:
@@ -85,7 +85,7 @@ def test_the_fingerprint_is_of_the_weights_bytes(encoder: VGG16, vgg16_file: Pat
 
 
 def link_to(vgg16_file: Path, path: Path) -> None:
-    """Make a small file of the same layers, whose arrays are links into the other file."""
+    """Make a small file with the same layers, whose arrays are links to the full file."""
     with h5py.File(vgg16_file) as source, h5py.File(path, "w") as file:
         groups = [group["vars"] for group in source["layers"].values() if len(group.get("vars", ()))]
         for place, group in enumerate(groups):
@@ -103,7 +103,7 @@ def complaint(path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_wrong_a_truncated_and_a_no_top_file_have_errors_of_their_own(vgg16_file: Path, tmp_path: Path) -> None:
+def test_wrong_truncated_and_no_top_files_have_different_errors(vgg16_file: Path, tmp_path: Path) -> None:
     keras = import_tensorflow("a test").keras
     wrong, text, cut, top = (tmp_path / name for name in ("wrong.weights.h5", "t.h5", "cut.h5", "top.weights.h5"))
     pixels = keras.Input((8, 8, 3))
@@ -118,8 +118,8 @@ def test_a_wrong_a_truncated_and_a_no_top_file_have_errors_of_their_own(vgg16_fi
     assert "is VGG16 without its top (no layer fc1, fc2, predictions)" in complaint(top)
 
 
-def test_vgg19_is_another_model(keras_vgg16: Any, vgg16_file: Path, tmp_path: Path) -> None:
-    """Which has every layer of VGG16, and three more."""
+def test_vgg19_weights_are_refused(keras_vgg16: Any, vgg16_file: Path, tmp_path: Path) -> None:
+    """VGG19 has every layer of VGG16 and three more."""
     path = tmp_path / "vgg19.h5"
     link_to(vgg16_file, path)
     with h5py.File(path, "r+") as file:
@@ -129,7 +129,7 @@ def test_vgg19_is_another_model(keras_vgg16: Any, vgg16_file: Path, tmp_path: Pa
     assert "it also has the layer 'block3_conv4'" in complaint(path)
 
 
-def test_a_classifier_that_is_not_finite_names_the_file(vgg16_file: Path, tmp_path: Path) -> None:
+def test_a_non_finite_classifier_is_an_error_that_names_the_file(vgg16_file: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(vgg16_file, tmp_path / "nan.h5"))
     with h5py.File(copy, "r+") as file:
         vars_ = [group["vars"] for group in file["layers"].values() if len(group["vars"])]
@@ -138,7 +138,7 @@ def test_a_classifier_that_is_not_finite_names_the_file(vgg16_file: Path, tmp_pa
         vgg16(copy).classifier()
 
 
-def test_a_file_that_changes_after_it_was_hashed_is_not_read(vgg16_file: Path, tmp_path: Path) -> None:
+def test_a_file_changed_after_hashing_is_not_read(vgg16_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "weights.h5"
     link_to(vgg16_file, path)
     encoder = vgg16(path)
@@ -151,7 +151,7 @@ def test_a_file_that_changes_after_it_was_hashed_is_not_read(vgg16_file: Path, t
     assert encoder.fingerprint == before
 
 
-def test_auto_falls_back_to_float32_where_these_weights_do_not_keep_the_features(
+def test_auto_falls_back_to_float32_where_other_precisions_change_the_features(
     vgg16_file: Path, frames: Frames, tmp_path: Path
 ) -> None:
     if not (cpu_has_amx() or gpu_capabilities()):
@@ -161,7 +161,7 @@ def test_auto_falls_back_to_float32_where_these_weights_do_not_keep_the_features
         biases = [group["vars"]["1"] for group in file["layers"].values() if len(group["vars"])]
         fc2 = [bias for bias in biases if bias.shape == (4096,)][1]
         whole = vgg16(vgg16_file)(frames)
-        fc2[...] = fc2[...] - 3 * whole.max()  # few activations are left, and they are small differences
+        fc2[...] = fc2[...] - 3 * whole.max()  # leaves few activations, all of them small differences
         fc2[:8] = fc2[:8] + 3 * whole.max() - whole[:, :8].min(axis=0) * 0.999
     encoder = vgg16(copy, "auto")
     assert encoder.precision == "float32"
@@ -170,7 +170,7 @@ def test_auto_falls_back_to_float32_where_these_weights_do_not_keep_the_features
         vgg16(copy, "bfloat16")(frames)
 
 
-def test_another_number_of_classes_is_another_model(tmp_path: Path) -> None:
+def test_a_layer_of_another_shape_is_refused(tmp_path: Path) -> None:
     keras = import_tensorflow("a test").keras
     pixels = keras.Input((8, 8, 3))
     first = keras.layers.Conv2D(32, 3, name="block1_conv1")(pixels)
@@ -191,7 +191,7 @@ def test_a_file_of_the_official_size_must_have_the_official_md5(vgg16_file: Path
         check_weights(path)
 
 
-def test_weights_are_looked_for_in_the_folder_of_the_environment_then_where_keras_keeps_them(
+def test_weights_are_searched_in_the_environments_folder_and_then_in_keras_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "keras"
@@ -203,7 +203,7 @@ def test_weights_are_looked_for_in_the_folder_of_the_environment_then_where_kera
     assert find_weights() is None
     (theirs / "models").mkdir(parents=True)
     (theirs / "models" / WEIGHTS_NAME).write_text("on its way")
-    assert find_weights() is None, "a download that was ended, or is under way"
+    assert find_weights() is None, "an aborted or unfinished download does not count"
     os.truncate(theirs / "models" / WEIGHTS_NAME, 553_467_096)
     assert find_weights() == theirs / "models" / WEIGHTS_NAME
     (ours / WEIGHTS_NAME).write_text("ours")
@@ -212,17 +212,17 @@ def test_weights_are_looked_for_in_the_folder_of_the_environment_then_where_kera
         _ = image_encoder("vgg16").fingerprint
 
 
-def test_without_weights_and_network_the_error_says_which_file_to_put_where(
+def test_without_weights_and_network_the_error_says_where_to_put_which_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("GIFDEX_WEIGHTS", str(tmp_path / "mine"))
     (tmp_path / "mine").mkdir()
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # whatever the machine reaches, nothing listens there
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there, whatever network the machine has
     with pytest.raises(WeightsError) as caught:
         _ = VGG16().fingerprint
     for part in (f"it is not in {tmp_path / 'mine'} (GIFDEX_WEIGHTS)", WEIGHTS_NAME, "553,467,096 bytes", "--weights"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr().out == "", "stdout is for results"
-    assert not list(tmp_path.rglob("*.h5")), "nothing half loaded is left under the name"
+    assert not list(tmp_path.rglob("*.h5")), "no partial download may have the final name"

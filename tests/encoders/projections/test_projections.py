@@ -1,4 +1,4 @@
-"""Projections: their formulas, their file, and what is refused."""
+"""Projections: their formulas, their file format, and the files that are refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def write_safetensors(path: Path, metadata: dict[str, str] | None, tensors: Tens
     return path
 
 
-def test_a_saved_projection_comes_back_and_saves_to_the_same_bytes(tmp_path: Path, projection: Projection) -> None:
+def test_a_loaded_projection_equals_the_saved_one_and_saves_to_the_same_bytes(
+    tmp_path: Path, projection: Projection
+) -> None:
     projection.save(tmp_path / "a.safetensors")
     again = load(tmp_path / "a.safetensors")
     again.save(tmp_path / "b.safetensors")
@@ -67,9 +69,7 @@ def test_a_saved_projection_comes_back_and_saves_to_the_same_bytes(tmp_path: Pat
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(order=st.permutations(sorted(tensors_of("zero-shot"))), metadata_order=st.permutations(sorted(METADATA)))
-def test_the_order_in_which_tensors_and_facts_were_given_does_not_show(
-    order: list[str], metadata_order: list[str]
-) -> None:
+def test_the_order_of_tensors_and_metadata_does_not_matter(order: list[str], metadata_order: list[str]) -> None:
     tensors = tensors_of("zero-shot")
     one = make("zero-shot", tensors, METADATA)
     other = make(
@@ -78,12 +78,12 @@ def test_the_order_in_which_tensors_and_facts_were_given_does_not_show(
     assert one.data == other.data
 
 
-def test_tensors_that_lie_otherwise_in_memory_save_to_the_same_bytes(projection: Projection) -> None:
+def test_the_memory_layout_of_tensors_does_not_matter(projection: Projection) -> None:
     turned = {name: np.asfortranarray(tensor) for name, tensor in projection.tensors.items()}
     assert make(projection.kind, turned, METADATA).data == projection.data
 
 
-def test_any_other_number_or_fact_is_another_fingerprint(projection: Projection) -> None:
+def test_any_change_of_a_number_or_metadata_changes_the_fingerprint(projection: Projection) -> None:
     others = [make(projection.kind, tensors_of(projection.kind), {**METADATA, "note": "e"})]
     for name in projection.tensors:
         tensors = tensors_of(projection.kind)
@@ -92,12 +92,12 @@ def test_any_other_number_or_fact_is_another_fingerprint(projection: Projection)
     assert len({projection.fingerprint, *(other.fingerprint for other in others)}) == len(others) + 1
 
 
-def test_a_fact_called_kind_does_not_change_the_kind(tmp_path: Path) -> None:
+def test_a_metadata_key_named_kind_does_not_change_the_kind(tmp_path: Path) -> None:
     LinearProjection(tensors_of("linear"), {"kind": "zero-shot"}).save(tmp_path / "p")
     assert load(tmp_path / "p").kind == "linear"
 
 
-def test_saving_replaces_the_old_file_whole(tmp_path: Path, projection: Projection) -> None:
+def test_saving_replaces_the_old_file_atomically(tmp_path: Path, projection: Projection) -> None:
     path = tmp_path / "p"
     path.write_bytes(b"old" * 10_000)
     projection.save(path)
@@ -105,13 +105,13 @@ def test_saving_replaces_the_old_file_whole(tmp_path: Path, projection: Projecti
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_sizes_are_those_of_the_maps() -> None:
+def test_sizes_follow_from_the_maps() -> None:
     linear, zero_shot = (make(kind, tensors_of(kind)) for kind in sorted(KINDS))
     assert (linear.image_dimensions, linear.text_dimensions, linear.dimensions) == (IMAGE, TEXT, JOINT)
     assert (zero_shot.image_dimensions, zero_shot.text_dimensions, zero_shot.dimensions) == (IMAGE, JOINT, JOINT)
 
 
-def test_linear_embeddings_are_those_of_the_formula() -> None:
+def test_linear_embeddings_follow_the_formula() -> None:
     t = tensors_of("linear")
     features, vectors = random(6, IMAGE), random(6, TEXT)
     projection = LinearProjection(t)
@@ -125,7 +125,7 @@ def test_linear_embeddings_are_those_of_the_formula() -> None:
             np.testing.assert_allclose(embedding, expected / np.linalg.norm(expected), atol=1e-6)
 
 
-def test_zero_shot_embeddings_are_those_of_the_formula() -> None:
+def test_zero_shot_embeddings_follow_the_formula() -> None:
     t = {name: tensor.astype(np.float64) for name, tensor in tensors_of("zero-shot").items()}
     features, vectors = random(6, IMAGE), random(6, JOINT)
     projection = make("zero-shot", tensors_of("zero-shot"))
@@ -190,7 +190,7 @@ def test_missing_and_additional_tensors_are_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_tensors_that_do_not_fit_each_other_are_refused(kind: str) -> None:
+def test_tensors_whose_shapes_do_not_fit_are_refused(kind: str) -> None:
     for name, tensor in tensors_of(kind).items():
         misfits: list[NDArray[np.float32]] = [tensor[None], np.ones(tuple(n + 1 for n in tensor.shape), np.float32)]
         for misfit in misfits:
@@ -200,7 +200,7 @@ def test_tensors_that_do_not_fit_each_other_are_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_a_number_that_is_not_finite_is_refused_by_its_tensors_name(kind: str, value: float) -> None:
+def test_a_tensor_that_is_not_finite_is_refused_by_name(kind: str, value: float) -> None:
     for name in tensors_of(kind):
         tensors = tensors_of(kind)
         tensors[name].flat[-1] = value
@@ -235,7 +235,7 @@ def claims_a_huge_header(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "expected a safetensors file"),
         (lambda path: path.write_bytes(b"GIF89a not a projection at all"), "expected a safetensors file"),
         (claims_a_huge_header, "expected a safetensors file"),
-        # Unreadable, until an import such as TensorFlow's teaches numpy the type.
+        # Unreadable unless an import such as TensorFlow's registers the type with numpy.
         (bfloat16, "bfloat16"),
         (float64, "image_center is float64"),
         (lambda path: write_safetensors(path, None), "without a gifdex projection"),
@@ -250,7 +250,7 @@ def claims_a_huge_header(path: Path) -> None:
         (lambda path: write_safetensors(path, {"gifdex": '{"kind": "zero-shot"}'}), "was given the tensors"),
     ],
 )
-def test_a_file_that_is_no_projection_is_refused_by_its_path(
+def test_a_file_that_is_not_a_projection_is_refused_by_path(
     tmp_path: Path, write: Callable[[Path], Any], message: str
 ) -> None:
     path = tmp_path / "p.safetensors"

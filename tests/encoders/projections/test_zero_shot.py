@@ -1,4 +1,4 @@
-"""The projection fitted with no captions."""
+"""The projection that is fitted without captions."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class MeanColour:
 
 
 def refitted_without_each_row(sources: Wide, targets: Wide, strength: float) -> Wide:
-    """What a ridge regression fitted without row i says for row i, by fitting it n times.
+    """Predict each row i by a ridge regression fitted without row i, in n fits.
 
-    The penalty is that of the whole problem, as in the closed form: `strength` times the mean eigenvalue.
+    The penalty is that of the full problem, as in the closed form: `strength` times the mean eigenvalue.
     """
     penalty = strength * np.trace(sources @ sources.T) / len(sources)
     predictions = []
@@ -64,7 +64,7 @@ def refitted_without_each_row(sources: Wide, targets: Wide, strength: float) -> 
 
 
 def mean_reciprocal_rank(targets: Wide, predictions: Wide) -> float:
-    """For target i, where prediction i stands among all of them by cosine."""
+    """The mean reciprocal rank of prediction i for target i, by cosine."""
     t = targets / np.linalg.norm(targets, axis=1, keepdims=True)
     p = predictions / np.linalg.norm(predictions, axis=1, keepdims=True)
     ranks = [1 + sum(t[i] @ p[j] > t[i] @ p[i] for j in range(len(t)) if j != i) for i in range(len(t))]
@@ -79,7 +79,7 @@ def problem(n: int, d: int, e: int, noise: float, seed: int) -> tuple[Wide, Wide
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(4, 20), st.integers(2, 25), st.integers(3, 12), st.sampled_from([0.1, 1, 5]), st.integers(0, 999))
-def test_the_score_and_strength_are_those_of_fitting_again_without_each_row(
+def test_the_score_and_strength_match_refitting_without_each_row(
     n: int, d: int, e: int, noise: float, seed: int
 ) -> None:
     sources, targets = problem(n, d, e, noise, seed)
@@ -93,7 +93,7 @@ def test_the_score_and_strength_are_those_of_fitting_again_without_each_row(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_closed_form_of_the_docstring_equals_fitting_again_without_each_row(seed: int) -> None:
+def test_the_closed_form_in_the_docstring_equals_refitting_without_each_row(seed: int) -> None:
     sources, targets = problem(12, 7, 4, 1.0, seed)
     for strength in STRENGTHS:
         gram = sources @ sources.T
@@ -104,7 +104,7 @@ def test_the_closed_form_of_the_docstring_equals_fitting_again_without_each_row(
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
-def test_an_encoder_of_another_scale_gets_the_same_strength_and_predictions(scale: float, seed: int) -> None:
+def test_the_scale_of_an_encoder_changes_neither_strength_nor_predictions(scale: float, seed: int) -> None:
     sources, targets = problem(15, 6, 4, 2.0, seed)
     strength, image_map, score = zero_shot._ridge(sources, targets)
     other_strength, other_map, other_score = zero_shot._ridge(sources * scale, targets)
@@ -112,18 +112,18 @@ def test_an_encoder_of_another_scale_gets_the_same_strength_and_predictions(scal
     np.testing.assert_allclose(other_map * scale, image_map, rtol=1e-6, atol=1e-9)
 
 
-def test_more_noise_asks_for_a_stronger_ridge() -> None:
+def test_more_noise_gives_a_stronger_ridge() -> None:
     chosen = [np.mean([zero_shot._ridge(*problem(40, 30, 8, z, seed))[0] for seed in range(10)]) for z in (0.01, 20.0)]
     assert chosen[0] < chosen[1]
 
 
-def test_an_encoder_without_a_classifier_says_what_to_give_instead(sentences: UseMultilingual) -> None:
+def test_an_encoder_without_a_classifier_is_an_error_that_says_what_to_give_instead(sentences: UseMultilingual) -> None:
     with pytest.raises(ProjectionError, match=r"mean-colour has no classifier.*--projection FILE"):
         fit(MeanColour(None), sentences)
 
 
 @pytest.mark.heavy
-def test_the_tensors_are_what_the_classifier_and_the_sentences_say(sentences: UseMultilingual) -> None:
+def test_the_tensors_follow_from_the_classifier_and_the_sentences(sentences: UseMultilingual) -> None:
     image = MeanColour(LABELS)
     classifier = image.classifier()
     assert classifier is not None
@@ -145,7 +145,7 @@ def test_the_tensors_are_what_the_classifier_and_the_sentences_say(sentences: Us
     assert projection.metadata["classes"] == len(LABELS)
 
 
-def test_equal_recipes_have_equal_fingerprints_and_others_other_ones(sentences: UseMultilingual) -> None:
+def test_equal_recipes_have_equal_fingerprints_and_different_ones_differ(sentences: UseMultilingual) -> None:
     recipe = recipe_fingerprint(MeanColour(LABELS), sentences)
     assert recipe == recipe_fingerprint(MeanColour(LABELS), UseMultilingual())
     assert recipe != recipe_fingerprint(MeanColour(LABELS, fingerprint="01"), sentences)
@@ -165,7 +165,7 @@ def test_fitting_twice_gives_the_same_bytes(real: Projection, sentences: UseMult
 
 
 @pytest.mark.heavy
-def test_the_real_fit_chooses_a_strength_inside_its_list_and_generalises(real: Projection) -> None:
+def test_the_real_fit_chooses_a_strength_inside_its_grid_and_generalises(real: Projection) -> None:
     assert min(STRENGTHS) < real.metadata["strength"] < max(STRENGTHS)
     assert real.metadata["leave_one_out_reciprocal_rank"] > 0.15  # chance among 1000 is 0.007
     assert (real.image_dimensions, real.text_dimensions, real.dimensions) == (1280, 512, 512)
@@ -190,7 +190,7 @@ def test_each_sentence_finds_its_own_photograph(
         assert (texts @ images.T).argmax(axis=1).tolist() == [0, 1, 2, 3]
 
 
-def test_the_scene_descriptions_are_many_different_plain_lines() -> None:
+def test_the_scene_descriptions_are_many_distinct_plain_lines() -> None:
     lines = scene_descriptions()
     assert len(lines) >= 300
     assert len({line.casefold().rstrip(".") for line in lines}) == len(lines)

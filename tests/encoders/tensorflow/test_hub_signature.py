@@ -1,4 +1,4 @@
-"""Which function of a module is used, on modules that TensorFlow really saved and loaded."""
+"""The choice of a module's function, on modules saved and loaded by TensorFlow itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gifdex.encoders.tensorflow.hub_signature import IMAGES, TEXTS, Endpoint, br
 from gifdex.encoders.tensorflow.runtime import import_tensorflow
 from gifdex.schemas.errors import EncoderError
 
-if importlib.util.find_spec("tensorflow_hub") is None:  # asked so, because importing it warns
+if importlib.util.find_spec("tensorflow_hub") is None:  # find_spec, because importing it warns
     pytest.skip("tensorflow_hub is not installed", allow_module_level=True)
 
 Loaded = Callable[..., Any]
@@ -45,7 +45,7 @@ def loaded(tf: Any, tmp_path: Path) -> Loaded:
 
 
 def sums(tf: Any, shape: Any, factor: float = 1.0, dtype: str = "float32", output: str | None = None) -> Any:
-    """A function from tensors (n, ..., 3) to (n, 3): sums over the inner sides, times a factor that tells it apart."""
+    """A function from tensors (n, ..., 3) to (n, 3): sums over the inner dimensions, times an identifying factor."""
 
     def call(inputs: Any) -> Any:
         total = factor * tf.reduce_sum(tf.cast(inputs, tf.float32), axis=[1, 2])
@@ -62,12 +62,12 @@ def images(tf: Any, module: Any) -> Endpoint:
 
 
 def factor(tf: Any, endpoint: Endpoint) -> float:
-    """What the function chosen multiplies by."""
+    """The factor of the chosen function."""
     shape = [side or 1 for side in endpoint.shape]
     return float(endpoint.run(tf.ones(shape, endpoint.dtype))[0, 0]) / (shape[1] * shape[2])
 
 
-def test_the_module_itself_goes_before_its_signatures(tf: Any, loaded: Loaded) -> None:
+def test_the_module_itself_is_preferred_to_its_signatures(tf: Any, loaded: Loaded) -> None:
     endpoint = images(tf, loaded(sums(tf, OPEN, 2), serving_default=sums(tf, OPEN, 3, output="x")))
     assert (endpoint.signature, endpoint.output, factor(tf, endpoint)) == ("__call__", "", 2)
     assert (endpoint.dtype, endpoint.shape, endpoint.dimensions) == ("float32", (None, 224, 224, 3), 3)
@@ -82,7 +82,7 @@ def test_the_module_itself_goes_before_its_signatures(tf: Any, loaded: Loaded) -
         (("another",), "another"),
     ],
 )
-def test_signatures_of_usual_names_go_before_others(
+def test_signatures_with_usual_names_are_preferred(
     tf: Any, loaded: Loaded, names: tuple[str, ...], expected: str
 ) -> None:
     functions = {name: sums(tf, OPEN, place + 1, output="x") for place, name in enumerate(names)}
@@ -91,7 +91,7 @@ def test_signatures_of_usual_names_go_before_others(
     assert factor(tf, endpoint) == names.index(expected) + 1
 
 
-def test_a_function_that_does_not_suit_is_passed_over(tf: Any, loaded: Loaded) -> None:
+def test_an_unsuitable_function_is_skipped(tf: Any, loaded: Loaded) -> None:
     text = tf.function(lambda s: {"x": tf.zeros((tf.size(s), 4))}, input_signature=[tf.TensorSpec([None], tf.string)])
     module = loaded(sums(tf, (None, 8, 8, 4)), serving_default=text, mine=sums(tf, OPEN, 5, output="x"))
     assert images(tf, module).signature == "mine"
@@ -99,7 +99,7 @@ def test_a_function_that_does_not_suit_is_passed_over(tf: Any, loaded: Loaded) -
 
 
 def with_arguments(tf: Any, traces: list[tuple[Any, ...]]) -> Any:
-    """`call(inputs, training=True, endpoints=False)`, saved for the arguments given; training changes the result."""
+    """`call(inputs, training=True, endpoints=False)`, saved for the given arguments; training changes the result."""
 
     def call(inputs: Any, training: Any = True, endpoints: Any = False) -> Any:
         total = tf.reduce_sum(inputs, axis=[1, 2])
@@ -119,7 +119,7 @@ def with_arguments(tf: Any, traces: list[tuple[Any, ...]]) -> Any:
         ([(True,)], None),
         ([(False,)], 1),
         ([(True, False), (False, False)], 1),
-        ([(True, True), (False, True), (True, False), (False, False)], 1),  # endpoints=False by default
+        ([(True, True), (False, True), (True, False), (False, False)], 1),  # the default is endpoints=False
         ([(True, True), (False, True)], 2),
         ([("tensor",)], 1),
         ([(True,), ("tensor", True)], 2),
@@ -142,7 +142,7 @@ def test_training_is_off_in_a_signature_too(tf: Any, loaded: Loaded) -> None:
     assert factor(tf, images(tf, loaded(serving_default=function.get_concrete_function(*spec)))) == 1
 
 
-def test_a_number_that_only_the_module_knows_is_left_to_it(tf: Any, loaded: Loaded) -> None:
+def test_an_unknown_numeric_argument_keeps_its_default(tf: Any, loaded: Loaded) -> None:
     def build(default: bool) -> Any:
         scale = tf.function(lambda x, scale=4.0: scale * tf.reduce_sum(x, axis=[1, 2]))
         plain = tf.function(lambda x, scale: scale * tf.reduce_sum(x, axis=[1, 2]))
@@ -155,14 +155,14 @@ def test_a_number_that_only_the_module_knows_is_left_to_it(tf: Any, loaded: Load
         images(tf, build(default=False))
 
 
-def test_inputs_in_a_list_or_a_dict_of_one_are_taken(tf: Any, loaded: Loaded) -> None:
+def test_inputs_in_a_list_or_a_one_key_dict_are_accepted(tf: Any, loaded: Loaded) -> None:
     listed = tf.function(lambda x: tf.reduce_sum(x[0], axis=[1, 2]), input_signature=[[tf.TensorSpec(OPEN)]])
     named = tf.function(lambda x: tf.reduce_sum(x["a"], axis=[1, 2]), input_signature=[{"a": tf.TensorSpec(OPEN)}])
     for function in (listed, named):
         assert factor(tf, images(tf, loaded(function))) == 1
 
 
-def test_a_trace_for_any_batch_goes_before_one_for_a_fixed_batch(tf: Any, loaded: Loaded) -> None:
+def test_a_trace_for_any_batch_is_preferred_to_one_for_a_fixed_batch(tf: Any, loaded: Loaded) -> None:
     function = tf.function(lambda x: tf.reduce_sum(x, axis=[1, 2]))
     function.get_concrete_function(tf.TensorSpec((1, 8, 8, 3)))
     assert images(tf, loaded(function)).shape == (1, 8, 8, 3)
@@ -171,7 +171,7 @@ def test_a_trace_for_any_batch_goes_before_one_for_a_fixed_batch(tf: Any, loaded
 
 
 def outputs(tf: Any, shapes: dict[str, tuple[int, ...]]) -> Any:
-    """A function whose outputs have these inner shapes; each is filled with its own place."""
+    """A function whose outputs have these inner shapes; each is filled with its position."""
 
     def call(inputs: Any) -> dict[str, Any]:
         n = tf.shape(inputs)[0]
@@ -191,7 +191,7 @@ def outputs(tf: Any, shapes: dict[str, tuple[int, ...]]) -> Any:
         ({"a": (), "b": (3,), "c": (2, 3)}, "b"),
     ],
 )
-def test_of_several_outputs_the_usual_name_or_the_only_vector_is_taken(
+def test_among_several_outputs_the_usual_name_or_the_only_vector_is_chosen(
     tf: Any, loaded: Loaded, shapes: dict[str, tuple[int, ...]], expected: str
 ) -> None:
     for module in (loaded(outputs(tf, shapes)), loaded(serving_default=outputs(tf, shapes))):
@@ -201,7 +201,7 @@ def test_of_several_outputs_the_usual_name_or_the_only_vector_is_taken(
         np.testing.assert_array_equal(found, np.full((2, *shapes[expected]), float(list(shapes).index(expected))))
 
 
-def test_an_output_deep_inside_is_named_by_its_path(tf: Any, loaded: Loaded) -> None:
+def test_a_nested_output_is_named_by_its_path(tf: Any, loaded: Loaded) -> None:
     function = tf.function(
         lambda x: ({"b": x, "c": [tf.reduce_sum(x, axis=[1, 2])]}, tf.shape(x)), input_signature=[tf.TensorSpec(OPEN)]
     )
@@ -210,7 +210,7 @@ def test_an_output_deep_inside_is_named_by_its_path(tf: Any, loaded: Loaded) -> 
     assert factor(tf, endpoint) == 1
 
 
-def test_sizes_that_the_module_does_not_tell_come_from_one_run(tf: Any, loaded: Loaded) -> None:
+def test_unknown_sizes_are_found_by_one_run(tf: Any, loaded: Loaded) -> None:
     def hidden(shape: Any, x: Any) -> Any:
         return tf.raw_ops.PlaceholderWithDefault(input=tf.reduce_sum(x, axis=[1, 2]), shape=shape)
 
@@ -220,7 +220,7 @@ def test_sizes_that_the_module_does_not_tell_come_from_one_run(tf: Any, loaded: 
         assert (endpoint.dimensions, endpoint.shape) == (3, (None, 20, 224, 3))
 
 
-def test_texts_of_unknown_shape_are_given_as_a_list(tf: Any, loaded: Loaded) -> None:
+def test_text_inputs_of_unknown_shape_get_a_list(tf: Any, loaded: Loaded) -> None:
     call = tf.function(
         lambda s: tf.one_hot(tf.strings.length(s) % 4, 4), input_signature=[tf.TensorSpec(None, tf.string)]
     )
@@ -232,7 +232,7 @@ def test_texts_of_unknown_shape_are_given_as_a_list(tf: Any, loaded: Loaded) -> 
     ("shape", "dtype"),
     [((None, None, 3), "float32"), ((None, 3, 8, 8), "float32"), (OPEN, "int32"), (OPEN, "float16"), (None, "float32")],
 )
-def test_other_inputs_are_refused_and_shown(tf: Any, loaded: Loaded, shape: Any, dtype: str) -> None:
+def test_unsuitable_inputs_are_refused_and_shown(tf: Any, loaded: Loaded, shape: Any, dtype: str) -> None:
     function = tf.function(lambda x: tf.zeros((tf.shape(x)[0], 3)), input_signature=[tf.TensorSpec(shape, dtype, "x")])
     shown = "of any shape" if shape is None else f"({', '.join('?' if side is None else str(side) for side in shape)})"
     with pytest.raises(EncoderError) as caught:
@@ -250,7 +250,7 @@ def test_other_inputs_are_refused_and_shown(tf: Any, loaded: Loaded, shape: Any,
         ({"default": ()}, "{default: float32 (?,)}"),
     ],
 )
-def test_outputs_that_leave_no_choice_or_several_are_refused_and_shown(
+def test_missing_or_ambiguous_outputs_are_refused_and_shown(
     tf: Any, loaded: Loaded, shapes: dict[str, tuple[int, ...]], shown: str
 ) -> None:
     with pytest.raises(EncoderError, match="no function for images") as caught:
@@ -259,13 +259,13 @@ def test_outputs_that_leave_no_choice_or_several_are_refused_and_shown(
     assert "default, outputs, feature_vector or embeddings" in str(caught.value)
 
 
-def test_outputs_that_are_no_floats_are_refused(tf: Any, loaded: Loaded) -> None:
+def test_outputs_that_are_not_floats_are_refused(tf: Any, loaded: Loaded) -> None:
     function = tf.function(lambda x: tf.zeros((tf.shape(x)[0], 3), tf.int32), input_signature=[tf.TensorSpec(OPEN)])
     with pytest.raises(EncoderError, match=r"-> int32 \(\?, 3\)"):
         images(tf, loaded(function))
 
 
-def test_several_signatures_of_unusual_names_are_refused_by_name(tf: Any, loaded: Loaded) -> None:
+def test_several_signatures_with_unusual_names_are_refused_by_name(tf: Any, loaded: Loaded) -> None:
     with pytest.raises(EncoderError, match=r"several functions for images \(one, two\)"):
         images(tf, loaded(one=sums(tf, OPEN, output="x"), two=sums(tf, OPEN, output="x")))
 
@@ -277,12 +277,12 @@ def test_two_inputs_are_refused_and_shown(tf: Any, loaded: Loaded) -> None:
         images(tf, loaded(function, serving_default=function))
 
 
-def test_a_module_without_functions_offers_nothing(tf: Any, loaded: Loaded) -> None:
+def test_a_module_without_functions_is_refused(tf: Any, loaded: Loaded) -> None:
     with pytest.raises(EncoderError, match="it offers nothing that can be called: choose another module"):
         images(tf, loaded())
 
 
-def test_a_long_list_of_functions_is_cut(tf: Any, loaded: Loaded) -> None:
+def test_a_long_list_of_functions_is_shortened(tf: Any, loaded: Loaded) -> None:
     function = outputs(tf, {"a": (2, 2)})
     with pytest.raises(EncoderError, match=r"; and 3 more: choose"):
         images(tf, loaded(**{f"signature_{number:02}": function for number in range(11)}))
@@ -301,7 +301,7 @@ def test_a_module_that_fails_at_its_first_run_is_named(tf: Any, loaded: Loaded) 
     assert "sides must be 100" in str(caught.value)
 
 
-def test_a_long_message_is_cut_and_an_empty_one_replaced() -> None:
+def test_a_long_message_is_shortened_and_an_empty_one_replaced() -> None:
     assert brief(ValueError("a\n  b")) == "a b"
     assert brief(ValueError()) == "ValueError"
     assert len(brief(ValueError("x" * 1000))) == 203

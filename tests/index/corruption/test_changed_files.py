@@ -1,4 +1,4 @@
-"""Files that change under an open index, in a process of its own where that may crash."""
+"""Files that change under an open index; cases that may crash run in a subprocess."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from gifdex.index.engines.names import HNSW
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import MANIFEST_NAME
 
-pytestmark = pytest.mark.heavy  # each damage is tried in a process of its own
+pytestmark = pytest.mark.heavy  # these tests start subprocesses
 
 
-def test_another_file_between_opening_and_the_first_use_of_an_engine_is_refused(
+def test_a_file_replaced_before_an_engine_first_reads_it_is_refused(
     tmp_path: Path, version: Path, other_version: Path
 ) -> None:
     copy = shutil.copytree(version, tmp_path / version.name)
@@ -87,22 +87,22 @@ for line in sys.stdin:
 """
 
 
-def test_files_replaced_under_an_open_index_are_no_harm_or_one_error(
+def test_files_replaced_under_an_open_index_are_harmless_or_raise_one_error(
     tmp_path: Path, version: Path, other_version: Path
 ) -> None:
     in_memory = (".json", ".safetensors", ".rows.arrow")
     mapped = sorted(path.name for path in version.iterdir() if not path.name.endswith(in_memory))
-    assert len(mapped) == 1 + 2 * (3 + 3 + 1)  # items, and of each shard of image, caption and features
+    assert len(mapped) == 1 + 2 * (3 + 3 + 1)  # items, and each shard's files of image, caption and features
     cases = [(name, how) for name in mapped for how in ("rename", "unlink", "truncate", "empty", "copy")]
-    orders = []
+    requests = []
     for number, (name, how) in enumerate(cases):
         copy = shutil.copytree(version, tmp_path / str(number) / version.name)
-        orders.append(json.dumps([str(copy), name, str(other_version / name), how]))
+        requests.append(json.dumps([str(copy), name, str(other_version / name), how]))
     done = subprocess.run(
-        [sys.executable, "-c", REPLACER], input="\n".join(orders), capture_output=True, text=True, check=False
+        [sys.executable, "-c", REPLACER], input="\n".join(requests), capture_output=True, text=True, check=False
     )
     outcomes = done.stdout.splitlines()
-    assert len(outcomes) == len(cases), f"{cases[len(outcomes)]} ended it: {done.returncode} {done.stderr}"
+    assert len(outcomes) == len(cases), f"{cases[len(outcomes)]} ended the process: {done.returncode} {done.stderr}"
     for (name, how), outcome in zip(cases, outcomes, strict=True):
         if how in ("rename", "unlink"):
             assert outcome == "same", (name, how)
@@ -115,7 +115,7 @@ def test_files_replaced_under_an_open_index_are_no_harm_or_one_error(
 @pytest.mark.parametrize(
     "change", [Path.unlink, lambda path: path.write_bytes(bytes(path.stat().st_size))], ids=["gone", "rewritten"]
 )
-def test_a_file_that_is_read_into_memory_may_go_or_change_under_an_open_index(
+def test_files_read_into_memory_may_change_or_vanish_under_an_open_index(
     tmp_path: Path, version: Path, name: str, change: Callable[[Path], object]
 ) -> None:
     copy = shutil.copytree(version, tmp_path / version.name)

@@ -1,4 +1,4 @@
-"""Damaged indexes are opened in a process of their own: one that crashes there is a failed test, not the end of all."""
+"""Damaged indexes are opened in a subprocess, so that a crash there fails one test and does not end the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gifdex.index.engines.names import HNSW
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.manifest import MANIFEST_NAME
 
-pytestmark = pytest.mark.heavy  # they try every file
+pytestmark = pytest.mark.heavy  # these tests damage every file
 
 GRAPHS = tuple(registry.kind(HNSW).file(f"image-0000{shard}", True) for shard in (0, 1))
 FILES = (
@@ -38,7 +38,7 @@ FILES = (
     "caption-00000.rows.arrow",
     "features-00000.vectors.npy",
 )
-# One line an index: the error's class, or the answers; anything but a GifdexError is "raw".
+# Prints one line per index: the error's class, or the answers; "raw" marks any error but a GifdexError.
 OPENER = """
 import json, sys
 import numpy as np
@@ -71,7 +71,7 @@ Damage = Callable[[Path], object]
 
 
 def open_all(folders: Mapping[str, Path], verify: bool = True) -> dict[str, str]:
-    """Open and ask each index in one subprocess; return what came of each."""
+    """Open and query each index in one subprocess; return each outcome."""
     done = subprocess.run(
         [sys.executable, "-c", OPENER, json.dumps(verify)],
         input="".join(f"{folder}\n" for folder in folders.values()),
@@ -80,7 +80,9 @@ def open_all(folders: Mapping[str, Path], verify: bool = True) -> dict[str, str]
         check=False,
     )
     outcomes = done.stdout.splitlines()
-    assert len(outcomes) == len(folders), f"{list(folders)[len(outcomes)]} ended it: {done.returncode} {done.stderr}"
+    assert len(outcomes) == len(folders), (
+        f"{list(folders)[len(outcomes)]} ended the process: {done.returncode} {done.stderr}"
+    )
     return dict(zip(folders, outcomes, strict=True))
 
 
@@ -101,7 +103,7 @@ def damaged_copies(version: Path, below: Path, damages: Mapping[str, tuple[str, 
 
 
 def truncate(length: float) -> Damage:
-    """Keep that share of the bytes, or all but one where it is negative."""
+    """Keep this share of the bytes, or all but the last one where `length` is negative."""
     return lambda path: os.truncate(path, path.stat().st_size - 1 if length < 0 else int(length * path.stat().st_size))
 
 
@@ -110,7 +112,7 @@ def extend(data: bytes) -> Damage:
 
 
 def flip(place: float) -> Damage:
-    """Invert one byte: that far into the file where `place` is a float below 1, else at that offset."""
+    """Invert one byte: at this share of the file's length where `place` is below 1, else at this offset."""
 
     def damage(path: Path) -> None:
         data = bytearray(path.read_bytes())
@@ -136,7 +138,7 @@ def replace_by(other: Path) -> Damage:
 
 @pytest.fixture(scope="module")
 def intact(version: Path) -> str:
-    """What comes of the undamaged version."""
+    """The outcome of the undamaged version."""
     return open_all({"intact": version})["intact"]
 
 
@@ -179,7 +181,7 @@ def test_verify_names_the_file_with_an_altered_byte(tmp_path: Path, version: Pat
     assert artifact.verify(version).items == 4000
 
 
-def test_without_hashing_a_file_of_another_size_is_still_never_mapped(
+def test_without_hashing_a_file_of_the_wrong_size_is_still_never_mapped(
     tmp_path: Path, version: Path, other_version: Path
 ) -> None:
     told_by_size = ("truncated", "short", "longer", "deleted", "folder", "pipe")
@@ -194,11 +196,11 @@ def test_without_hashing_a_file_of_another_size_is_still_never_mapped(
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", FILES)
-def test_without_hashing_altered_bytes_never_end_the_process_and_verify_finds_them(
+def test_without_hashing_altered_bytes_never_crash_and_verify_finds_them(
     tmp_path: Path, version: Path, name: str
 ) -> None:
     size = (version / name).stat().st_size
-    # Headers, ends, and everywhere between; fewer of the second shard's files, which are read as the first one's.
+    # Headers, ends and places between; fewer in the second shard's files, which are read like the first one's.
     step, count = (12, 40) if "-00001" in name else (3, 150)
     places = {*range(0, min(size, 160), step), *range(max(0, size - 160), size, step)}
     places |= set(np.linspace(0, size - 1, count, dtype=int).tolist())
@@ -224,7 +226,7 @@ def test_without_hashing_another_versions_engine_files_change_no_score(
     for name in {name for shard in image.shards for name in shard.engines.values()}:
         copy = shutil.copytree(version, tmp_path / name / version.name)
         shutil.copy(other_version / name, copy)
-        vouch_for(copy, name)  # as if it had been told its size and hash
+        vouch_for(copy, name)  # the manifest then has its size and hash
         swapped = gifdex.open(copy)
         for engine in swapped.engines:
             for scores, hits in zip(exact, swapped.search(queries, 5, engine=engine), strict=True):
@@ -233,7 +235,9 @@ def test_without_hashing_another_versions_engine_files_change_no_score(
 
 @pytest.mark.parametrize("fill", [0xFF, 0x7F])
 @pytest.mark.parametrize("name", ["image-00000.vectors.npy", "image-00000.ann", GRAPHS[0]])
-def test_blocks_of_no_numbers_are_an_error_or_no_harm(tmp_path: Path, version: Path, name: str, fill: int) -> None:
+def test_blocks_of_nan_or_huge_numbers_are_harmless_or_an_error(
+    tmp_path: Path, version: Path, name: str, fill: int
+) -> None:
     size = (version / name).stat().st_size
 
     def fill_block(path: Path, at: int, length: int) -> None:
@@ -249,12 +253,12 @@ def test_blocks_of_no_numbers_are_an_error_or_no_harm(tmp_path: Path, version: P
     found = open_all(damaged_copies(version, tmp_path, cases), verify=False)
     allowed = ("opened", "CorruptIndexError")
     assert {case: came for case, came in found.items() if not came.startswith(allowed)} == {}
-    if name.endswith(".npy") and fill == 0xFF:  # which is NaN
+    if name.endswith(".npy") and fill == 0xFF:  # NaN
         assert set(found.values()) == {"CorruptIndexError"}
 
 
 def test_trees_that_share_branches_are_refused(tmp_path: Path, version: Path) -> None:
-    # Each split leads twice to the one before: as many paths as two to the power of their number.
+    # Both children of each split are the split before it, so n splits have 2**n paths.
     manifest = artifact.read_manifest(version)
     image = manifest.fields["image"]
     width = image.engines["annoy"].dimensions + 1
@@ -292,7 +296,7 @@ def _flip_bit(path: Path, at: int, bit: int) -> None:
     path.write_bytes(data)
 
 
-def test_manifest_that_is_gone_cut_off_or_garbage_is_one_error_each(
+def test_a_manifest_that_is_missing_truncated_or_garbage_raises_one_error(
     tmp_path: Path, version: Path, rewrite: Callable[..., None]
 ) -> None:
     def become(data: bytes) -> tuple[str, Damage]:

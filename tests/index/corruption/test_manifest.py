@@ -167,9 +167,11 @@ def test_manifest_cannot_name_a_file_outside_its_folder(
         assert "\n" not in str(raised.value)
 
 
-def test_manifest_cannot_name_what_is_no_file(tmp_path: Path, version: Path, rewrite: Callable[..., None]) -> None:
+def test_manifest_cannot_name_something_other_than_a_file(
+    tmp_path: Path, version: Path, rewrite: Callable[..., None]
+) -> None:
     copy = shutil.copytree(version, tmp_path / version.name)
-    os.mkfifo(copy / "pipe")  # reading it would wait for ever
+    os.mkfifo(copy / "pipe")  # reading it would block forever
     rewrite(copy, lambda manifest: manifest["files"].update({"pipe": {"bytes": 0, "sha256": "0" * 64}}))
     with pytest.raises(CorruptIndexError, match="pipe is no file"):
         gifdex.open(copy)
@@ -177,7 +179,7 @@ def test_manifest_cannot_name_what_is_no_file(tmp_path: Path, version: Path, rew
 
 @pytest.fixture
 def commit_items(vouch_for: Callable[..., None]) -> Callable[..., None]:
-    """Return a function that replaces the items by a table that the manifest vouches for."""
+    """Return a function that replaces the items with a table and records its hash in the manifest."""
 
     def commit(copy: Path, table: pa.Table) -> None:
         with pa.ipc.new_file(str(copy / "items.arrow"), table.schema) as writer:
@@ -192,7 +194,7 @@ def read_items(version: Path) -> pa.Table:
         return pa.ipc.open_file(source).read_all()
 
 
-def test_projection_into_a_space_of_other_dimensions_is_refused(
+def test_projection_with_the_wrong_dimensions_is_refused(
     tmp_path: Path,
     version: Path,
     make_version: Callable[..., Path],
@@ -215,7 +217,7 @@ def test_projection_into_a_space_of_other_dimensions_is_refused(
         (lambda items: items.slice(1), "has 3,999 rows, but the manifest says 4,000"),
     ],
 )
-def test_items_of_other_columns_or_rows_are_refused(
+def test_items_with_the_wrong_columns_or_row_count_are_refused(
     tmp_path: Path,
     version: Path,
     change: Callable[[pa.Table], pa.Table],
@@ -228,7 +230,7 @@ def test_items_of_other_columns_or_rows_are_refused(
         gifdex.open(copy)
 
 
-def test_metadata_that_is_no_json_is_an_error_of_its_row(
+def test_metadata_that_is_not_json_is_an_error_that_names_its_row(
     tmp_path: Path, version: Path, commit_items: Callable[..., None]
 ) -> None:
     copy = shutil.copytree(version, tmp_path / version.name)

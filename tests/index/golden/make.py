@@ -1,7 +1,7 @@
-"""python -m tests.index.golden.make FOLDER: write a version of today's format, and what it answers, for good.
+"""python -m tests.index.golden.make FOLDER: write a version of the current format and its answers.
 
-Run it once, when a format is new, before it is released: FOLDER is `tests/index/golden/format-N`. What is written is
-committed and never changed; test_golden.py opens it with every later gifdex.
+Run it once for each new format, before its release, with FOLDER `tests/index/golden/format-N`. Commit the files and
+never change them; test_golden.py opens them with every later gifdex.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def drawn(random: np.random.Generator, count: int, dimensions: int) -> FloatArra
     centres = random.standard_normal((count // 20, dimensions))
     vectors = centres[random.integers(0, len(centres), count)] + 0.7 * random.standard_normal((count, dimensions))
     made = unit(vectors / np.sqrt(np.arange(1, dimensions + 1)))
-    for shard, first in zip(SHARDS, (0, SHARDS[0]), strict=True):  # copies lie in the shard of what they copy
+    for shard, first in zip(SHARDS, (0, SHARDS[0]), strict=True):  # a copy is in the same shard as its original
         copies = random.choice(shard, shard // 10, replace=False) + first
         made[copies] = made[random.integers(first, first + shard, len(copies))]
     return made
@@ -91,7 +91,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     random, version = np.random.default_rng(FORMAT_VERSION), folder / f"{FORMAT_VERSION:016d}"
     if folder.exists():
-        sys.exit(f"{folder} is there already: golden files are written once")
+        sys.exit(f"{folder} exists already: golden files are written only once")
     make(version, random)
     text = json.dumps(answers(version, random), indent=1)
     (folder / "answers.json").write_text(text + "\n", encoding="utf-8")

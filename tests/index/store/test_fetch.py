@@ -1,4 +1,4 @@
-"""Stores elsewhere, on a real S3 server: pushed, fetched, interrupted, altered."""
+"""Remote stores, on a real S3 server: pushed, fetched, interrupted, altered."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from gifdex.index.store.place import Place
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError, RemoteError
 from gifdex.schemas.progress import QuietProgress
 from tests import s3_server
-from tests.told import Calls
+from tests.progress import CallbackProgress
 
 if TYPE_CHECKING:
     from gifdex.encoders.base import FloatArray
     from tests.s3_server import S3Server
 
-pytestmark = pytest.mark.heavy  # they start servers
+pytestmark = pytest.mark.heavy  # these tests start servers
 
 QUERY = np.linspace(-1, 1, 16)
 
 
 class Interrupted(Exception):
-    """What a progress raises to stop a copy where it is."""
+    """Raised by a Progress to stop a copy midway."""
 
 
 class StopAfter(QuietProgress):
-    """A Progress that interrupts what tells it, at its `calls`-th call."""
+    """A Progress that interrupts its caller at the `calls`-th call."""
 
     def __init__(self, calls: int) -> None:
         self._left = calls
@@ -53,7 +53,7 @@ class StopAfter(QuietProgress):
 
 @pytest.fixture
 def two(tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]) -> tuple[Path, Path]:
-    """Two versions that share no vector file but the first shard's."""
+    """Two versions whose only common vector file is the first shard's."""
     vectors = clustered(900)
     first = make_version(tmp_path / "store" / "00000000000000a1", vectors, shards=(600, 300))
     other = np.concatenate([vectors[:600], vectors[:599:-1]])
@@ -89,7 +89,7 @@ def test_only_files_that_changed_are_fetched(s3: S3Server, two: tuple[Path, Path
     pushing.push(first, s3.url("index"))
     before = gifdex.open(s3.url("index"), cache=cache)
     pushing.push(second, s3.url("index"))
-    s3.object(f"index/{second.name}/image-00000.vectors.npy").unlink()  # which the cache has
+    s3.object(f"index/{second.name}/image-00000.vectors.npy").unlink()  # the cache has this file
     after = gifdex.open(s3.url("index"), cache=cache)
     assert after.search(QUERY) == gifdex.open(second).search(QUERY)
     assert before.search(QUERY) == gifdex.open(first).search(QUERY)
@@ -108,7 +108,7 @@ def test_a_cached_version_is_opened_without_reading_its_files_again(
     assert len(gifdex.open(s3.url("index"), cache=tmp_path / "cache")) == 900
 
 
-def test_the_cache_forgets_all_versions_but_the_last_two(
+def test_the_cache_keeps_only_the_last_two_versions(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path, make_version: Callable[..., Path], vectors: FloatArray
 ) -> None:
     third = make_version(tmp_path / "store" / "00000000000000a3", vectors)
@@ -134,7 +134,7 @@ def test_an_interrupted_push_publishes_nothing_new_and_the_next_one_copies_the_r
 
 
 @pytest.mark.parametrize("calls", [1, 3, 5])
-def test_an_interrupted_fetch_goes_on_where_it_was(
+def test_an_interrupted_fetch_resumes_where_it_stopped(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path, calls: int
 ) -> None:
     first, _ = two
@@ -147,9 +147,7 @@ def test_an_interrupted_fetch_goes_on_where_it_was(
     assert gifdex.open(s3.url("index"), cache=cache).search(QUERY) == gifdex.open(first).search(QUERY)
 
 
-def test_a_part_that_was_left_is_gone_on_with_from_its_end(
-    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_partly_fetched_file_is_resumed_from_its_end(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, _ = two
     pushing.push(first, s3.url("index"))
     name = "image-00000.vectors.npy"
@@ -160,12 +158,12 @@ def test_a_part_that_was_left_is_gone_on_with_from_its_end(
         fetching.fetch(s3.url("index"), cache, StopAfter(1))
     (local,) = cache.iterdir()
     (local / f".tmp-{facts.sha256}").write_bytes(whole[:20_000])
-    # The object's beginning is another one now: only who goes on after it gets the right bytes.
+    # The object's first bytes are different now, so only a resumed fetch gets the right file.
     s3.object(f"index/{first.name}/{name}").write_bytes(b"x" * 20_000 + whole[20_000:])
     assert gifdex.open(s3.url("index"), cache=cache, verify=True).search(QUERY) == gifdex.open(first).search(QUERY)
 
 
-def test_a_part_with_a_wrong_beginning_is_fetched_again_from_the_start(
+def test_a_partly_fetched_file_with_wrong_bytes_is_fetched_again_from_the_start(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
@@ -184,7 +182,7 @@ def test_a_part_with_a_wrong_beginning_is_fetched_again_from_the_start(
 @pytest.mark.parametrize(
     "name", ["items.arrow", "image-00001.ann", "image-00000.vectors.npy", "projection.safetensors"]
 )
-def test_one_altered_byte_in_the_bucket_is_refused_by_name(
+def test_one_altered_byte_in_the_bucket_is_an_error_that_names_the_file(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path, name: str
 ) -> None:
     first, _ = two
@@ -194,12 +192,12 @@ def test_one_altered_byte_in_the_bucket_is_refused_by_name(
     Place.of(s3.url("index")).put(bytes(data), first.name, name)
     with pytest.raises(CorruptIndexError, match=rf"s3://bucket/index/{first.name}/{name} has .* were altered"):
         gifdex.open(s3.url("index"), cache=tmp_path / "cache")
-    assert pushing.push(first, s3.url("index"))["copied"] == 0  # it is whole, by its sizes
+    assert pushing.push(first, s3.url("index"))["copied"] == 0  # the sizes are right
     assert pushing.push(first, s3.url("index"), checksum=True)["copied"] == 1
     assert len(gifdex.open(s3.url("index"), cache=tmp_path / "cache")) == 900
 
 
-def test_a_byte_that_rots_in_the_cache_is_fetched_again(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_corrupted_byte_in_the_cache_is_fetched_again(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, _ = two
     pushing.push(first, s3.url("index"))
     cached = gifdex.open(s3.url("index"), cache=tmp_path / "cache").path / "items.arrow"
@@ -210,9 +208,7 @@ def test_a_byte_that_rots_in_the_cache_is_fetched_again(s3: S3Server, two: tuple
     assert cached.read_bytes() == (first / "items.arrow").read_bytes()
 
 
-def test_a_fetch_that_was_given_up_leaves_nothing_for_ever(
-    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_an_abandoned_fetch_is_cleaned_up_by_the_next(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = two
     pushing.push(first, s3.url("index"))
     with pytest.raises(Interrupted):
@@ -222,22 +218,20 @@ def test_a_fetch_that_was_given_up_leaves_nothing_for_ever(
     assert [folder.name for folder in path.parent.iterdir() if folder.is_dir()] == [second.name]
 
 
-def test_a_version_that_is_pruned_while_it_is_fetched_is_no_error(
-    s3: S3Server, two: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_version_pruned_during_a_fetch_is_no_error(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = two
     pushing.push(first, s3.url("index"))
 
-    def meanwhile(stage: str, done: int, total: int) -> None:
+    def push_and_delete(stage: str, done: int, total: int) -> None:
         if s3.object(f"index/{first.name}").is_dir() and not s3.object(f"index/{second.name}").is_dir():
             pushing.push(second, s3.url("index"))
             for path in list(s3.object(f"index/{first.name}").iterdir()):
                 path.unlink()
 
-    assert fetching.fetch(s3.url("index"), tmp_path / "cache", Calls(meanwhile)).name == second.name
+    assert fetching.fetch(s3.url("index"), tmp_path / "cache", CallbackProgress(push_and_delete)).name == second.name
 
 
-def test_a_byte_that_rots_on_the_servers_disk_is_refused_by_name(
+def test_a_corrupted_byte_on_the_servers_disk_is_an_error_that_names_the_file(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
@@ -250,7 +244,7 @@ def test_a_byte_that_rots_on_the_servers_disk_is_refused_by_name(
         gifdex.open(s3.url("index"), cache=tmp_path / "cache")
 
 
-def test_an_altered_manifest_or_pointer_is_refused_by_name(
+def test_an_altered_manifest_or_pointer_is_an_error_that_names_it(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two
@@ -272,21 +266,21 @@ def test_an_altered_manifest_or_pointer_is_refused_by_name(
     assert not (tmp_path / "evil").exists()
 
 
-def test_what_is_no_store_is_said_without_the_urls_options(s3: S3Server, tmp_path: Path) -> None:
+def test_an_error_about_a_missing_store_hides_the_urls_options(s3: S3Server, tmp_path: Path) -> None:
     with pytest.raises(IndexNotFoundError, match=r"^s3://bucket/nothing holds neither CURRENT nor manifest.json"):
         gifdex.open(s3.url("nothing"), cache=tmp_path / "cache")
     with pytest.raises(RemoteError, match="the URL cannot be used"):
         gifdex.open("nowhere://bucket/index", cache=tmp_path / "cache")
 
 
-def test_one_version_has_a_url_too(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_single_version_can_be_opened_by_url(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, _ = two
     pushing.push(first, s3.url("index"))
     opened = gifdex.open(s3.url(f"index/{first.name}"), cache=tmp_path / "cache")
     assert opened.search(QUERY) == gifdex.open(first).search(QUERY)
 
 
-def test_a_server_that_is_away_is_an_error_and_what_is_open_goes_on(
+def test_an_unreachable_server_is_an_error_and_the_open_index_keeps_answering(
     versitygw: Path, tmp_path: Path, two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = two
@@ -307,9 +301,7 @@ def test_a_server_that_is_away_is_an_error_and_what_is_open_goes_on(
         assert (status.serving, status.error) == (second.name, None)
 
 
-def test_a_folder_is_a_destination_too_and_shows_no_file_that_is_not_whole(
-    two: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_folder_can_be_the_destination_and_never_shows_partial_files(two: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = two
     target = tmp_path / "copies"
     pushing.push(first, str(target))
@@ -323,7 +315,7 @@ def test_a_folder_is_a_destination_too_and_shows_no_file_that_is_not_whole(
     assert not list(target.rglob(".tmp-*"))
 
 
-def test_a_fetch_that_is_killed_at_any_moment_is_completed_by_the_next(
+def test_a_fetch_killed_at_any_moment_is_completed_by_the_next(
     s3: S3Server, tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]
 ) -> None:
     version = make_version(tmp_path / "store" / "00000000000000b1", clustered(60_000), trees=1)
@@ -342,7 +334,7 @@ def test_a_fetch_that_is_killed_at_any_moment_is_completed_by_the_next(
     assert not list((tmp_path / "cache").rglob(".tmp-*"))
 
 
-def test_processes_that_fetch_at_once_share_one_copy(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_concurrent_fetches_share_one_copy(s3: S3Server, two: tuple[Path, Path], tmp_path: Path) -> None:
     first, _ = two
     pushing.push(first, s3.url("index"))
     found: list[Any] = []
@@ -358,7 +350,7 @@ def test_processes_that_fetch_at_once_share_one_copy(s3: S3Server, two: tuple[Pa
     assert len({str(index.search(QUERY)) for index in found}) == 1
 
 
-def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_sets_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("GIFDEX_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert fetching.default_cache() == Path.home() / ".cache" / "gifdex"
@@ -368,7 +360,7 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPat
     assert fetching.default_cache() == tmp_path / "mine"
 
 
-def test_a_full_disk_is_an_error_and_the_next_fetch_goes_on(
+def test_a_full_disk_is_an_error_and_the_next_fetch_resumes(
     s3: S3Server, two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, _ = two

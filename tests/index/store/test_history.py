@@ -1,4 +1,4 @@
-"""What a store remembers of publications: rolling back, and what pruning leaves."""
+"""A store's history of publications: rolling back, and what pruning keeps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def names(*numbers: int) -> list[str]:
 
 
 def whole(build_id: str) -> None:
-    """Find nothing wrong: the versions here have no files."""
+    """Find nothing wrong, because the versions here have no files."""
 
 
 def back(folder: Path) -> str:
@@ -37,7 +37,7 @@ def back(folder: Path) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A store of six finished versions, the higher the newer; their manifests are not looked into here."""
+    """A store of six finished versions, oldest first; their manifests are never parsed here."""
     for number in range(1, 7):
         (tmp_path / name(number)).mkdir()
         manifest = tmp_path / name(number) / MANIFEST_NAME
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def publish_long_ago(folder: Path, *numbers: int) -> None:
-    """Publish some versions, one after the other, and make it long ago."""
+    """Publish versions in turn, then date the history far back."""
     for number in numbers:
         store.publish(folder, name(number))
     path = folder / store.HISTORY_NAME
@@ -55,17 +55,17 @@ def publish_long_ago(folder: Path, *numbers: int) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_every_publication_is_remembered_with_what_it_replaced(folder: Path) -> None:
+def test_every_publication_is_recorded_with_the_version_it_replaced(folder: Path) -> None:
     store.publish(folder, name(1))
     store.publish(folder, name(2), refused=["max_shrink"])
-    store.publish(folder, name(2))  # which is current already
+    store.publish(folder, name(2))  # it is current already
     first, second = store.history(folder)
     assert (first.build_id, first.replaced, first.action, first.refused) == (name(1), None, "publish", ())
     assert (second.build_id, second.replaced, second.refused) == (name(2), name(1), ("max_shrink",))
     assert datetime.now(UTC) - second.at < HOUR
 
 
-def test_rolling_back_goes_one_publication_back_and_again_one_more(folder: Path) -> None:
+def test_each_rollback_goes_one_publication_further_back(folder: Path) -> None:
     for number in (1, 3, 2, 5):
         store.publish(folder, name(number))
     gone_back = [back(folder) for _ in range(3)]
@@ -76,19 +76,19 @@ def test_rolling_back_goes_one_publication_back_and_again_one_more(folder: Path)
     assert store.current(folder) == name(1)
 
 
-def test_rolling_back_passes_over_what_was_rolled_back_from(folder: Path) -> None:
+def test_rolling_back_skips_versions_that_were_rolled_back_from(folder: Path) -> None:
     for number in (1, 2, 3):
         store.publish(folder, name(number))
     assert store.rollback(folder, whole) == (name(2), name(3))
     store.publish(folder, name(4))
     assert back(folder) == name(2)
     assert back(folder) == name(1)
-    store.publish(folder, name(3))  # by someone who knows better
+    store.publish(folder, name(3))  # an operator insists
     store.publish(folder, name(5))
     assert back(folder) == name(3)
 
 
-def test_rolling_back_looks_at_every_byte_and_passes_over_what_is_not_whole(folder: Path) -> None:
+def test_rolling_back_verifies_every_byte_and_skips_damaged_versions(folder: Path) -> None:
     for number in (1, 2, 3):
         store.publish(folder, name(number))
 
@@ -105,14 +105,14 @@ def test_rolling_back_looks_at_every_byte_and_passes_over_what_is_not_whole(fold
     assert store.current(folder) == name(4)
 
 
-def test_rolling_back_passes_over_versions_that_are_gone(folder: Path) -> None:
+def test_rolling_back_skips_versions_that_are_gone(folder: Path) -> None:
     for number in (1, 2, 3):
         store.publish(folder, name(number))
     (folder / name(2) / MANIFEST_NAME).unlink()
     assert back(folder) == name(1)
 
 
-def test_a_version_is_rolled_back_from_until_it_is_published_again(folder: Path) -> None:
+def test_a_version_counts_as_rolled_back_until_it_is_published_again(folder: Path) -> None:
     store.publish(folder, name(1))
     store.publish(folder, name(2))
     assert store.rolled_back(folder, name(2)) is None
@@ -123,7 +123,7 @@ def test_a_version_is_rolled_back_from_until_it_is_published_again(folder: Path)
     assert store.rolled_back(folder, name(2)) is None
 
 
-def test_nothing_to_roll_back_is_said(folder: Path, tmp_path: Path) -> None:
+def test_rolling_back_without_an_earlier_version_is_an_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(IndexNotFoundError, match="nothing is published"):
         back(folder)
     with pytest.raises(IndexNotFoundError, match="is not a folder; expected an index store"):
@@ -137,7 +137,7 @@ def test_a_damaged_history_is_an_error_that_says_what_to_do(folder: Path, line: 
         store.history(folder)
 
 
-def test_a_publication_that_was_cut_short_does_not_mislead_the_next_one(folder: Path) -> None:
+def test_an_interrupted_publication_does_not_mislead_the_next_one(folder: Path) -> None:
     store.publish(folder, name(1))
     store.publish(folder, name(2))
     (folder / store.POINTER_NAME).write_text(f"{name(1)}\n")  # as if killed after the history, before the pointer
@@ -146,19 +146,19 @@ def test_a_publication_that_was_cut_short_does_not_mislead_the_next_one(folder: 
     assert back(folder) == name(1)
 
 
-def test_what_was_written_of_a_publication_that_never_happened_does_not_count(folder: Path) -> None:
+def test_history_of_a_publication_that_never_happened_does_not_count(folder: Path) -> None:
     for number in (1, 2, 3):
         store.publish(folder, name(number))
-    (folder / store.POINTER_NAME).write_text(f"{name(2)}\n")  # 3 was killed before the pointer
+    (folder / store.POINTER_NAME).write_text(f"{name(2)}\n")  # as if publishing 3 was killed before the pointer
     store.publish(folder, name(4))
     assert back(folder) == name(2)
     store.publish(folder, name(5))
     back(folder)
-    (folder / store.POINTER_NAME).write_text(f"{name(5)}\n")  # so was this rollback
+    (folder / store.POINTER_NAME).write_text(f"{name(5)}\n")  # and this rollback too
     assert store.rolled_back(folder, name(5)) is None
 
 
-def test_a_damaged_pointer_is_mended_by_publishing_and_by_rolling_back_to_a_name(folder: Path) -> None:
+def test_publishing_repairs_a_damaged_pointer(folder: Path) -> None:
     store.publish(folder, name(1))
     store.publish(folder, name(2))
     (folder / store.POINTER_NAME).write_text("?")
@@ -168,7 +168,7 @@ def test_a_damaged_pointer_is_mended_by_publishing_and_by_rolling_back_to_a_name
     assert store.current(folder) == name(2)
 
 
-def test_rules_that_are_overruled_are_recorded_of_a_version_that_is_current_too(folder: Path) -> None:
+def test_overruled_rules_are_recorded_even_when_the_version_is_current(folder: Path) -> None:
     store.publish(folder, name(1))
     assert store.publish(folder, name(1), refused=["canaries"]) == name(1)
     assert [entry.refused for entry in store.history(folder)] == [(), ("canaries",)]
@@ -176,7 +176,7 @@ def test_rules_that_are_overruled_are_recorded_of_a_version_that_is_current_too(
     assert back(folder) == name(1)
 
 
-def test_a_folder_to_which_something_came_lately_is_no_leftover(folder: Path) -> None:
+def test_an_unfinished_folder_with_recent_changes_is_not_pruned(folder: Path) -> None:
     publish_long_ago(folder, 1)
     (folder / name(9)).mkdir()
     (folder / name(9) / "items.arrow").write_text("half")
@@ -187,7 +187,7 @@ def test_a_folder_to_which_something_came_lately_is_no_leftover(folder: Path) ->
     assert store.prune(folder, 9, NONE, abandoned=day) == [name(9)]
 
 
-def test_what_is_being_published_is_not_cleared_away(folder: Path) -> None:
+def test_unfinished_files_are_not_removed_during_a_publication(folder: Path) -> None:
     (folder / ".tmp-of-a-killed-one").write_text("")
     with store.locked(folder):
         clearing = threading.Thread(target=store.clear_unfinished, args=(folder,))
@@ -199,11 +199,11 @@ def test_what_is_being_published_is_not_cleared_away(folder: Path) -> None:
     assert not (folder / ".tmp-of-a-killed-one").exists()
 
 
-def test_pruning_leaves_the_current_version_and_the_newest_published_and_unpublished_ones(folder: Path) -> None:
+def test_pruning_keeps_the_current_version_and_the_newest_published_and_unpublished_ones(folder: Path) -> None:
     publish_long_ago(folder, 1, 3, 5, 2)
     assert store.versions_to_keep(folder, 1, NONE) == names(6, 2)  # unpublished: 4, 6
     assert store.versions_to_keep(folder, 2, NONE) == names(6, 5, 4, 2)
-    (folder / name(9)).mkdir()  # never finished
+    (folder / name(9)).mkdir()  # unfinished
     (folder / "notes").mkdir()
     assert store.prune(folder, 1, NONE) == names(1, 3, 4, 5, 9)
     assert store.finished(folder) == names(6, 2)
@@ -211,7 +211,7 @@ def test_pruning_leaves_the_current_version_and_the_newest_published_and_unpubli
     assert store.current(folder) == name(2)
 
 
-def test_pruning_leaves_what_a_rollback_would_go_to(folder: Path) -> None:
+def test_pruning_keeps_the_version_a_rollback_would_publish(folder: Path) -> None:
     for number in (1, 2):
         store.publish(folder, name(number))
     back(folder)
@@ -221,19 +221,19 @@ def test_pruning_leaves_what_a_rollback_would_go_to(folder: Path) -> None:
     assert back(folder) == name(1)
 
 
-def test_pruning_leaves_what_was_current_within_the_protected_span(folder: Path) -> None:
+def test_pruning_keeps_versions_that_were_current_within_the_protected_span(folder: Path) -> None:
     publish_long_ago(folder, 1, 2)
     store.publish(folder, name(3))
     assert store.versions_to_keep(folder, 1, HOUR) == names(6, 3, 2)  # 2 was current until just now
     assert store.versions_to_keep(folder, 1, NONE) == names(6, 3)
 
 
-def test_pruning_without_a_history_takes_all_others_for_unpublished(folder: Path) -> None:
+def test_pruning_without_a_history_treats_all_others_as_unpublished(folder: Path) -> None:
     (folder / store.POINTER_NAME).write_text(f"{name(1)}\n")
     assert store.versions_to_keep(folder, 2, HOUR) == names(6, 5, 1)
 
 
-def test_publishing_and_rolling_back_at_once_lose_no_entry(folder: Path) -> None:
+def test_concurrent_publishing_and_rolling_back_lose_no_entry(folder: Path) -> None:
     def publish(number: int) -> None:
         for _ in range(10):
             store.publish(folder, name(number))

@@ -1,4 +1,4 @@
-"""URLs of places, which need no server."""
+"""URLs of places; no server is needed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gifdex.schemas.errors import RemoteError
 
 
 @pytest.mark.parametrize(
-    ("url", "asked"),
+    ("url", "expected"),
     [
         ("gs://bucket/index", "gs://bucket/index?retry_limit_seconds=30"),
         ("gs://bucket/i?scheme=http", "gs://bucket/i?scheme=http&retry_limit_seconds=30"),
@@ -18,7 +18,9 @@ from gifdex.schemas.errors import RemoteError
         ("s3://bucket/i?region=x", "s3://bucket/i?region=x"),
     ],
 )
-def test_google_is_not_waited_for_a_quarter_of_an_hour(monkeypatch: pytest.MonkeyPatch, url: str, asked: str) -> None:
+def test_google_cloud_storage_gets_a_short_retry_limit(
+    monkeypatch: pytest.MonkeyPatch, url: str, expected: str
+) -> None:
     seen: list[str] = []
 
     def refuse(uri: str) -> None:
@@ -28,10 +30,10 @@ def test_google_is_not_waited_for_a_quarter_of_an_hour(monkeypatch: pytest.Monke
     monkeypatch.setattr(fs, "FileSystem", type("Refusing", (), {"from_uri": staticmethod(refuse)}))
     with pytest.raises(RemoteError, match="no network"):
         Place.of(url)
-    assert seen == [asked]
+    assert seen == [expected]
 
 
-def test_a_url_that_is_wrong_is_said_without_its_secret() -> None:
+def test_an_error_about_a_url_hides_its_secret() -> None:
     with pytest.raises(RemoteError) as caught:
         Place.of("s3://KEY:SECRET@bucket/index?nothing=known")
     assert "SECRET" not in str(caught.value)

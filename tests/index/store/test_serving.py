@@ -27,7 +27,7 @@ QUERY = np.linspace(-1, 1, 16)
 
 @pytest.fixture
 def folder(tmp_path: Path, make_version: Callable[..., Path], clustered: Callable[..., FloatArray]) -> Path:
-    """A store of three versions, each of other vectors, the first one published."""
+    """A store of three versions with different vectors; the first one is published."""
     for number in range(1, 4):
         make_version(tmp_path / "store" / f"{number:016x}", clustered(700, seed=number))
     store.publish(tmp_path / "store", f"{1:016x}")
@@ -38,14 +38,14 @@ def name(number: int) -> str:
     return f"{number:016x}"
 
 
-def wait_for(what: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_what_is_published_is_served_soon_after(folder: Path) -> None:
+def test_a_published_version_is_served_soon_after(folder: Path) -> None:
     with gifdex.serve_latest(folder, every=0.05) as served:
         assert (served.status.serving, served.status.latest) == (name(1), name(1))
         store.publish(folder, name(2))
@@ -53,10 +53,10 @@ def test_what_is_published_is_served_soon_after(folder: Path) -> None:
         assert served.search(QUERY) == gifdex.open(folder / name(2)).search(QUERY)
         assert served.status.refused == {}
         assert served.status.error is None
-    assert served.search(QUERY)  # closed: it follows no more, but answers
+    assert served.search(QUERY)  # closed: it no longer follows the store, but still answers
 
 
-def test_a_version_that_does_not_verify_is_refused_and_the_old_one_goes_on(folder: Path) -> None:
+def test_a_version_that_fails_verification_is_refused_and_the_old_one_is_served(folder: Path) -> None:
     path = folder / name(2) / "image-00000.vectors.npy"
     intact = path.read_bytes()
     path.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
@@ -74,10 +74,10 @@ def test_a_version_that_does_not_verify_is_refused_and_the_old_one_goes_on(folde
         assert (status.serving, status.refused) == (name(2), {})
 
 
-def test_a_version_that_cannot_be_asked_is_refused(folder: Path) -> None:
+def test_a_version_that_cannot_answer_queries_is_refused(folder: Path) -> None:
     manifest = folder / name(2) / MANIFEST_NAME
     facts = json.loads(manifest.read_text())
-    facts["text_encoder"]["fingerprint"] = "0" * 16  # which no encoder has
+    facts["text_encoder"]["fingerprint"] = "0" * 16  # no encoder has it
     manifest.write_text(json.dumps(facts))
     with gifdex.serve_latest(folder, every=3600, warm_up=["a cat"]) as served:
         store.publish(folder, name(2))
@@ -86,7 +86,7 @@ def test_a_version_that_cannot_be_asked_is_refused(folder: Path) -> None:
         assert "was built with the text encoder" in status.refused[name(2)]
 
 
-def test_a_store_that_cannot_be_read_is_told_and_the_old_version_goes_on(folder: Path, tmp_path: Path) -> None:
+def test_an_unreadable_store_is_reported_and_the_old_version_is_served(folder: Path, tmp_path: Path) -> None:
     with gifdex.serve_latest(folder, every=3600) as served:
         folder.rename(tmp_path / "away")
         status = served.check()
@@ -96,7 +96,7 @@ def test_a_store_that_cannot_be_read_is_told_and_the_old_version_goes_on(folder:
         assert served.check().error is None
 
 
-def test_whatever_a_filesystem_raises_the_thread_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_thread_survives_any_filesystem_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stale(path: Path) -> Path:
         raise OSError(116, "Stale file handle")
 
@@ -110,8 +110,8 @@ def test_whatever_a_filesystem_raises_the_thread_goes_on(folder: Path, monkeypat
         wait_for(lambda: served.status.serving == name(2))
 
 
-def test_one_version_is_served_without_being_opened_again(folder: Path, tmp_path: Path) -> None:
-    other = tmp_path / "of another name"
+def test_a_single_version_is_served_without_being_opened_again(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "another name"
     shutil.copytree(folder / name(1), other)
     with gifdex.serve_latest(other, every=3600) as served:
         index = served.index
@@ -119,29 +119,29 @@ def test_one_version_is_served_without_being_opened_again(folder: Path, tmp_path
         assert served.index is index
 
 
-def test_nothing_published_is_an_error_at_once(tmp_path: Path) -> None:
+def test_opening_a_store_without_a_published_version_fails_at_once(tmp_path: Path) -> None:
     with pytest.raises(IndexNotFoundError):
         gifdex.serve_latest(tmp_path)
     with pytest.raises(ValueError, match="every is 0"):
         gifdex.serve_latest(tmp_path, every=0)
 
 
-def test_a_reader_without_pause_sees_no_error_and_no_wrong_answer_through_publishes_and_prunes(
+def test_a_busy_reader_sees_no_error_and_no_wrong_answer_during_publishes_and_prunes(
     folder: Path, tmp_path: Path
 ) -> None:
     spare = tmp_path / "spare"
     shutil.copytree(folder, spare)
     right = {name(number): gifdex.open(spare / name(number)).search(QUERY) for number in range(1, 4)}
     wrong: list[str] = []
-    asked, ended = 0, threading.Event()
+    queries, ended = 0, threading.Event()
 
     def ask(served: gifdex.ServedIndex) -> None:
-        nonlocal asked
+        nonlocal queries
         while not ended.is_set():
             index = served.index
             if index.search(QUERY) != right[index.manifest.build_id]:
                 wrong.append(index.manifest.build_id)
-            asked += 1
+            queries += 1
 
     with gifdex.serve_latest(folder, every=0.01) as served:
         threads = [threading.Thread(target=ask, args=(served,)) for _ in range(2)]
@@ -160,7 +160,7 @@ def test_a_reader_without_pause_sees_no_error_and_no_wrong_answer_through_publis
             thread.join()
         assert served.status.refused == {}
     assert wrong == []
-    assert asked > 100
+    assert queries > 100
 
 
 READER = """
@@ -173,7 +173,7 @@ query = np.linspace(-1, 1, 16)
 right = {path.name: gifdex.open(path).search(query) for path in spare.iterdir() if path.is_dir()}
 ended = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
-asked, wrong, last = 0, 0, None
+queries, wrong, last = 0, 0, None
 with gifdex.serve_latest(folder, every=0.01) as served:
     while not ended.is_set():
         index = served.index
@@ -182,12 +182,12 @@ with gifdex.serve_latest(folder, every=0.01) as served:
             print(name, flush=True)
             last = name
         wrong += index.search(query) != right[name]
-        asked += 1
-    print(json.dumps({"asked": asked, "wrong": wrong, "refused": served.status.refused}), flush=True)
+        queries += 1
+    print(json.dumps({"queries": queries, "wrong": wrong, "refused": served.status.refused}), flush=True)
 """
 
 
-def test_a_reader_in_a_process_of_its_own_sees_no_error_and_no_wrong_answer(folder: Path, tmp_path: Path) -> None:
+def test_a_reader_in_another_process_sees_no_error_and_no_wrong_answer(folder: Path, tmp_path: Path) -> None:
     spare = tmp_path / "spare"
     shutil.copytree(folder, spare)
     command = [sys.executable, "-c", READER, str(folder), str(spare)]
@@ -204,19 +204,19 @@ def test_a_reader_in_a_process_of_its_own_sees_no_error_and_no_wrong_answer(fold
             assert reader.stdout.readline().strip() == name(number)
             store.prune(folder, 1, timedelta(0))
         reader.stdin.close()
-        told = json.loads(reader.stdout.readline())
+        result = json.loads(reader.stdout.readline())
     assert reader.returncode == 0
-    assert (told["wrong"], told["refused"]) == (0, {})
-    assert told["asked"] > 100
+    assert (result["wrong"], result["refused"]) == (0, {})
+    assert result["queries"] > 100
 
 
-def test_opening_while_others_publish_and_prune_gets_one_version_or_another(folder: Path, tmp_path: Path) -> None:
+def test_opening_during_publishes_and_prunes_gives_some_complete_version(folder: Path, tmp_path: Path) -> None:
     spare = tmp_path / "spare"
     shutil.copytree(folder, spare)
     right = {name(number): gifdex.open(spare / name(number)).search(QUERY) for number in range(1, 4)}
     ended = threading.Event()
 
-    def turn_over() -> None:
+    def publish_in_turn() -> None:
         turn = 0
         while not ended.is_set():
             number = 1 + turn % 3
@@ -228,7 +228,7 @@ def test_opening_while_others_publish_and_prune_gets_one_version_or_another(fold
             store.prune(folder, 1, timedelta(seconds=1))
             turn += 1
 
-    thread = threading.Thread(target=turn_over)
+    thread = threading.Thread(target=publish_in_turn)
     thread.start()
     try:
         for _ in range(100):

@@ -16,7 +16,7 @@ FIRST, SECOND = "0" * 15 + "1", "0" * 15 + "2"
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """A store of two finished versions (their manifests are not looked into here), the first one published."""
+    """A store of two finished versions, the first one published; their manifests are never parsed here."""
     for build_id in (FIRST, SECOND):
         (tmp_path / build_id).mkdir()
         (tmp_path / build_id / MANIFEST_NAME).write_text("{}")
@@ -31,7 +31,7 @@ def test_publishing_moves_the_pointer(published: Path) -> None:
     assert (published / store.POINTER_NAME).read_bytes() == f"{SECOND}\n".encode()
 
 
-def test_published_version_is_what_opens(tmp_path: Path, version: Path) -> None:
+def test_the_published_version_is_opened(tmp_path: Path, version: Path) -> None:
     (tmp_path / version.name).symlink_to(version)
     store.publish(tmp_path, version.name)
     assert gifdex.open(tmp_path).path == tmp_path / version.name
@@ -46,7 +46,7 @@ def test_unfinished_version_is_not_published(published: Path) -> None:
 
 
 @pytest.mark.parametrize("build_id", ["e" * 16, "", ".", "latest", f"../{FIRST}", f"{FIRST}/", f"{FIRST}\n", "A" * 16])
-def test_what_is_no_build_id_is_not_published(published: Path, build_id: str) -> None:
+def test_a_name_that_is_not_a_build_id_is_not_published(published: Path, build_id: str) -> None:
     (published / "latest").mkdir()
     (published / "latest" / MANIFEST_NAME).write_text("{}")
     (published / MANIFEST_NAME).write_text("{}")
@@ -56,7 +56,7 @@ def test_what_is_no_build_id_is_not_published(published: Path, build_id: str) ->
 
 
 def test_pointer_is_replaced_by_one_rename(published: Path) -> None:
-    """The old pointer's bytes never change: whoever has it open reads the old id, whole."""
+    """The old pointer's bytes never change: a reader that has it open reads the whole old id."""
     with (published / store.POINTER_NAME).open() as held:
         store.publish(published, SECOND)
         assert held.read() == f"{FIRST}\n"
@@ -70,7 +70,7 @@ def test_pointer_is_replaced_by_one_rename(published: Path) -> None:
     ]
 
 
-def test_readers_see_one_version_or_the_other_while_publishing(published: Path) -> None:
+def test_readers_see_either_version_while_publishing(published: Path) -> None:
     seen: set[str | None] = set()
     done = threading.Event()
 
@@ -122,7 +122,7 @@ def test_pointer_to_a_version_that_is_gone_is_a_corrupt_index(published: Path, g
         gifdex.open(published)
 
 
-def test_store_without_a_pointer_says_that_nothing_was_published(published: Path) -> None:
+def test_opening_a_store_without_a_pointer_says_that_nothing_was_published(published: Path) -> None:
     (published / store.POINTER_NAME).unlink()
     with pytest.raises(IndexNotFoundError, match="no index was published there"):
         gifdex.open(published)

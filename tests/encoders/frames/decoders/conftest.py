@@ -1,4 +1,4 @@
-"""Animations that are no GIFs."""
+"""Animations in formats other than GIF."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Animate:
         return stream.getvalue()
 
     def video(self, pictures: Pictures, container: str = "mp4", keys_every: int = 12, faststart: bool = False) -> bytes:
-        """As MPEG-4 or VP8 video with a key frame every so many; with `faststart`, an MP4's facts come first."""
+        """Write MPEG-4 or VP8 video with a key frame every `keys_every` frames; `faststart` puts the index first."""
         rate, options = 10, {"movflags": "faststart"} if faststart and container == "mp4" else {}
         with (
             tempfile.NamedTemporaryFile(suffix=f".{container}") as file,
@@ -40,7 +40,7 @@ class Animate:
             track.height, track.width = pictures[0].shape[:2]
             track.pix_fmt, track.gop_size, track.bit_rate = "yuv420p", keys_every, 4_000_000
             track.time_base = Fraction(1, rate)
-            track.options = {"sc_threshold": "1000000000"}  # no key frames of its own choice
+            track.options = {"sc_threshold": "1000000000"}  # the codec adds no other key frames
             for number, picture in enumerate(pictures):
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame.pts = number
@@ -57,5 +57,5 @@ def animate() -> Animate:
 
 @pytest.fixture(scope="session")
 def greys() -> Pictures:
-    """Thirty pictures of 32 x 48 pixels, each of one grey that tells its number."""
+    """Thirty pictures of 32 x 48 pixels, each a plain grey that encodes its number."""
     return [np.full((32, 48, 3), 8 * number, np.uint8) for number in range(30)]

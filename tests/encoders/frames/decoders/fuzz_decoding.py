@@ -1,7 +1,7 @@
-"""Mutate real files and decode what comes out, in a process of its own whose memory can be told.
+"""Mutate real files and decode the mutants, in a separate process so that its memory can be measured.
 
-Prints one JSON object. Run by test_fuzzing.py; by hand: python fuzz_decoding.py 1000 FILE... With 0 mutants, the
-files are decoded as they are.
+Prints one JSON object. test_fuzzing.py runs it; to run it by hand: python fuzz_decoding.py 1000 FILE... With 0
+mutants, it decodes the files as they are.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES, Limits, Sampling
 from gifdex.schemas.errors import DecodeError, LimitError
 
-# What is done to a file: how, where (headers, color tables and block sizes are a small part of a file, but most of
-# what can go wrong), for how many bytes, and with which byte.
+# Changes to a file: kind, place, number of bytes, byte value. Half of the places are near the start, because headers,
+# color tables and block sizes are a small part of a file but cause most failures.
 decode = FrameDecoder()
 CHANGES = st.lists(
     st.tuples(
@@ -61,13 +61,13 @@ def mutant(whole: bytes, other: bytes, changes: list[tuple[str, int, int, int]])
 
 
 def _highest_mib(process: int) -> float:
-    """Return the most memory a process ever had, as Linux tells it; getrusage counts what forked it too."""
+    """Return a process's peak memory from /proc; getrusage would include the process that forked it."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 
 class Watcher:
-    """Decodes, and keeps what came of it."""
+    """Decodes files and records the outcomes."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -94,10 +94,10 @@ class Watcher:
             assert abs(float(sampled.weights.sum()) - 1) < 1e-5
         self.slowest_s = max(self.slowest_s, time.monotonic() - started)
         if self.outcomes.total() % 10 == 0:
-            self.look_at_memory()
+            self.measure_memory()
 
-    def look_at_memory(self) -> None:
-        """Take the highest that this process and each of the decoder's have ever had as if it were at one time."""
+    def measure_memory(self) -> None:
+        """Add up the peaks of this process and the decoder's processes, as if all came at the same time."""
         this = psutil.Process()
         family = [this, *this.children(recursive=True)]
         self.peak_mib = max(self.peak_mib, sum(_highest_mib(process.pid) for process in family))
@@ -124,14 +124,14 @@ def fuzz(watcher: Watcher, count: int, files: list[bytes]) -> None:
 
 def main() -> None:
     count, files = int(sys.argv[1]), [Path(path).read_bytes() for path in sys.argv[2:]]
-    registry.decoder_for(b"GIF89a")  # compiles
+    registry.decoder_for(b"GIF89a")  # compiles the decoder
     watcher = Watcher()
     if count:
         fuzz(watcher, count, files)
     else:
         for data in files:
             watcher.decode(data, "uniform")
-    watcher.look_at_memory()
+    watcher.measure_memory()
     sys.stdout.write(json.dumps({**vars(watcher), "files": watcher.outcomes.total()}))
 
 

@@ -16,11 +16,11 @@ from gifdex.encoders.frames.decoders.base import Budget, FrameError
 from gifdex.encoders.frames.decoders.gif import GifStructure
 from gifdex.encoders.frames.limits import Limits
 
-# Of tests that are not about time.
+# For tests that are not about time limits.
 PLENTY = Budget(Limits(seconds=math.inf))
 
-# Each file that is not as the suite has it, and why. Decoders that are not exact have Pillow's and FFmpeg's own
-# ways with the rest; they are listed so that a release that changes one is noticed.
+# Each file where a decoder differs from the suite, and why. Inexact decoders share the quirks of Pillow and FFmpeg;
+# listing them makes us notice a release that changes one.
 DIFFERENT = {
     "no-data": "no image at all: the suite has one empty frame, gifdex a reject that says so",
     "images-overlap": "two whole pictures without timing or loop: the suite has a still, viewers and gifdex an "
@@ -61,7 +61,7 @@ EXPECTED = {
 
 
 def expected_frames(folder: Path, conf: configparser.ConfigParser) -> list[tuple[NDArray[np.uint8], int | None]]:
-    """Return the frames on white and their delays in milliseconds, where they ask for one."""
+    """Return the frames on white, and their delays in milliseconds where the file gives one."""
     width, height = int(conf["config"]["width"]), int(conf["config"]["height"])
     frames = []
     for name in filter(None, map(str.strip, conf["config"]["frames"].split(","))):
@@ -104,10 +104,10 @@ def is_as_expected(folder: Path, name: str, decoder_name: str) -> bool:
 
 
 @pytest.mark.parametrize("decoder", EXPECTED)
-def test_what_each_decoder_makes_of_the_suite(data: Path, decoder: str) -> None:
+def test_each_decoder_matches_the_suite_except_for_listed_files(data: Path, decoder: str) -> None:
     folder = data / "gif-suite" / "conformance"
     names = (folder / "TESTS").read_text().split()
     assert len(names) == 84
     different = {name for name in names if not is_as_expected(folder, name, decoder)}
-    print(f"{decoder}: {len(names) - len(different)} of {len(names)}")  # noqa: T201  # shown by -s
+    print(f"{decoder}: {len(names) - len(different)} of {len(names)}")  # noqa: T201  # shown with -s
     assert different == set(EXPECTED[decoder])

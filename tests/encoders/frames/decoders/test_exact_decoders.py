@@ -1,4 +1,4 @@
-"""The decoders whose pixels are right: against a plain reading of the specification, and against each other."""
+"""The decoders with exact pixels, compared with a plain implementation of the specification and each other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gifdex.schemas.errors import LimitError
 if TYPE_CHECKING:
     from tests.encoders.frames.conftest import Picture, RawGif
 
-# Of tests that are not about time.
+# For tests that are not about time limits.
 PLENTY = Budget(Limits(seconds=math.inf))
 
 EXACT = ["pillow", "numba"]
@@ -30,7 +30,7 @@ WHITE = (255, 255, 255)
 
 
 def draw(name: str, data: bytes, wanted: tuple[int, ...] | None = None) -> list[NDArray[np.uint8]]:
-    """Decode frames (all of them, if not told which) at the size of the canvas."""
+    """Decode the wanted frames, or all, at the size of the canvas."""
     decoder = registry.decoder(name)
     structure = decoder.structure(data, Limits(), PLENTY)
     wanted = tuple(range(len(structure.delays_ms))) if wanted is None else wanted
@@ -38,7 +38,7 @@ def draw(name: str, data: bytes, wanted: tuple[int, ...] | None = None) -> list[
 
 
 def by_the_book(raw_gif: RawGif, size: tuple[int, int], pictures: list[Picture]) -> list[NDArray[np.uint8]]:
-    """Composite pixel by pixel, as section 23 has it: no pixel is looked at twice, nothing is left out."""
+    """Composite pixel by pixel, exactly as section 23 of the specification describes."""
     width, height = size
     canvas = np.full((height, width, 3), 255, np.uint8)
     frames = []
@@ -60,7 +60,7 @@ def by_the_book(raw_gif: RawGif, size: tuple[int, int], pictures: list[Picture])
 
 @st.composite
 def pictures(draw: st.DrawFn, raw_gif: RawGif) -> list[Picture]:
-    """Images of any place, size, disposal and transparency on a canvas of 5 x 4 (some reach beyond it)."""
+    """Images of any position, size, disposal and transparency on a 5 x 4 canvas; some extend beyond it."""
     result = []
     for _ in range(draw(st.integers(1, 6))):
         whole = draw(st.booleans())
@@ -85,9 +85,7 @@ def pictures(draw: st.DrawFn, raw_gif: RawGif) -> list[Picture]:
 @pytest.mark.parametrize("name", EXACT)
 @given(st.data())
 @settings(deadline=None, derandomize=True, max_examples=300)
-def test_frames_are_what_the_specification_says_whichever_are_wanted(
-    raw_gif: RawGif, name: str, data: st.DataObject
-) -> None:
+def test_frames_match_the_specification_whichever_are_wanted(raw_gif: RawGif, name: str, data: st.DataObject) -> None:
     images = data.draw(pictures(raw_gif))
     gif = raw_gif((5, 4), images)
     expected = by_the_book(raw_gif, (5, 4), images)
@@ -98,10 +96,10 @@ def test_frames_are_what_the_specification_says_whichever_are_wanted(
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("before", [2, 3])
 @pytest.mark.parametrize("control", [True, False])
-def test_after_an_image_that_is_cleared_or_restored_comes_one_without_a_disposal(
+def test_frames_after_a_cleared_or_restored_image_are_right(
     raw_gif: RawGif, name: str, before: int, control: bool
 ) -> None:
-    """The cases that Pillow's own compositing gets wrong."""
+    """Pillow's own compositing gets these cases wrong."""
     images = [
         raw_gif.picture(raw_gif.solid(1), disposal=1, transparent=9),
         raw_gif.picture(raw_gif.solid(2, 2, 2), disposal=before, transparent=9),
@@ -112,7 +110,7 @@ def test_after_an_image_that_is_cleared_or_restored_comes_one_without_a_disposal
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_what_no_wanted_frame_shows_is_not_decoded(raw_gif: RawGif, name: str) -> None:
+def test_images_that_no_wanted_frame_shows_are_not_decoded(raw_gif: RawGif, name: str) -> None:
     broken = b"\x21\xf9\x04\x0c\x0a\x00\x00\x00\x2c\0\0\0\0\x04\x00\x04\x00\x00\x07\x01\xff\x00"  # restored afterwards
     hidden = b"\x21\xf9\x04\x04\x0a\x00\x00\x00\x2c\0\0\0\0\x04\x00\x04\x00\x00\x07\x01\xff\x00"  # drawn over
     red, blue = raw_gif.picture(raw_gif.solid(1)), raw_gif.picture(raw_gif.solid(2))
@@ -129,7 +127,7 @@ def test_what_no_wanted_frame_shows_is_not_decoded(raw_gif: RawGif, name: str) -
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_the_cost_is_what_is_decoded_and_looked_up(raw_gif: RawGif, name: str) -> None:
+def test_the_cost_counts_pixels_decoded_and_looked_up(raw_gif: RawGif, name: str) -> None:
     decoder = registry.decoder(name)
     patch = raw_gif.picture(raw_gif.solid(2, 2, 3))
     data = raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1)), patch, patch, raw_gif.picture(raw_gif.solid(1))])
@@ -139,11 +137,11 @@ def test_the_cost_is_what_is_decoded_and_looked_up(raw_gif: RawGif, name: str) -
     assert decoder.cost(structure, (3,)) == 16 + 16
     images = [raw_gif.picture(raw_gif.solid(k, 3, 4), disposal=disposal) for k, disposal in enumerate((1, 2, 3, 2, 0))]
     structure = decoder.structure(raw_gif((4, 4), images), Limits(), PLENTY)
-    assert decoder.cost(structure, (4,)) == 4 * 12 + 16  # what is cleared counts, what is restored is left out
+    assert decoder.cost(structure, (4,)) == 4 * 12 + 16  # cleared images count, restored ones do not
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_the_clock_is_looked_at_between_images_that_nobody_sees(raw_gif: RawGif, name: str) -> None:
+def test_the_time_limit_is_checked_between_images_that_are_not_shown(raw_gif: RawGif, name: str) -> None:
     decoder = registry.decoder(name)
     images = [raw_gif.picture(raw_gif.solid(k, 2, 2), disposal=3) for k in range(5)]
     data = raw_gif((4, 4), images)
@@ -153,7 +151,7 @@ def test_the_clock_is_looked_at_between_images_that_nobody_sees(raw_gif: RawGif,
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_more_color_tables_than_sixteen_bits_can_number(raw_gif: RawGif, name: str) -> None:
+def test_more_than_256_color_tables_are_kept_apart(raw_gif: RawGif, name: str) -> None:
     random = np.random.default_rng(3)
     tables = [random.integers(0, 255, (2, 3)).astype(np.uint8) for _ in range(300)]
     dot = np.ones((1, 1), np.uint8)
@@ -180,7 +178,7 @@ def test_large_images_are_drawn_in_bands(raw_gif: RawGif, name: str, monkeypatch
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_pixels_that_are_missing_are_not_drawn(raw_gif: RawGif, name: str) -> None:
+def test_missing_pixels_are_not_drawn(raw_gif: RawGif, name: str) -> None:
     red = raw_gif.picture(raw_gif.solid(1))
     codes = bytes([0x80, 5, 5, 5, 5, 6, 0x81])  # five of sixteen pixels, then the end
     short = b"\x21\xf9\x04\x00\x0a\x00\x00\x00\x2c\0\0\0\0\x04\x00\x04\x00\x00\x07\x07" + codes + b"\x00"
@@ -191,13 +189,13 @@ def test_pixels_that_are_missing_are_not_drawn(raw_gif: RawGif, name: str) -> No
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_drawing_once_more_is_paid_for(raw_gif: RawGif, name: str) -> None:
+def test_a_second_drawing_counts_towards_the_limit(raw_gif: RawGif, name: str) -> None:
     codes = bytes([0x80, 5, 0x81])
     short = b"\x21\xf9\x04\x00\x0a\x00\x00\x00\x2c\0\0\0\0\x04\x00\x04\x00\x00\x07\x03" + codes + b"\x00"
     data = raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1))] * 9 + [short])
     decoder = registry.decoder(name)
     structure = decoder.structure(data, Limits(), PLENTY)
-    assert decoder.cost(structure, (9,)) == 32  # it seems to hide all before it
+    assert decoder.cost(structure, (9,)) == 32  # the last image seems to hide all earlier ones
     with pytest.raises(LimitError, match="160 pixels to decode, above the limit total_pixels of 159"):
         next(decoder.draw(data, structure, (9,), Budget(Limits(total_pixels=159))))
     assert next(decoder.draw(data, structure, (9,), Budget(Limits(total_pixels=160))))
@@ -216,7 +214,7 @@ def test_indexes_beyond_the_color_table_are_not_drawn(raw_gif: RawGif, name: str
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("folder", ["real-gifs", "clips", "exercises"])
-def test_ordinary_gifs_are_as_pillow_composites_them(data: Path, name: str, folder: str) -> None:
+def test_ordinary_gifs_match_pillows_compositing(data: Path, name: str, folder: str) -> None:
     for path in sorted((data / folder).glob("**/*.gif"))[:40]:
         with Image.open(path) as image:
             count = getattr(image, "n_frames", 1)
@@ -231,7 +229,7 @@ def test_ordinary_gifs_are_as_pillow_composites_them(data: Path, name: str, fold
 
 
 def outcome(name: str, data: bytes) -> object:
-    """Frames as bytes, or the frame that is broken."""
+    """The frames as bytes, or the number of the broken frame."""
     decoder = registry.decoder(name)
     structure = decoder.structure(data, Limits(), PLENTY)
     assert isinstance(structure, GifStructure)
@@ -248,7 +246,7 @@ def outcome(name: str, data: bytes) -> object:
 
 @given(st.data())
 @settings(deadline=None, derandomize=True, max_examples=1_000)
-def test_all_exact_decoders_make_the_same_of_damaged_codes(raw_gif: RawGif, data: st.DataObject) -> None:
+def test_all_exact_decoders_agree_on_damaged_codes(raw_gif: RawGif, data: st.DataObject) -> None:
     code_size = data.draw(st.integers(0, 12))
     codes = data.draw(st.binary(max_size=80))
     blocks = b"".join(bytes([len(codes[at : at + 30])]) + codes[at : at + 30] for at in range(0, len(codes), 30))
@@ -259,8 +257,8 @@ def test_all_exact_decoders_make_the_same_of_damaged_codes(raw_gif: RawGif, data
 
 @given(st.data())
 @settings(deadline=None, derandomize=True, max_examples=300)
-def test_all_exact_decoders_make_the_same_of_long_codes(raw_gif: RawGif, data: st.DataObject) -> None:
-    """Real LZW, whose table fills up, with some bytes changed."""
+def test_all_exact_decoders_agree_on_long_codes(raw_gif: RawGif, data: st.DataObject) -> None:
+    """Real LZW data that fills its table, with some bytes changed."""
     random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     colors = data.draw(st.sampled_from([2, 4, 60, 256]))
     pixels = random.integers(0, colors, (90, 100), np.uint8)

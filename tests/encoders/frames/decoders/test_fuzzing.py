@@ -25,7 +25,7 @@ def fuzz(count: int, paths: list[Path]) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr[-5000:]
     result: dict[str, Any] = json.loads(done.stdout)
-    print(result)  # noqa: T201  # shown by -s
+    print(result)  # noqa: T201  # shown with -s
     assert result["files"] >= (count or len(paths))
     assert not result["dead"]
     assert not result["slow"]
@@ -34,7 +34,7 @@ def fuzz(count: int, paths: list[Path]) -> dict[str, Any]:
     return result
 
 
-def test_mutants_of_gifs_end_as_items_or_rejects(make_gif: GifMaker, raw_gif: RawGif, tmp_path: Path) -> None:
+def test_mutants_of_gifs_become_items_or_rejects(make_gif: GifMaker, raw_gif: RawGif, tmp_path: Path) -> None:
     interlaced = tmp_path / "interlaced.gif"
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
     images = [
@@ -47,7 +47,7 @@ def test_mutants_of_gifs_end_as_items_or_rejects(make_gif: GifMaker, raw_gif: Ra
     assert all(outcomes[kind] > 20 for kind in ("item", "partial", "DecodeError"))
 
 
-def test_mutants_of_other_formats_end_as_items_or_rejects(animate: Animate, greys: Pictures, tmp_path: Path) -> None:
+def test_mutants_of_other_formats_become_items_or_rejects(animate: Animate, greys: Pictures, tmp_path: Path) -> None:
     moving = [np.roll(picture, number, axis=0) // 2 + greys[3] for number, picture in enumerate(greys[:12])]
     whole = {
         "a.webp": animate.image("WEBP", moving),
@@ -61,17 +61,17 @@ def test_mutants_of_other_formats_end_as_items_or_rejects(animate: Animate, grey
     assert all(outcomes[kind] > 20 for kind in ("item", "DecodeError"))
 
 
-def test_the_malformed_suite_ends_as_items_or_rejects(data: Path) -> None:
+def test_the_malformed_suite_becomes_items_or_rejects(data: Path) -> None:
     paths = sorted(path for path in (data / "gif-suite" / "malformed").rglob("*") if path.is_file())
     assert len(paths) > 490
     outcomes = fuzz(0, paths)["outcomes"]
     assert all(outcomes[kind] > 3 for kind in ("item", "partial", "DecodeError", "LimitError"))
 
 
-def test_the_largest_canvas_that_limits_allow_stays_within_memory(raw_gif: RawGif, tmp_path: Path) -> None:
-    """Everything at once that needs a copy: interlaced, transparent, restored, and pixels missing at the end."""
+def test_the_largest_allowed_canvas_stays_within_memory(raw_gif: RawGif, tmp_path: Path) -> None:
+    """Everything that needs a copy at once: interlaced, transparent, restored, and pixels missing at the end."""
     pixels = np.random.default_rng(1).integers(0, 100, (4096, 4096)).astype(np.uint8)
-    pixels[-1, -5:] = 0x81  # in the codes of the tests' encoder, the end
+    pixels[-1, -5:] = 0x81  # the end code of the tests' encoder
     large = raw_gif.picture(pixels, disposal=3, transparent=7, interlaced=True)
     path = tmp_path / "large.gif"
     path.write_bytes(raw_gif((4096, 4096), [large, large, large]))
@@ -80,7 +80,7 @@ def test_the_largest_canvas_that_limits_allow_stays_within_memory(raw_gif: RawGi
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_ten_thousand_mutants_of_real_gifs_end_as_items_or_rejects(data: Path) -> None:
+def test_ten_thousand_mutants_of_real_gifs_become_items_or_rejects(data: Path) -> None:
     real = sorted((data / "real-gifs").glob("*.gif"), key=lambda path: path.stat().st_size)[:9]
     clips = sorted((data / "clips").glob("**/*.gif"))[:20]
     exercises = sorted((data / "exercises").glob("**/*.gif"))[:20]

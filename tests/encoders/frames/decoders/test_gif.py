@@ -18,7 +18,7 @@ from gifdex.schemas.errors import DecodeError, LimitError
 if TYPE_CHECKING:
     from tests.encoders.frames.conftest import Picture, RawGif
 
-# Of tests that are not about time.
+# For tests that are not about time limits.
 PLENTY = Budget(Limits(seconds=math.inf))
 
 GifMaker = Callable[..., Path]
@@ -33,12 +33,12 @@ def pillow_delays(path: Path) -> tuple[int, ...]:
         delays = []
         for frame in range(getattr(image, "n_frames", 1)):
             image.seek(frame)
-            asked = round(image.info.get("duration", 0))
-            delays.append(asked if asked > 10 else 100)
+            delay = round(image.info.get("duration", 0))
+            delays.append(delay if delay > 10 else 100)
     return tuple(delays)
 
 
-def test_canvas_and_delays_are_what_the_blocks_say(raw_gif: RawGif) -> None:
+def test_canvas_and_delays_are_read_from_the_blocks(raw_gif: RawGif) -> None:
     red = raw_gif.solid(1)
     structure = read(raw_gif((7, 5), [raw_gif.picture(red, delay_cs=5), raw_gif.picture(red, delay_cs=123)]))
     assert (structure.format, structure.width, structure.height) == ("GIF", 7, 5)
@@ -47,7 +47,7 @@ def test_canvas_and_delays_are_what_the_blocks_say(raw_gif: RawGif) -> None:
     assert (structure.damage, structure.odd, structure.loops) == (None, None, None)
 
 
-def test_an_image_has_its_place_its_disposal_its_colors_and_its_codes(raw_gif: RawGif) -> None:
+def test_an_image_has_position_disposal_colors_and_codes(raw_gif: RawGif) -> None:
     local = raw_gif.palette[:4]
     blocks = [
         raw_gif.picture(raw_gif.solid(1, 3, 2), left=1, top=2, disposal=2, transparent=9),
@@ -66,33 +66,33 @@ def test_an_image_has_its_place_its_disposal_its_colors_and_its_codes(raw_gif: R
     assert first.whole
 
 
-@pytest.mark.parametrize(("asked", "kept"), [(0, KEEP), (1, KEEP), (2, CLEAR), (3, RESTORE), (4, RESTORE), (7, KEEP)])
-def test_disposal_methods(raw_gif: RawGif, asked: int, kept: int) -> None:
-    assert read(raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1), disposal=asked)])).images[0].disposal == kept
+@pytest.mark.parametrize(
+    ("stored", "effective"), [(0, KEEP), (1, KEEP), (2, CLEAR), (3, RESTORE), (4, RESTORE), (7, KEEP)]
+)
+def test_disposal_methods_are_read(raw_gif: RawGif, stored: int, effective: int) -> None:
+    assert read(raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1), disposal=stored)])).images[0].disposal == effective
 
 
 @pytest.mark.parametrize("delay_cs", [0, 1, None])
-def test_a_delay_of_ten_milliseconds_or_less_or_none_at_all_shows_for_a_hundred(
-    raw_gif: RawGif, delay_cs: int | None
-) -> None:
+def test_a_delay_of_at_most_ten_milliseconds_becomes_a_hundred(raw_gif: RawGif, delay_cs: int | None) -> None:
     data = raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1), delay_cs=delay_cs)])
     assert read(data).delays_ms == (100,)
 
 
-def test_a_delay_belongs_to_the_next_frame_alone(raw_gif: RawGif) -> None:
+def test_a_delay_applies_only_to_the_next_frame(raw_gif: RawGif) -> None:
     red = raw_gif.solid(1)
     data = raw_gif((4, 4), [raw_gif.picture(red, delay_cs=50), raw_gif.picture(red, delay_cs=None)])
     assert read(data).delays_ms == (500, 100)
 
 
-def test_an_image_that_asks_for_no_time_is_drawn_together_with_the_next_one_that_does(raw_gif: RawGif) -> None:
+def test_an_image_without_timing_is_drawn_together_with_the_next_timed_one(raw_gif: RawGif) -> None:
     delays = [None, None, 50, None, 0, None]
     structure = read(raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1), delay_cs=delay) for delay in delays]))
     assert structure.delays_ms == (500, 100, 100, 100)
     assert structure.pictures((0, 1, 2, 3)) == (2, 3, 4, 5)
 
 
-def test_tiles_without_any_timing_are_one_still_and_whole_pictures_are_an_animation(raw_gif: RawGif) -> None:
+def test_untimed_tiles_are_one_still_and_untimed_full_images_an_animation(raw_gif: RawGif) -> None:
     tiles = [raw_gif.picture(raw_gif.solid(k, 2, 4), left=2 * k, delay_cs=None) for k in (0, 1)]
     assert read(raw_gif((4, 4), tiles)).pictures((0,)) == (1,)
     loop = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x05\x00\x00"
@@ -108,12 +108,12 @@ def test_an_image_beyond_the_canvas_is_odd_and_does_not_grow_it(raw_gif: RawGif)
     assert structure.odd == "has an image that reaches beyond its canvas"
 
 
-def test_without_a_canvas_the_first_image_is_one(raw_gif: RawGif) -> None:
+def test_without_a_canvas_size_the_first_image_sets_it(raw_gif: RawGif) -> None:
     structure = read(raw_gif((0, 0), [raw_gif.picture(raw_gif.solid(1), left=1, top=2)]))
     assert (structure.width, structure.height) == (5, 6)
 
 
-def test_other_extensions_local_palettes_and_stray_bytes_are_stepped_over(raw_gif: RawGif) -> None:
+def test_other_extensions_local_palettes_and_stray_bytes_are_skipped(raw_gif: RawGif) -> None:
     comment = b"\x21\xfe\x05hello\x02, \x00"
     local_palette = b"\x2c\0\0\0\0\x01\x00\x01\x00\x81" + b"," * 12 + b"\x02\x02\x44\x01\x00"
     first, second = raw_gif.picture(raw_gif.solid(1)), raw_gif.picture(raw_gif.solid(2), delay_cs=0)
@@ -125,25 +125,25 @@ def test_other_extensions_local_palettes_and_stray_bytes_are_stepped_over(raw_gi
 
 
 @pytest.mark.parametrize("empty", [b"\x21\xff\x00", b"\x21\xf9\x00", b"\x21\xfe\x00"])
-def test_an_empty_extension_swallows_nothing(raw_gif: RawGif, empty: bytes) -> None:
+def test_an_empty_extension_does_not_swallow_the_next_block(raw_gif: RawGif, empty: bytes) -> None:
     red = raw_gif.picture(raw_gif.solid(1))
     structure = read(raw_gif((4, 4), [red, empty, red, red]))
     assert (len(structure.delays_ms), structure.damage) == (3, None)
 
 
-def test_what_follows_the_trailer_is_not_looked_at(raw_gif: RawGif) -> None:
+def test_data_after_the_trailer_is_ignored(raw_gif: RawGif) -> None:
     red = raw_gif.picture(raw_gif.solid(1))
     structure = read(raw_gif((4, 4), [red], trailer=b";" + red.to_bytes()))
     assert len(structure.delays_ms) == 1
     assert structure.odd is None
 
 
-def test_without_a_trailer_a_gif_is_odd_but_whole(raw_gif: RawGif) -> None:
+def test_a_gif_without_a_trailer_is_odd_but_complete(raw_gif: RawGif) -> None:
     structure = read(raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1))], trailer=b""))
     assert (structure.damage, structure.odd) == (None, "has no trailer")
 
 
-def test_what_is_cut_off_is_said(raw_gif: RawGif) -> None:
+def test_a_truncated_file_says_where_it_ends(raw_gif: RawGif) -> None:
     data = raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(color)) for color in (1, 2)])
     last = read(data).images[1]
     within = read(data[: last.start + 5])
@@ -154,19 +154,19 @@ def test_what_is_cut_off_is_said(raw_gif: RawGif) -> None:
 
 
 @pytest.mark.parametrize(("code_size", "odd"), [(0, True), (2, False), (8, False), (9, True), (255, True)])
-def test_code_sizes_that_the_specification_does_not_mean_are_odd(raw_gif: RawGif, code_size: int, odd: bool) -> None:
+def test_invalid_code_sizes_are_odd(raw_gif: RawGif, code_size: int, odd: bool) -> None:
     image = b"\x2c\0\0\0\0\x01\x00\x01\x00\x00" + bytes([code_size]) + b"\x02\x44\x01\x00"
     assert (read(raw_gif((4, 4), [image])).odd is not None) == odd
 
 
-def test_counting_stops_at_the_limit_on_frames(raw_gif: RawGif) -> None:
+def test_counting_stops_at_the_frame_limit(raw_gif: RawGif) -> None:
     data = raw_gif((4, 4), [raw_gif.picture(raw_gif.solid(1))] * 5)
     assert len(read_structure(data, Limits(frames=5), PLENTY).delays_ms) == 5
     with pytest.raises(LimitError, match="5 frames or more, above the limit frames of 4"):
         read_structure(data, Limits(frames=4), PLENTY)
 
 
-def test_millions_of_blocks_are_given_up_when_the_time_is_over(raw_gif: RawGif) -> None:
+def test_millions_of_blocks_are_abandoned_at_the_time_limit(raw_gif: RawGif) -> None:
     data = raw_gif((4, 4), [b"\x21\xfe\x00" * 30_000, raw_gif.picture(raw_gif.solid(1))])
     assert len(read(data).delays_ms) == 1
     with pytest.raises(LimitError, match="limit seconds of -1"):
@@ -176,17 +176,17 @@ def test_millions_of_blocks_are_given_up_when_the_time_is_over(raw_gif: RawGif) 
 def test_many_loop_extensions_cost_no_more_than_their_bytes(raw_gif: RawGif) -> None:
     loop = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x05\x00\x00"
     data = raw_gif((4, 4), [loop * 400_000, raw_gif.picture(raw_gif.solid(1))])
-    structure = read_structure(data, Limits(), Budget(Limits()))  # within the limit on seconds
+    structure = read_structure(data, Limits(), Budget(Limits()))  # within the time limit
     assert (structure.loops, len(structure.delays_ms)) == (5, 1)
 
 
-def test_a_header_cut_short_says_how_many_bytes_there_are(raw_gif: RawGif) -> None:
+def test_a_truncated_header_is_an_error_with_the_number_of_bytes(raw_gif: RawGif) -> None:
     with pytest.raises(DecodeError, match="ends after 10 bytes"):
         read(raw_gif((4, 4), [])[:10])
 
 
 def real_gif_bytes() -> bytes:
-    """A GIF with every kind of block, as a constant that strategies can refer to."""
+    """A GIF with every kind of block, built at import so that strategies can use it."""
     screen = b"GIF89a\x04\x00\x04\x00\x80\x00\x00" + b"\xff\xff\xff\x00\x00\x00"
     loop = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
     frame = b"\x21\xf9\x04\x04\x0a\x00\x00\x00\x2c\0\0\0\0\x04\x00\x04\x00\x00\x02\x04\x84\x8f\x09\x05\x00"
@@ -197,7 +197,7 @@ REAL = real_gif_bytes()
 
 
 def frames_or_error(data: bytes) -> int:
-    """Anything but a DecodeError escapes and fails the test."""
+    """Decode the data; any error but a DecodeError fails the test."""
     try:
         return len(read(data).delays_ms)
     except DecodeError:
@@ -206,7 +206,7 @@ def frames_or_error(data: bytes) -> int:
 
 @given(st.integers(0, len(REAL)))
 @settings(deadline=None, derandomize=True, max_examples=200)
-def test_a_gif_cut_anywhere_gives_frames_or_a_decode_error(end: int) -> None:
+def test_a_gif_truncated_anywhere_gives_frames_or_a_decode_error(end: int) -> None:
     assert frames_or_error(REAL[:end]) <= 3
 
 
@@ -226,7 +226,7 @@ def test_any_bytes_after_the_signature_give_frames_or_a_decode_error(body: bytes
 
 
 @pytest.mark.parametrize(("frames", "delay"), [(1, 100), (2, 40), (7, 100), (4, [20, 500, 70, 3000])])
-def test_frames_and_durations_agree_with_pillow(make_gif: GifMaker, frames: int, delay: int | list[int]) -> None:
+def test_frames_and_durations_match_pillow(make_gif: GifMaker, frames: int, delay: int | list[int]) -> None:
     path = make_gif("a.gif", frames=frames, delay=delay)
     structure = read(path.read_bytes())
     assert structure.delays_ms == pillow_delays(path)
@@ -235,7 +235,7 @@ def test_frames_and_durations_agree_with_pillow(make_gif: GifMaker, frames: int,
 
 
 @pytest.mark.heavy
-def test_real_gifs_are_as_pillow_has_them_and_nothing_is_odd_about_them(data: Path) -> None:
+def test_real_gifs_match_pillow_and_are_not_odd(data: Path) -> None:
     paths = sorted(path for folder in ("real-gifs", "clips") for path in (data / folder).glob("*.gif"))
     assert len(paths) > 70
     for path in paths:

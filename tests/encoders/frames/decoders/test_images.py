@@ -19,7 +19,7 @@ from gifdex.schemas.errors import DecodeError, LimitError
 if TYPE_CHECKING:
     from tests.encoders.frames.decoders.conftest import Animate, Pictures
 
-# Of tests that are not about time.
+# For tests that are not about time limits.
 decode = FrameDecoder()
 PLENTY = Budget(Limits(seconds=math.inf))
 
@@ -28,7 +28,7 @@ FORMATS = list(READ)
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_structure_is_what_the_chunks_say(animate: Animate, greys: Pictures, form: str) -> None:
+def test_the_structure_is_read_from_the_chunks(animate: Animate, greys: Pictures, form: str) -> None:
     data = animate.image(form, greys[:3], [50, 5, 1230])
     structure = READ[form](data, Limits(), PLENTY)
     assert (structure.width, structure.height, structure.delays_ms) == (48, 32, (50, 100, 1230))
@@ -36,7 +36,7 @@ def test_the_structure_is_what_the_chunks_say(animate: Animate, greys: Pictures,
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_frames_are_sampled_in_time_and_put_on_white(animate: Animate, greys: Pictures, form: str) -> None:
+def test_frames_are_sampled_in_time_and_composited_on_white(animate: Animate, greys: Pictures, form: str) -> None:
     pictures = [np.dstack([picture, np.full((32, 48), 255, np.uint8)]) for picture in greys[1:4]]
     for picture in pictures:
         picture[:16, :, 3] = 0
@@ -47,7 +47,7 @@ def test_frames_are_sampled_in_time_and_put_on_white(animate: Animate, greys: Pi
     assert [int(frame[20, 20, 0]) for frame in sampled.frames] == [16, 24]
 
 
-def test_a_default_image_that_is_no_part_of_the_animation_is_not_a_frame(animate: Animate, greys: Pictures) -> None:
+def test_a_default_image_outside_the_animation_is_not_a_frame(animate: Animate, greys: Pictures) -> None:
     data = animate.image("PNG", [greys[9], greys[1], greys[2]], 100, default_image=True)
     assert read_png(data, Limits(), PLENTY).delays_ms == (100, 100)
     sampled = decode(data, Sampling(strategy="all"), (4, 4), Limits())
@@ -65,7 +65,7 @@ def test_a_still_picture_is_refused(animate: Animate, greys: Pictures, form: str
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_limits_hold_for_every_format(animate: Animate, greys: Pictures, form: str) -> None:
+def test_limits_apply_to_every_format(animate: Animate, greys: Pictures, form: str) -> None:
     data = animate.image(form, greys[:5])
     for limits, name in (
         (Limits(bytes=100), "bytes"), (Limits(pixels=1535), "pixels"), (Limits(frames=4), "frames"),
@@ -75,7 +75,7 @@ def test_limits_hold_for_every_format(animate: Animate, greys: Pictures, form: s
             decode(data, Sampling(), (4, 4), limits)
 
 
-def test_a_png_cut_short_gives_the_frames_before_the_cut(animate: Animate) -> None:
+def test_a_truncated_png_gives_the_frames_before_the_cut(animate: Animate) -> None:
     noise = [np.random.default_rng(seed).integers(0, 256, (32, 48, 3), np.uint8) for seed in range(4)]
     data = animate.image("PNG", noise)
     sampled = decode(data[: len(data) * 5 // 8], Sampling(strategy="all"), (32, 48), Limits())
@@ -85,7 +85,7 @@ def test_a_png_cut_short_gives_the_frames_before_the_cut(animate: Animate) -> No
     assert "has 2 good frames, then: imageio " in sampled.damage
 
 
-def test_a_webp_cut_short_gives_the_frames_before_the_cut(animate: Animate) -> None:
+def test_a_truncated_webp_gives_the_frames_before_the_cut(animate: Animate) -> None:
     noise = [np.random.default_rng(seed).integers(0, 256, (32, 48, 3), np.uint8) for seed in range(4)]
     data = animate.image("WEBP", noise)
     sampled = decode(data[: len(data) * 5 // 8], Sampling(strategy="all"), (32, 48), Limits())
@@ -97,12 +97,12 @@ def test_a_webp_cut_short_gives_the_frames_before_the_cut(animate: Animate) -> N
 
 def test_a_png_with_a_damaged_header_is_refused(animate: Animate, greys: Pictures) -> None:
     data = bytearray(animate.image("PNG", greys[:2]))
-    data[18] ^= 0xFF  # in the width
+    data[18] ^= 0xFF  # a byte of the width
     with pytest.raises(DecodeError, match="chunk IHDR is damaged: its checksum differs"):
         decode(bytes(data), Sampling(), (4, 4), Limits())
 
 
-def test_a_png_header_may_not_lie_about_its_size(animate: Animate, greys: Pictures) -> None:
+def test_a_png_header_with_a_false_size_is_refused(animate: Animate, greys: Pictures) -> None:
     data = bytearray(animate.image("PNG", greys[:2]))
     data[16:24] = b"\x00\x01\x00\x00" * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
@@ -110,7 +110,7 @@ def test_a_png_header_may_not_lie_about_its_size(animate: Animate, greys: Pictur
         decode(bytes(data), Sampling(), (4, 4), Limits())
 
 
-def test_a_size_may_be_told_only_once_and_first(animate: Animate, greys: Pictures) -> None:
+def test_the_size_must_come_first_and_only_once(animate: Animate, greys: Pictures) -> None:
     png, webp = animate.image("PNG", greys[:2]), animate.image("WEBP", greys[:2])
     header = png[8:33]
     for data in (png[:33] + header + png[33:], png[:-12] + header + png[-12:]):
@@ -122,7 +122,7 @@ def test_a_size_may_be_told_only_once_and_first(animate: Animate, greys: Picture
     longer = b"RIFF" + (len(webp) - 8 + 18).to_bytes(4, "little") + webp[8:] + extended
     with pytest.raises(DecodeError, match="the WebP has two size chunks"):
         decode(longer, Sampling(), (4, 4), Limits())
-    assert decode(webp + extended, Sampling(), (4, 4), Limits()).damage is None  # beyond the end nobody looks
+    assert decode(webp + extended, Sampling(), (4, 4), Limits()).damage is None  # data after the end is not read
 
 
 def structure_or_error(form: str, data: bytes) -> Structure | None:

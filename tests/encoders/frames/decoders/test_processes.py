@@ -24,7 +24,7 @@ from gifdex.schemas.errors import DecodeError, LimitError
 if TYPE_CHECKING:
     from tests.encoders.frames.conftest import RawGif
 
-pytestmark = pytest.mark.heavy  # they start and kill processes
+pytestmark = pytest.mark.heavy  # these tests start and kill processes
 
 
 LIMITS = Limits()
@@ -33,25 +33,25 @@ decode = FrameDecoder(PROCESSES)
 
 
 def processes() -> set[int]:
-    """The decoding processes, by their id."""
+    """The ids of the decoding processes."""
     return {child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())}
 
 
-def test_what_the_function_gives_and_raises_comes_back() -> None:
+def test_results_and_exceptions_come_back() -> None:
     assert PROCESSES.run(LIMITS, divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         PROCESSES.run(LIMITS, divmod, 7, 0)
     assert PROCESSES.run(LIMITS, os.getpid) in processes()
 
 
-def test_a_process_is_silent_and_leaves_ctrl_c_to_the_one_that_started_it(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_process_is_silent_and_leaves_ctrl_c_to_its_parent(capfd: pytest.CaptureFixture[str]) -> None:
     assert PROCESSES.run(LIMITS, os.write, 2, b"x" * 200_000) == 200_000
     assert PROCESSES.run(LIMITS, os.write, 1, b"x") == 1
     assert PROCESSES.run(LIMITS, signal.getsignal, signal.SIGINT) == signal.SIG_IGN
     assert capfd.readouterr() == ("", "")
 
 
-def test_errors_keep_whether_they_last(raw_gif: RawGif) -> None:
+def test_errors_keep_their_lasting_flag(raw_gif: RawGif) -> None:
     stray = raw_gif((4, 4), [b"junk", raw_gif.picture(raw_gif.solid(1))])
     for limits, lasting in ((Limits(seconds=-1.0), False), (Limits(pixels=15), True)):
         with pytest.raises(LimitError) as caught:
@@ -59,7 +59,7 @@ def test_errors_keep_whether_they_last(raw_gif: RawGif) -> None:
         assert caught.value.lasting is lasting
 
 
-def test_a_process_that_hangs_costs_its_file_and_is_replaced() -> None:
+def test_a_hanging_process_costs_only_its_file_and_is_replaced() -> None:
     processes = DecoderProcesses(grace_seconds=0.5)
     started = time.monotonic()
     with pytest.raises(LimitError, match=r"did not finish within 1 seconds, above the limit seconds of 0.5") as caught:
@@ -70,7 +70,7 @@ def test_a_process_that_hangs_costs_its_file_and_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
-def test_a_process_that_dies_costs_its_file_and_is_replaced(number: int) -> None:
+def test_a_dying_process_costs_only_its_file_and_is_replaced(number: int) -> None:
     with pytest.raises(DecodeError, match=rf"the decoder died on it \(exit status -{number}\)") as caught:
         PROCESSES.run(LIMITS, _die, number)
     assert not caught.value.lasting
@@ -82,13 +82,13 @@ def _die(number: int) -> None:
 
 
 def _die_soon(seconds: float) -> None:
-    """Answer, and die a little later: as a heap does that was damaged before."""
+    """Answer, then die a little later, as a process with a damaged heap does."""
     threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("calls", [80, pytest.param(400, marks=pytest.mark.slow)])
-def test_processes_that_die_between_two_calls_or_while_receiving_fail_no_other_call(calls: int) -> None:
+def test_a_death_between_calls_or_while_receiving_fails_no_other_call(calls: int) -> None:
     payload = bytes(3_000_000)
 
     def call(number: int) -> str:
@@ -105,14 +105,14 @@ def test_processes_that_die_between_two_calls_or_while_receiving_fail_no_other_c
 
     with ThreadPoolExecutor(6) as pool:
         outcomes = Counter(pool.map(call, range(calls), timeout=200))
-    # Each death costs the call that it meets, and no other: those that die at once, and at most one for each later.
+    # Each death fails at most one call.
     assert set(outcomes) <= {"good", *(f"the decoder died on it (exit status -{n})" for n in (9, 11))}
     assert outcomes["the decoder died on it (exit status -11)"] <= calls // 10
     assert outcomes["good"] >= calls - 2 * (calls // 10)
     assert PROCESSES.run(LIMITS, divmod, 7, 2) == (3, 1)
 
 
-def test_a_hanging_process_ends_by_itself_where_nobody_is_left_to_kill_it() -> None:
+def test_a_hanging_process_ends_by_itself_when_its_parent_is_gone() -> None:
     process = _Process()
     process._calls.send((0.5, 2**30, time.sleep, (60,)))
     process._process.join(20)
@@ -130,25 +130,25 @@ def _nothing_to_send() -> object:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit what a process allocates")
-def test_a_process_that_fills_the_memory_is_stopped() -> None:
+def test_a_process_that_uses_too_much_memory_is_stopped() -> None:
     with pytest.raises(MemoryError):
         PROCESSES.run(LIMITS, np.zeros, 3 * 2**30, np.uint8)
 
 
 class NoProcesses(DecoderProcesses):
     def run(self, *_: Any) -> Any:
-        raise AssertionError("a process was asked for")
+        raise AssertionError("a process was requested")
 
 
 def test_only_odd_gifs_go_through_a_process(raw_gif: RawGif) -> None:
     here = FrameDecoder(NoProcesses())
     picture = raw_gif.picture(raw_gif.solid(1))
     here(raw_gif((4, 4), [picture]), Sampling(), (4, 4), Limits())
-    with pytest.raises(AssertionError, match="a process was asked for"):
+    with pytest.raises(AssertionError, match="a process was requested"):
         here(raw_gif((4, 4), [b"junk", picture]), Sampling(), (4, 4), Limits())
 
 
-def test_the_processes_end_when_their_owner_closes_them_or_is_gone() -> None:
+def test_the_processes_end_when_their_owner_is_closed_or_collected() -> None:
     with FrameDecoder(DecoderProcesses(1)) as closed:
         first = closed._processes.run(LIMITS, os.getpid)
         assert first in processes()
@@ -160,7 +160,7 @@ def test_the_processes_end_when_their_owner_closes_them_or_is_gone() -> None:
     assert second not in processes()
 
 
-def test_a_fork_has_processes_of_its_own() -> None:
+def test_a_fork_starts_its_own_processes() -> None:
     theirs = PROCESSES.run(LIMITS, os.getpid)
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
@@ -195,7 +195,7 @@ def cut_gif(raw_gif: RawGif, tmp_path: Path) -> Path:
 
 
 @pytest.mark.heavy
-def test_a_script_without_a_main_guard_is_told_so(cut_gif: Path, tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_gets_a_clear_error(cut_gif: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = subprocess.run(
@@ -207,7 +207,7 @@ def test_a_script_without_a_main_guard_is_told_so(cut_gif: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_processes_end_with_the_one_that_started_them(cut_gif: Path, number: int) -> None:
+def test_the_processes_end_with_their_parent(cut_gif: Path, number: int) -> None:
     command = [sys.executable, "-c", SCRIPT, str(cut_gif), "wait"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -219,7 +219,7 @@ def test_the_processes_end_with_the_one_that_started_them(cut_gif: Path, number:
     assert not alive
 
 
-def test_an_ordinary_end_is_quick_and_silent(cut_gif: Path) -> None:
+def test_a_normal_exit_is_quick_and_silent(cut_gif: Path) -> None:
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, cut_gif], capture_output=True, text=True, check=False, timeout=100

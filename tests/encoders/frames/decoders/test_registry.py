@@ -18,7 +18,7 @@ MP4 = b"\0\0\0\x18ftypmp42"
 
 
 @pytest.mark.parametrize("name", registry.decoder_names()[1:])
-def test_every_decoder_is_one(name: str) -> None:
+def test_every_decoder_implements_the_protocol(name: str) -> None:
     decoder = registry.decoder(name)
     assert isinstance(decoder, Decoder)
     assert decoder.name == name
@@ -26,7 +26,7 @@ def test_every_decoder_is_one(name: str) -> None:
     assert decoder.version in registry.installed() or name == "imageio"
 
 
-def test_the_format_is_what_the_bytes_say(animate: Animate, greys: Pictures) -> None:
+def test_the_format_follows_from_the_bytes(animate: Animate, greys: Pictures) -> None:
     assert format_of(b"GIF87a") == format_of(GIF) == "GIF"
     assert format_of(animate.image("WEBP", greys[:2])) == "WebP"
     assert format_of(animate.image("PNG", greys[:2])) == "PNG"
@@ -37,7 +37,7 @@ def test_the_format_is_what_the_bytes_say(animate: Animate, greys: Pictures) -> 
 @pytest.mark.parametrize(
     "data", [b"\xff\xd8\xff\xe0" + bytes(50), b"GIF88a" + bytes(50), b"<html>", b"gif89a;", b"RIFF"]
 )
-def test_any_other_format_is_refused_with_its_first_bytes(data: bytes) -> None:
+def test_any_other_format_is_refused_and_its_first_bytes_shown(data: bytes) -> None:
     with pytest.raises(UnsupportedFormatError, match="expected a GIF") as caught:
         format_of(data)
     assert repr(data[:8]) in str(caught.value)
@@ -61,8 +61,8 @@ def test_the_fastest_installed_decoder_is_taken(monkeypatch: pytest.MonkeyPatch)
     assert registry.decoder_for(MP4, "imageio").name == "pyav"
 
 
-def test_an_installed_decoder_that_cannot_be_loaded_costs_nothing_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gifdex.encoders.frames.decoders.numba_gif", None)  # as if its import failed
+def test_a_broken_decoder_is_skipped_unless_requested_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gifdex.encoders.frames.decoders.numba_gif", None)  # makes its import fail
     for cache in (registry._load, registry._is_usable):
         cache.cache_clear()
     assert registry.decoder_for(GIF).name == "pillow"
@@ -71,7 +71,7 @@ def test_an_installed_decoder_that_cannot_be_loaded_costs_nothing_and_is_told(mo
     registry._is_usable.cache_clear()
 
 
-def test_what_is_not_installed_is_said_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_decoder_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "numba", "av")
     registry._load.cache_clear()
     with pytest.raises(MissingExtraError, match=r"the decoder numba needs .* pip install 'gifdex\[fast\]'"):
@@ -82,5 +82,5 @@ def test_what_is_not_installed_is_said_with_the_extra_that_brings_it(monkeypatch
         registry.decoder_for(MP4)
 
 
-def test_only_decoders_of_other_pixels_are_named_in_features() -> None:
+def test_only_decoders_with_other_pixels_change_the_features_recipe() -> None:
     assert [registry.pixels_of(name) for name in registry.decoder_names()] == [None, None, None, "imageio", "pyav"]

@@ -15,13 +15,13 @@ from gifdex.schemas.errors import DecodeError, LimitError
 if TYPE_CHECKING:
     from tests.encoders.frames.decoders.conftest import Animate, Pictures
 
-# Of tests that are not about time.
+# For tests that are not about time limits.
 decode = FrameDecoder()
 PLENTY = Budget(Limits(seconds=math.inf))
 
 
 def levels(data: bytes, sampling: Sampling) -> list[int]:
-    """The greys of the frames, which tell their numbers (8 apart, give or take the video's losses)."""
+    """The greys of the frames, which encode their numbers (8 apart, up to compression losses)."""
     sampled = decode(data, sampling, (32, 48), Limits())
     assert sampled.damage is None
     assert float(sampled.weights.sum()) == pytest.approx(1.0)
@@ -40,7 +40,7 @@ def test_frames_of_a_video_are_sampled_in_time(animate: Animate, greys: Pictures
     assert levels(data, Sampling(3, "first")) == [0, 1, 2]
 
 
-def test_what_lies_before_a_key_frame_is_jumped_over(animate: Animate, greys: Pictures) -> None:
+def test_decoding_seeks_to_the_key_frame_before_a_wanted_frame(animate: Animate, greys: Pictures) -> None:
     decoder = registry.decoder("pyav")
     data = animate.video(greys, keys_every=10)
     structure = decoder.structure(data, Limits(), PLENTY)
@@ -51,7 +51,7 @@ def test_what_lies_before_a_key_frame_is_jumped_over(animate: Animate, greys: Pi
     assert [round(float(picture.mean()) / 8) for picture in pictures] == list(wanted)
 
 
-def test_limits_hold_for_videos(animate: Animate, greys: Pictures) -> None:
+def test_limits_apply_to_videos(animate: Animate, greys: Pictures) -> None:
     data = animate.video(greys)
     for limits, name in (
         (Limits(bytes=100), "bytes"), (Limits(pixels=1535), "pixels"), (Limits(frames=29), "frames"),
@@ -68,13 +68,13 @@ def test_limits_hold_for_videos(animate: Animate, greys: Pictures) -> None:
         (b"\x1a\x45\xdf\xa3" + bytes(40), "PyAV cannot read the video"),
     ],
 )
-def test_what_only_begins_as_a_video_is_refused(data: bytes, reason: str) -> None:
+def test_a_file_that_only_starts_like_a_video_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(DecodeError, match=reason):
         decode(data, Sampling(), (4, 4), Limits())
 
 
 @pytest.mark.parametrize("container", ["webm", "mp4"])
-def test_a_video_cut_short_gives_the_frames_before_the_cut_and_says_so(animate: Animate, container: str) -> None:
+def test_a_truncated_video_gives_the_frames_before_the_cut_and_says_so(animate: Animate, container: str) -> None:
     noise = [np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8) for seed in range(10)]
     data = animate.video(noise, container, faststart=True)
     sampled = decode(data[: len(data) // 2], Sampling(strategy="all"), (64, 64), Limits())
@@ -84,16 +84,16 @@ def test_a_video_cut_short_gives_the_frames_before_the_cut_and_says_so(animate: 
     assert decode(data, Sampling(strategy="all"), (64, 64), Limits()).damage is None
 
 
-def test_an_mp4_whose_first_frames_are_cut_away_by_an_edit_is_whole(animate: Animate, greys: Pictures) -> None:
+def test_an_mp4_whose_edit_list_cuts_the_first_frames_is_complete(animate: Animate, greys: Pictures) -> None:
     data = bytearray(animate.video(greys))
     edit = data.index(b"elst")
-    assert int.from_bytes(data[edit + 16 : edit + 20], "big", signed=True) == 0  # where the medium begins to be shown
+    assert int.from_bytes(data[edit + 16 : edit + 20], "big", signed=True) == 0  # the start in media time
     data[edit + 16 : edit + 20] = (5 * 1024).to_bytes(4, "big")
     structure = registry.decoder("pyav").structure(bytes(data), Limits(), PLENTY)
     assert (len(structure.delays_ms), structure.damage) == (25, None)
 
 
-def test_frames_larger_than_the_file_says_are_refused_before_they_are_allocated(animate: Animate) -> None:
+def test_frames_larger_than_declared_are_refused_before_allocation(animate: Animate) -> None:
     data = animate.video([np.zeros((300, 500, 3), np.uint8)] * 3, "webm")
     limits = Limits(pixels=100_000)
     with pytest.raises(LimitError, match="150,000 pixels on its canvas"):

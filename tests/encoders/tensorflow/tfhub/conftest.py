@@ -19,7 +19,7 @@ from gifdex.encoders.tensorflow.runtime import import_tensorflow
 
 @pytest.fixture(scope="session", autouse=True)
 def _installed() -> None:
-    if importlib.util.find_spec("tensorflow_hub") is None:  # asked so, because importing it warns
+    if importlib.util.find_spec("tensorflow_hub") is None:  # find_spec, because importing it warns
         pytest.skip("tensorflow_hub is not installed")
 
 
@@ -40,9 +40,9 @@ def frames() -> Callable[..., Frames]:
 
 @pytest.fixture(scope="session")
 def image_module() -> Callable[..., Any]:
-    """Return a function that makes a convolution, ReLU, pooling and a matrix: images to 5 features.
+    """Return a function that makes a module of convolution, ReLU, pooling and a matrix: images to 5 features.
 
-    `image_module(tf, shape, dtype='float32', adds=None)`; `adds(images)` goes on top of the features.
+    `image_module(tf, shape, dtype='float32', adds=None)`; `adds(images)` is added to the features.
     """
 
     def make(tf: Any, shape: tuple[int | None, ...], dtype: str = "float32", adds: Any = None) -> Any:
@@ -63,7 +63,7 @@ def image_module() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def text_module() -> Callable[..., Any]:
-    """Return a function that makes hashed words, summed rows of a table: sentences to 6 dimensions.
+    """Return a function that makes a module that sums table rows of hashed words: sentences to 6 dimensions.
 
     `text_module(tf, shape=(None,))`.
     """
@@ -100,7 +100,7 @@ def text_folder(tf: Any, text_module: Callable[..., Any], tmp_path_factory: pyte
 
 @pytest.fixture(scope="session")
 def run() -> Callable[..., str]:
-    """Return a function that runs a program in a process of its own and returns what it prints."""
+    """Return a function that runs a program in a subprocess and returns its output."""
 
     def run_program(program: str, *arguments: str, **environment: str) -> str:
         command = [sys.executable, "-W", "error", "-c", program, *arguments]

@@ -1,4 +1,4 @@
-"""Where modules lie: names, folders and URLs, damage, fingerprints."""
+"""Locations of modules: names, folders and URLs, damage, fingerprints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gifdex.encoders.images.tfhub import HubImages
 from gifdex.encoders.texts.tfhub import HubTexts
 from gifdex.schemas.errors import EncoderError, MissingExtraError, WeightsError
 
-URL = "http://localhost:9/a-publisher/a-model/1"  # nothing listens there, so that it is never downloaded
+URL = "http://localhost:9/a-publisher/a-model/1"  # nothing listens there, so nothing is downloaded
 URL_FOLDER = hashlib.sha1(URL.encode()).hexdigest()
 SENTENCES = ["a cat plays the piano", "", "un chat joue du piano", "a man rides a horse", "🎉"]
 
@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # Names, folders and URLs
 
 
-def test_names_are_absolute_paths_and_urls_as_given(
+def test_names_are_absolute_paths_and_unchanged_urls(
     image_folder: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(image_folder.parent)
@@ -48,7 +48,7 @@ def test_names_are_absolute_paths_and_urls_as_given(
         registry.text_encoder("tfhub:~nobody-of-this-name/x")
 
 
-def test_a_url_in_the_cache_is_its_folder(
+def test_a_cached_url_is_its_folder(
     cache: Path, image_folder: Path, text_folder: Path, frames: Callable[..., Frames]
 ) -> None:
     shutil.copytree(image_folder, cache / URL_FOLDER)
@@ -63,7 +63,9 @@ def test_a_url_in_the_cache_is_its_folder(
 
 
 @pytest.mark.parametrize("encoder", [HubImages, HubTexts])
-def test_a_url_that_is_neither_cached_nor_reachable_says_where_it_looked(cache: Path, encoder: Any) -> None:
+def test_a_url_that_is_neither_cached_nor_reachable_is_an_error_with_the_cache_folder(
+    cache: Path, encoder: Any
+) -> None:
     for use in (lambda: encoder(URL).fingerprint, lambda: encoder(URL).dimensions):
         with pytest.raises(WeightsError, match="cannot be downloaded") as caught:
             use()
@@ -72,7 +74,7 @@ def test_a_url_that_is_neither_cached_nor_reachable_says_where_it_looked(cache: 
     assert list(cache.iterdir()) == []
 
 
-def test_an_unset_cache_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_says_when_the_cache_is_unset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TFHUB_CACHE_DIR", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(WeightsError) as caught:
@@ -80,7 +82,7 @@ def test_an_unset_cache_is_said_to_be(tmp_path: Path, monkeypatch: pytest.Monkey
     assert f"{tmp_path / 'tfhub_modules'} (TFHUB_CACHE_DIR is not set) has no folder {URL_FOLDER}" in str(caught.value)
 
 
-def test_a_url_whose_cached_folder_is_no_module_is_refused(cache: Path) -> None:
+def test_a_url_whose_cached_folder_is_not_a_module_is_refused(cache: Path) -> None:
     (cache / URL_FOLDER).mkdir()
     (cache / URL_FOLDER / "readme").touch()
     with pytest.raises(WeightsError, match=rf"{URL_FOLDER} has no saved_model\.pb \(in it: readme\)"):
@@ -105,7 +107,7 @@ def test_a_file_url_is_refused(image_folder: Path) -> None:
         (lambda at: [(at / "1").mkdir(), (at / "1" / "saved_model.pb").touch()], "", r"\(in it: 1\); .*: choose .*/1$"),
     ],
 )
-def test_a_path_without_a_module_is_refused_with_what_is_there(
+def test_a_path_without_a_module_is_an_error_that_says_what_is_there(
     tmp_path: Path, encoder: Any, make: Callable[[Path], object], name: str, message: str
 ) -> None:
     make(tmp_path)
@@ -142,7 +144,7 @@ def flipped(data: bytes) -> bytes:
     ],
     ids=["graph-half", "graph-noise", "graph-empty", "index-cut", "data-cut", "data-flipped", "all", "data", "index"],
 )
-def test_damaged_files_are_one_sentence(
+def test_damaged_files_give_one_sentence(
     image_folder: Path, text_folder: Path, tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     for good, encoder in ((image_folder, HubImages), (text_folder, HubTexts)):
@@ -156,7 +158,7 @@ def test_damaged_files_are_one_sentence(
 
 
 def without_op(tf: Any, folder: Path, op: str) -> None:
-    """Rename an operation in the saved graph to one that only tensorflow_text has."""
+    """Rename an operation in the saved graph to one that exists only in tensorflow_text."""
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     path, model = folder / "saved_model.pb", SavedModel()
@@ -181,7 +183,7 @@ def test_a_text_module_that_needs_tensorflow_text_says_so(tf: Any, text_folder: 
     )
 
 
-def test_an_image_module_of_unknown_operations_is_refused(tf: Any, image_folder: Path, tmp_path: Path) -> None:
+def test_an_image_module_with_unknown_operations_is_refused(tf: Any, image_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     shutil.copytree(image_folder, folder)
     without_op(tf, folder, "Conv2D")
@@ -192,7 +194,7 @@ def test_an_image_module_of_unknown_operations_is_refused(tf: Any, image_folder:
 # Fingerprints
 
 
-def test_the_fingerprint_stands_for_the_files_and_not_their_place(
+def test_the_fingerprint_depends_on_the_files_and_not_on_their_location(
     image_folder: Path, text_folder: Path, tmp_path: Path
 ) -> None:
     for good, encoder in ((image_folder, HubImages), (text_folder, HubTexts)):

@@ -1,4 +1,4 @@
-"""Image modules as encoders, against the same modules called directly."""
+"""Image modules as encoders, compared with the same modules called directly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gifdex.schemas.errors import EncoderError
 
 @pytest.mark.parametrize("shape", [(None, None, None, 3), (None, 20, 12, 3), (None, None, 12, 3), (3, 16, 16, 3)])
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
-def test_features_are_those_of_the_module_called_directly(
+def test_features_equal_those_of_a_direct_call(
     tf: Any,
     tmp_path: Path,
     shape: tuple[int | None, ...],
@@ -56,8 +56,8 @@ def test_features_in_another_precision_become_float32(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_module_of_tensorflow_1_is_read(tf: Any, tmp_path: Path, frames: Callable[..., Frames]) -> None:
-    """As the library tensorflow_hub wrote them: no tags, a signature `default`, and the file tfhub_module.pb."""
+def test_a_tensorflow_1_module_is_read(tf: Any, tmp_path: Path, frames: Callable[..., Frames]) -> None:
+    """tensorflow_hub wrote them without tags, with a signature `default` and the file tfhub_module.pb."""
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
         images = v1.placeholder(tf.float32, (None, 6, 6, 3))
@@ -75,12 +75,14 @@ def test_a_module_of_tensorflow_1_is_read(tf: Any, tmp_path: Path, frames: Calla
     np.testing.assert_allclose(encoder(frames(3, 6, 6)), right, rtol=1e-5)
 
 
-def test_no_frames_are_no_features(image_folder: Path, frames: Callable[..., Frames]) -> None:
+def test_no_frames_give_no_features(image_folder: Path, frames: Callable[..., Frames]) -> None:
     features = HubImages(str(image_folder))(frames(0))
     assert (features.dtype, features.shape) == (np.float32, (0, 5))
 
 
-def test_other_frames_are_refused_with_both_sides(image_folder: Path, frames: Callable[..., Frames]) -> None:
+def test_frames_of_another_shape_or_type_are_refused_with_both_sides(
+    image_folder: Path, frames: Callable[..., Frames]
+) -> None:
     with pytest.raises(EncoderError, match=r"uint8 frames of shape \(1, 8, 8, 3\); expected uint8 \(n, 16, 16, 3\)"):
         HubImages(str(image_folder))(frames(1, 8, 8))
 
@@ -102,7 +104,7 @@ def test_a_weights_file_is_refused(image_folder: Path) -> None:
         registry.image_encoder(f"tfhub:{image_folder}", ImageEncoderOptions(weights=Path("x.h5")))
 
 
-def test_a_fixed_batch_is_the_modules_and_no_other(
+def test_the_fixed_batch_of_a_module_is_used(
     tf: Any, tmp_path: Path, frames: Callable[..., Frames], image_module: Callable[..., Any]
 ) -> None:
     tf.saved_model.save(image_module(tf, (3, 16, 16, 3)), str(tmp_path))
@@ -120,7 +122,7 @@ def test_several_threads_may_make_the_first_call_at_once(image_folder: Path, fra
             np.testing.assert_array_equal(features, right)
 
 
-def test_a_module_that_fails_while_it_runs_is_one_sentence(
+def test_a_module_that_fails_while_running_gives_one_sentence(
     tf: Any, tmp_path: Path, frames: Callable[..., Frames], image_module: Callable[..., Any]
 ) -> None:
     def picky(images: Any) -> Any:

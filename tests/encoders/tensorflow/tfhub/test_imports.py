@@ -1,4 +1,4 @@
-"""What tfhub imports, when, and what it says where that is not installed."""
+"""What tfhub imports and when, and its errors for missing packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gifdex.encoders.texts.tfhub import HubTexts
 from gifdex.schemas.errors import EncoderError, MissingExtraError
 
 
-def test_neither_the_import_nor_a_folders_text_fingerprint_needs_tensorflow(
+def test_importing_it_and_fingerprinting_a_text_folder_need_no_tensorflow(
     text_folder: Path, run: Callable[..., str]
 ) -> None:
     program = (
@@ -30,20 +30,20 @@ def test_neither_the_import_nor_a_folders_text_fingerprint_needs_tensorflow(
 
 @pytest.mark.parametrize("absent", ["tensorflow", "tensorflow_hub"])
 @pytest.mark.parametrize("encoder", [HubImages, HubTexts])
-def test_an_absent_package_is_named_with_the_command_that_installs_it(
+def test_a_missing_package_is_an_error_with_the_install_command(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch, encoder: Any, absent: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, absent, None)  # how Python spells a module that cannot be found
+    monkeypatch.setitem(sys.modules, absent, None)  # makes Python's import fail
     with pytest.raises(
         MissingExtraError, match=rf"the encoder tfhub.* needs the module {absent}, .*gifdex\[pipeline\]"
     ):
         _ = encoder(str(image_folder)).dimensions
 
 
-def test_what_tensorflow_hub_itself_needs_is_named_and_only_one_warning_is_silenced(
+def test_missing_requirements_of_tensorflow_hub_are_named_and_only_one_warning_is_silenced(
     text_folder: Path, tmp_path: Path, run: Callable[..., str]
 ) -> None:
-    """Beside a pkg_resources that warns as its newer versions do."""
+    """The test has a pkg_resources that warns as newer versions do."""
     (tmp_path / "pkg_resources.py").write_text(
         "import sys, warnings\n"
         "if 'other' in sys.argv:\n"
@@ -68,9 +68,9 @@ def test_what_tensorflow_hub_itself_needs_is_named_and_only_one_warning_is_silen
         "    if absent:\n"
         "        del sys.modules[absent]\n"
     )
-    said = run(program, "other", PYTHONPATH=str(tmp_path)).splitlines()
+    printed = run(program, "other", PYTHONPATH=str(tmp_path)).splitlines()
     needs = "the encoder tfhub needs the module {}, which is not installed: run pip install 'gifdex[pipeline]'"
-    assert said == [needs.format("pkg_resources"), "something else", needs.format("tf_keras"), "(1, 6)"]
+    assert printed == [needs.format("pkg_resources"), "something else", needs.format("tf_keras"), "(1, 6)"]
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,12 @@ def test_what_tensorflow_hub_itself_needs_is_named_and_only_one_warning_is_silen
         ("", None),
     ],
 )
-def test_tensorflow_text_is_imported_where_it_is_installed(
+def test_tensorflow_text_is_imported_if_installed(
     text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str | None
 ) -> None:
     (tmp_path / "tensorflow_text.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(sys.modules, "tensorflow_text", None)  # so that it is put back afterwards
+    monkeypatch.setitem(sys.modules, "tensorflow_text", None)  # so that monkeypatch restores it
     del sys.modules["tensorflow_text"]
     if message is None:
         assert HubTexts(str(text_folder))(["a"]).shape == (1, 6)

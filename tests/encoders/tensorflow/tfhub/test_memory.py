@@ -1,7 +1,7 @@
 """Batches of frames that do not fit into memory.
 
-A module asks for more than any machine addresses when a batch is larger than `most`. It runs in another process,
-because with oneDNN TensorFlow's allocator waits ten seconds for memory before it fails.
+The module allocates more than any machine has when a batch is larger than `most`. It runs in a subprocess without
+oneDNN, because with oneDNN TensorFlow's allocator waits ten seconds for memory before it fails.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from gifdex.encoders.base import ImageEncoderOptions
 from gifdex.encoders.images.tfhub import HubImages
 from gifdex.schemas.errors import EncoderError
 
-said = []
+messages = []
 handler = logging.Handler()
-handler.emit = lambda record: said.append(record.getMessage())
+handler.emit = lambda record: messages.append(record.getMessage())
 logging.getLogger("gifdex").addHandler(handler)
 
 def outcome(encoder, seed):
@@ -39,11 +39,11 @@ def outcome(encoder, seed):
         return str(err)
 
 for case in json.loads(sys.argv[1]):
-    said.clear()
+    messages.clear()
     encoder = HubImages(case["folder"], ImageEncoderOptions(batch_frames=case["batch"]))
     with ThreadPoolExecutor(case["threads"]) as pool:
         runs = [pool.submit(outcome, encoder, seed) for seed in range(6)]
-        print(json.dumps({"outcomes": [run.result() for run in runs], "log": said}))
+        print(json.dumps({"outcomes": [run.result() for run in runs], "log": messages}))
 """
 
 
@@ -64,11 +64,11 @@ Outcomes = dict[Hungry, dict[str, Any]]
 def outcomes(
     tf: Any, image_module: Callable[..., Any], run: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
 ) -> Outcomes:
-    """What six calls of each encoder gave, features or a message, and what was logged."""
+    """The features or messages from six calls of each encoder, and its log."""
 
     def adds(most: int, images: Any) -> Any:
         beyond = tf.maximum(tf.shape(images, tf.int64)[0] - most, 0)
-        # Filled with what only a run tells, so that it cannot be computed, or left away, before.
+        # The value depends on the input, so that TensorFlow cannot compute or remove it beforehand.
         return tf.minimum(tf.reduce_sum(tf.fill([beyond * 2**52 + 1], tf.abs(tf.reduce_sum(images)))), 0.0)
 
     cases = []
@@ -88,8 +88,8 @@ def test_a_batch_that_does_not_fit_is_halved_once(
     found, plain = outcomes[Hungry(4, threads=threads)], HubImages(str(image_folder))
     for seed, features in enumerate(found["outcomes"]):
         np.testing.assert_allclose(features, plain(frames(11, seed=seed)), rtol=1e-4)
-    (said,) = found["log"]
-    assert said.endswith("batches of 8 frames do not fit into memory; trying 4")
+    (message,) = found["log"]
+    assert message.endswith("batches of 8 frames do not fit into memory; trying 4")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_batch_that_does_not_fit_is_halved_once(
     ],
 )
 def test_too_little_memory_names_the_batch_and_the_option(outcomes: Outcomes, case: Hungry, named: str) -> None:
-    (message,) = set(outcomes[case]["outcomes"])  # every call says the same
+    (message,) = set(outcomes[case]["outcomes"])  # every call gives the same message
     assert f"ran out of the device's memory with {named}: lower --batch-frames" in message
     assert len(outcomes[case]["log"]) == (case.batch > 1)
 

@@ -1,4 +1,4 @@
-"""Text modules as encoders, against the same modules called directly."""
+"""Text modules as encoders, compared with the same modules called directly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gifdex.schemas.errors import EncoderError
 SENTENCES = ["a cat plays the piano", "", "un chat joue du piano", "a man rides a horse", "🎉"]
 
 
-def test_vectors_are_those_of_the_module_called_directly(tf: Any, text_folder: Path) -> None:
+def test_vectors_equal_those_of_a_direct_call(tf: Any, text_folder: Path) -> None:
     encoder = HubTexts(str(text_folder))
     vectors = encoder(SENTENCES)
     assert (encoder.dimensions, vectors.dtype, vectors.shape) == (6, np.float32, (5, 6))
@@ -25,8 +25,8 @@ def test_vectors_are_those_of_the_module_called_directly(tf: Any, text_folder: P
     np.testing.assert_array_equal(encoder(tuple(SENTENCES)), vectors)
 
 
-def test_many_sentences_go_in_batches(tf: Any, tmp_path: Path) -> None:
-    """The module's last dimension tells how many sentences it was given at a time."""
+def test_many_sentences_are_encoded_in_batches(tf: Any, tmp_path: Path) -> None:
+    """The module's last dimension is the number of sentences in its batch."""
     module = tf.Module()
     module.__call__ = tf.function(
         lambda s: tf.stack(
@@ -40,30 +40,30 @@ def test_many_sentences_go_in_batches(tf: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(vectors[:, 1], [256] * 512 + [88] * 88)
 
 
-def test_a_fixed_number_of_sentences_is_filled_up(
+def test_a_fixed_batch_of_sentences_is_padded(
     tf: Any, tmp_path: Path, text_folder: Path, text_module: Callable[..., Any]
 ) -> None:
     tf.saved_model.save(text_module(tf, (2,)), str(tmp_path))
     np.testing.assert_allclose(HubTexts(str(tmp_path))(SENTENCES), HubTexts(str(text_folder))(SENTENCES), rtol=1e-6)
 
 
-def test_no_sentences_are_no_vectors(text_folder: Path) -> None:
+def test_no_sentences_give_no_vectors(text_folder: Path) -> None:
     vectors = HubTexts(str(text_folder))([])
     assert (vectors.dtype, vectors.shape) == (np.float32, (0, 6))
 
 
-def test_half_a_character_is_no_error(text_folder: Path) -> None:
+def test_half_a_surrogate_pair_is_no_error(text_folder: Path) -> None:
     assert HubTexts(str(text_folder))(["\ud83c"]).shape == (1, 6)
 
 
-def test_several_threads_may_make_the_first_call_with_sentences_at_once(text_folder: Path) -> None:
+def test_several_threads_may_make_the_first_call_at_once(text_folder: Path) -> None:
     expected, encoder = HubTexts(str(text_folder))(SENTENCES), HubTexts(str(text_folder))
     with ThreadPoolExecutor(6) as pool:
         for vectors in pool.map(encoder, [SENTENCES] * 12):
             np.testing.assert_allclose(vectors, expected, rtol=1e-6)
 
 
-def test_a_text_module_that_fails_while_it_runs_is_one_sentence(tf: Any, tmp_path: Path) -> None:
+def test_a_text_module_that_fails_while_running_gives_one_sentence(tf: Any, tmp_path: Path) -> None:
     module = tf.Module()
     module.__call__ = tf.function(
         lambda s: tf.strings.to_number(s)[:, None], input_signature=[tf.TensorSpec((None,), tf.string)]

@@ -1,4 +1,4 @@
-"""Small models of the layout that skip-thoughts was published in."""
+"""Small models in the published layout of skip-thoughts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def words() -> list[str]:
 
 @pytest.fixture(scope="session")
 def models() -> Callable[..., dict[str, dict[str, Array]]]:
-    """Return a function that draws the arrays of both models, by their files' names: `models(seed=0)`."""
+    """Return a function that draws the arrays of both models, keyed by file name: `models(seed=0)`."""
 
     def draw(seed: int = 0) -> dict[str, dict[str, Array]]:
         random = np.random.default_rng(seed)
@@ -68,7 +68,7 @@ def models() -> Callable[..., dict[str, dict[str, Array]]]:
 
 @pytest.fixture(scope="session")
 def tables() -> Callable[..., dict[str, Array]]:
-    """Return a function that draws both tables of words, by their files' names: `tables(seed=1)`."""
+    """Return a function that draws both word tables, keyed by file name: `tables(seed=1)`."""
 
     def draw(seed: int = 1) -> dict[str, Array]:
         random = np.random.default_rng(seed)
@@ -82,7 +82,7 @@ def tables() -> Callable[..., dict[str, Array]]:
 def write(
     models: Callable[..., dict[str, dict[str, Array]]], tables: Callable[..., dict[str, Array]]
 ) -> Callable[..., Path]:
-    """Return a function that writes a small model as the published one is: tables as object arrays of rows."""
+    """Return a function that writes a small model like the published one: tables are object arrays of rows."""
 
     def write_model(folder: Path, seed: int = 0) -> Path:
         folder.mkdir(exist_ok=True)

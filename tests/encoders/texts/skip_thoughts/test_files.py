@@ -1,4 +1,4 @@
-"""Skip-thoughts' files that are absent, damaged, or not of one model."""
+"""Skip-thoughts files that are missing, damaged, or from different models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gifdex.schemas.errors import EncoderError, WeightsError
 Array = NDArray[Any]
 
 
-def test_an_absent_folder_or_file_is_refused_at_once(own: Path) -> None:
+def test_a_missing_folder_or_file_is_refused_at_once(own: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"absent is not a folder; .* dictionary\.txt, utable\.npy, uni_skip\.npz"
     ) as caught:
@@ -36,7 +36,7 @@ def test_an_absent_folder_or_file_is_refused_at_once(own: Path) -> None:
 
 @pytest.fixture
 def rezip(models: Callable[..., Any]) -> Callable[..., None]:
-    """Return a function that writes a model's weights anew, changed: `rezip(path, change)`."""
+    """Return a function that rewrites a model's weights with a change: `rezip(path, change)`."""
 
     def write_changed(path: Path, change: Callable[[dict[str, Array]], Any]) -> None:
         arrays = models()[path.name]
@@ -63,7 +63,7 @@ def swap(name: str, array: Array) -> Callable[[dict[str, Array]], None]:
         (swap("encoder_bx", np.array([print] * 3, object)), "encoder_bx is object"),
     ],
 )
-def test_weights_that_do_not_fit_each_other_are_refused(
+def test_weights_whose_shapes_do_not_fit_are_refused(
     own: Path, change: Callable[[dict[str, Array]], Any], message: str, rezip: Callable[..., None]
 ) -> None:
     rezip(own / "bi_skip.npz", change)
@@ -92,7 +92,7 @@ def test_tables_that_do_not_fit_are_refused(own: Path, tables: Callable[..., Any
         SkipThoughts("uni", own)(["cat"])
 
 
-def test_a_dictionary_without_the_word_for_all_others_or_in_another_encoding_is_refused(own: Path) -> None:
+def test_a_dictionary_without_the_unknown_word_or_in_another_encoding_is_refused(own: Path) -> None:
     (own / "dictionary.txt").write_text("cat\nthe\n")
     with pytest.raises(WeightsError, match=r"dictionary\.txt has 2 lines but none is UNK"):
         SkipThoughts("uni", own)(["cat"])
@@ -101,7 +101,7 @@ def test_a_dictionary_without_the_word_for_all_others_or_in_another_encoding_is_
         SkipThoughts("uni", own)(["cat"])
 
 
-def test_weights_cut_anywhere_or_changed_are_refused_or_read(own: Path) -> None:
+def test_truncated_weights_are_refused_and_changed_ones_refused_or_read(own: Path) -> None:
     path = own / "uni_skip.npz"
     whole = path.read_bytes()
     for length in range(0, len(whole), 61):
@@ -116,10 +116,10 @@ def test_weights_cut_anywhere_or_changed_are_refused_or_read(own: Path) -> None:
         try:
             skip_thoughts._read_grus(path, skip_thoughts._UNI)
         except WeightsError as err:
-            assert str(path) in str(err)  # noqa: PT017 - some changes are in members that nobody reads
+            assert str(path) in str(err)  # noqa: PT017 - some changes are in members that are never read
 
 
-def test_a_changed_number_is_found_by_its_checksum(own: Path, models: Callable[..., Any]) -> None:
+def test_a_changed_number_is_detected_by_its_checksum(own: Path, models: Callable[..., Any]) -> None:
     path = own / "uni_skip.npz"
     data = path.read_bytes()
     raw = models()["uni_skip.npz"]["encoder_Ux"].tobytes()
@@ -128,7 +128,7 @@ def test_a_changed_number_is_found_by_its_checksum(own: Path, models: Callable[.
         SkipThoughts("uni", own)(["cat"])
 
 
-def test_an_array_that_goes_on_after_its_numbers_is_refused(
+def test_an_array_with_extra_bytes_is_refused(
     own: Path, models: Callable[..., Any], rezip: Callable[..., None]
 ) -> None:
     rezip(own / "uni_skip.npz", lambda arrays: arrays.pop("encoder_b"))
@@ -145,7 +145,7 @@ class _Trap:
         return os.mkdir, ("trapped",)
 
 
-def test_nothing_in_the_files_is_run(
+def test_nothing_in_the_files_is_executed(
     own: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Skip-thoughts on small models of the published layout, against the paper's formulas in plain numpy."""
+"""Skip-thoughts on small models in the published layout, compared with the paper's formulas in plain numpy."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def encoders(folder: Path) -> dict[str, SkipThoughts]:
 
 
 def last_state(arrays: Mapping[str, Array], prefix: str, words: Array) -> Array:
-    """The GRU of the paper (its equations 1 to 4), in float64: reset gates, update gates, candidates."""
-    big = {name: arrays[f"{prefix}_{name}"].astype(np.float64) for name in ("U", "W", "b", "Ux", "Wx", "bx")}
-    units = len(big["bx"])
+    """The last state of the paper's GRU (equations 1 to 4), in float64."""
+    wide = {name: arrays[f"{prefix}_{name}"].astype(np.float64) for name in ("U", "W", "b", "Ux", "Wx", "bx")}
+    units = len(wide["bx"])
     h = np.zeros(units)
     for x in words.astype(np.float64):
-        gates = 1.0 / (1.0 + np.exp(-(x @ big["W"] + big["b"] + h @ big["U"])))
+        gates = 1.0 / (1.0 + np.exp(-(x @ wide["W"] + wide["b"] + h @ wide["U"])))
         reset, update = gates[:units], gates[units:]
-        candidate = np.tanh(x @ big["Wx"] + big["bx"] + reset * (h @ big["Ux"]))
+        candidate = np.tanh(x @ wide["Wx"] + wide["bx"] + reset * (h @ wide["Ux"]))
         h = update * h + (1.0 - update) * candidate
     return h
 
@@ -79,7 +79,7 @@ def expected(
 
 
 @pytest.mark.parametrize(("kind", "size", "length"), [("uni", 6, 1), ("bi", 6, 1), ("combined", 12, 2**0.5)])
-def test_sentences_become_what_the_formulas_say_in_their_order(
+def test_vectors_follow_the_formulas_in_the_order_of_sentences(
     encoders: Mapping[str, SkipThoughts],
     expected: Callable[[str, list[str]], Array],
     kind: str,
@@ -96,11 +96,11 @@ def test_sentences_become_what_the_formulas_say_in_their_order(
 
 
 def test_a_batch_of_one_equals_a_batch_of_many(encoders: Mapping[str, SkipThoughts]) -> None:
-    alone = np.concatenate([encoders["combined"]([sentence]) for sentence in SENTENCES])
-    np.testing.assert_allclose(encoders["combined"](SENTENCES * 50), np.tile(alone, (50, 1)), atol=1e-5)
+    single = np.concatenate([encoders["combined"]([sentence]) for sentence in SENTENCES])
+    np.testing.assert_allclose(encoders["combined"](SENTENCES * 50), np.tile(single, (50, 1)), atol=1e-5)
 
 
-def test_batches_are_of_one_length_and_never_large() -> None:
+def test_a_batch_has_sentences_of_one_length_and_is_never_large() -> None:
     lengths = np.random.default_rng(0).integers(1, 4, 1000).tolist() + [5000] * 3 + [9000]
     batches = list(skip_thoughts._batches(lengths))
     assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
@@ -124,23 +124,23 @@ def test_all_lengths_share_one_graph(encoders: Mapping[str, SkipThoughts], monke
     assert [function.experimental_get_tracing_count() for function in made] == [1]
 
 
-def test_an_unknown_word_is_read_as_the_word_for_all_others(encoders: Mapping[str, SkipThoughts]) -> None:
+def test_an_unknown_word_is_read_as_the_unknown_token(encoders: Mapping[str, SkipThoughts]) -> None:
     known, unknown, upper = encoders["combined"](["UNK plays", "zebra plays", "PLAYS plays"])
     np.testing.assert_allclose(unknown, known, atol=1e-6)
     np.testing.assert_allclose(upper, known, atol=1e-6, err_msg="no word is lower-cased")
 
 
-def test_no_sentences_are_no_vectors(encoders: Mapping[str, SkipThoughts]) -> None:
+def test_no_sentences_give_no_vectors(encoders: Mapping[str, SkipThoughts]) -> None:
     assert encoders["combined"]([]).shape == (0, 12)
 
 
-def test_a_sentence_without_a_word_is_named_with_its_place(encoders: Mapping[str, SkipThoughts]) -> None:
+def test_a_sentence_without_a_word_is_an_error_with_its_position(encoders: Mapping[str, SkipThoughts]) -> None:
     with pytest.raises(UnknownWordsError, match="found no word in the sentence '': give") as caught:
         encoders["uni"](["cat", "", "the", " \n\u00a0 "])
     assert caught.value.positions == (1, 3)
 
 
-def test_plain_tables_and_double_precision_give_the_same(
+def test_plain_tables_and_double_precision_give_the_same_vectors(
     own: Path, encoders: Mapping[str, SkipThoughts], models: Callable[..., Any], tables: Callable[..., Any]
 ) -> None:
     for name, table in tables().items():
@@ -154,14 +154,14 @@ def test_plain_tables_and_double_precision_give_the_same(
 
 
 @pytest.mark.parametrize(("kind", "unneeded"), [("uni", "bi"), ("bi", "uni")])
-def test_one_model_needs_no_file_of_the_other(
+def test_one_model_needs_no_file_of_the_other_model(
     own: Path, encoders: Mapping[str, SkipThoughts], kind: str, unneeded: str
 ) -> None:
     (own / f"{unneeded[0]}table.npy").unlink()
     (own / f"{unneeded}_skip.npz").unlink()
     encoder = SkipThoughts(kind, own)
     np.testing.assert_allclose(encoder(SENTENCES), encoders[kind](SENTENCES), atol=1e-6)
-    assert encoder.fingerprint == encoders[kind].fingerprint, "of the bytes, not of the place"
+    assert encoder.fingerprint == encoders[kind].fingerprint, "the fingerprint depends on the bytes, not on the path"
 
 
 def test_fingerprints_differ_by_kind_and_by_each_file_that_the_kind_needs(
@@ -184,7 +184,7 @@ def test_its_name_has_the_absolute_path(folder: Path, monkeypatch: pytest.Monkey
             assert registry.text_encoder(f"{head}:{given}").name == f"{head}:{folder}"
 
 
-def test_constructing_it_and_its_dimensions_import_no_tensorflow_and_read_no_table(folder: Path) -> None:
+def test_constructing_it_imports_no_tensorflow_and_reads_no_table(folder: Path) -> None:
     program = (
         "import sys\n"
         "from gifdex.encoders.texts.skip_thoughts import SkipThoughts\n"
@@ -204,7 +204,7 @@ def test_several_threads_may_make_the_first_call_at_once(folder: Path, encoders:
             np.testing.assert_allclose(vectors, encoders["bi"](SENTENCES[:3]), atol=1e-6)
 
 
-def test_without_nltk_the_error_has_the_command_that_installs_it(folder: Path) -> None:
+def test_without_nltk_the_error_has_the_install_command(folder: Path) -> None:
     program = (
         "import sys\n"
         "sys.modules['nltk'] = None\n"

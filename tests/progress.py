@@ -1,4 +1,4 @@
-"""A Progress that remembers what it was told, and one that calls a function."""
+"""A Progress that records its calls, and one that passes them to a function."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from gifdex.schemas.progress import QuietProgress
 
 
-class Told(QuietProgress):
-    """Keeps every stage and notice in the order that it came."""
+class RecordedProgress(QuietProgress):
+    """Records every stage and notice in order."""
 
     def __init__(self) -> None:
         self.stages: list[tuple[str, int, int]] = []
@@ -21,8 +21,8 @@ class Told(QuietProgress):
         self.notices.append(sentence)
 
 
-class Calls(QuietProgress):
-    """Calls a function with every stage that it is told of."""
+class CallbackProgress(QuietProgress):
+    """Calls a function with every stage."""
 
     def __init__(self, function: Callable[[str, int, int], None]) -> None:
         self._function = function
