@@ -298,7 +298,7 @@ def build_gifdex(
     `tuning` are realistic queries to tune engines with, in addition to the items.
     """
     from gifdex.index.build import (
-        USUAL_ENGINES,
+        DEFAULT_ENGINES,
         FieldPlan,
         Origin,
         build_engines,
@@ -311,7 +311,7 @@ def build_gifdex(
     from gifdex.index.fields import JOINT_SPACE
     from gifdex.schemas.manifest import EncoderRecord, SpaceRecord
 
-    engines = {**USUAL_ENGINES, **({HNSW: {}} if graph else {})}
+    engines = {**DEFAULT_ENGINES, **({HNSW: {}} if graph else {})}
     encoder = EncoderRecord("none", "0" * 16, 4)
     plan = FieldPlan(SpaceRecord(JOINT_SPACE, "2" * 16), engines)
     elapsed, counts, dimensions = 0.0, [], 0

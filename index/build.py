@@ -52,7 +52,7 @@ from gifdex.schemas.manifest import (
 
 # Engines to build, and what each is told besides its defaults.
 Engines = Mapping[str, Mapping[str, int]]
-USUAL_ENGINES: Engines = {name: {} for name in registry.USUAL}
+DEFAULT_ENGINES: Engines = {name: {} for name in registry.DEFAULTS}
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def load_reduction(version: Path, field: str, dimensions: int) -> Reduction | No
     return reductions.load(path, dimensions) if path.is_file() else None
 
 
-def build_engines_files(version: Path, field: str, shard: int, engines: Engines, *, reduced: bool) -> list[Path]:
+def engine_files(version: Path, field: str, shard: int, engines: Engines, *, reduced: bool) -> list[Path]:
     """Return the files that `build_engines` writes, in its order."""
     start, stored = stem(field, shard), vectors_name(field, shard)
     names = dict.fromkeys(registry.kind(name).file(start, reduced) for name in engines)

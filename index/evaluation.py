@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
-from gifdex.index.fields import Asked
+from gifdex.index.fields import SearchMethod
 from gifdex.index.lookup import Index
 from gifdex.index.queries.fuse import Fusion
 from gifdex.index.queries.vectors import unit_queries
@@ -83,10 +83,10 @@ def evaluate(
     )
 
 
-def engine_recall(fused: Fusion, queries: FloatArray, k: int = _ENGINE_K, asked: Asked | None = None) -> float:
+def engine_recall(fused: Fusion, queries: FloatArray, k: int = _ENGINE_K, method: SearchMethod | None = None) -> float:
     """Return the mean share of the exact k best items for unit queries (n, d) that engines find.
 
     By default, those engines with as many candidates as answer a single query.
     """
-    exact = fused.search(queries, k, Asked(exact=True))
-    return recall(exact, fused.search(queries, k, asked or Asked(batch=False)))
+    exact = fused.search(queries, k, SearchMethod(exact=True))
+    return recall(exact, fused.search(queries, k, method or SearchMethod(batch=False)))

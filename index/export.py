@@ -288,7 +288,7 @@ def _write_annoy(path: Path, source: _Source, library: Any) -> dict[str, Any]:
 
 
 def _write_usearch(path: Path, source: _Source, library: Any) -> dict[str, Any]:
-    links = dict(hnsw.USUAL)
+    links = dict(hnsw.DEFAULT_PARAMETERS)
     index = library.Index(ndim=source.dimensions, metric="cos", dtype="f32", **links)
     for first, block in source.blocks():
         index.add(np.arange(first, first + len(block), dtype=np.uint64), block, threads=1, copy=True)

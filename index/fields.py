@@ -27,7 +27,7 @@ JOINT_SPACE = "joint"
 
 
 @dataclass(frozen=True)
-class Asked:
+class SearchMethod:
     """How fields are asked: by which engine (None: each one's default), with how many candidates, or exactly.
 
     Not in a `batch`, several queries are answered by the engine that answers one.
@@ -65,39 +65,39 @@ class Field:
         reduced = record.reduction is not None
         return registry.default(record.engines, record.rows, len(record.shards), reduced=reduced, batch=batch)
 
-    def engine_for(self, asked: Asked, queries: int) -> str | None:
+    def engine_for(self, method: SearchMethod, queries: int) -> str | None:
         """Return the engine that answers so many queries; None stands for a scan of every vector.
 
         Raises QueryError for an engine that the field does not have.
         """
-        if asked.exact:
+        if method.exact:
             return None
-        if asked.engine is None:
-            return self._batch_engine if asked.batch and queries > 1 else self.record.engine
-        if not isinstance(asked.engine, str) or asked.engine not in self.record.engines:
+        if method.engine is None:
+            return self._batch_engine if method.batch and queries > 1 else self.record.engine
+        if not isinstance(method.engine, str) or method.engine not in self.record.engines:
             built = ", ".join(self.record.engines) or "none"
-            buildable = self.record.engines and registry.is_optional(str(asked.engine))
-            hint = f": build it with --{asked.engine}" if buildable else ""
+            buildable = self.record.engines and registry.is_optional(str(method.engine))
+            hint = f": build it with --{method.engine}" if buildable else ""
             raise QueryError(
-                f"the field {self.name} of the index {self._path} has no engine {asked.engine!r:.40}, only "
+                f"the field {self.name} of the index {self._path} has no engine {method.engine!r:.40}, only "
                 f"{built}{hint}"
             )
-        return asked.engine
+        return method.engine
 
-    def search(self, queries: FloatArray, k: int, asked: Asked) -> list[Found]:
+    def search(self, queries: FloatArray, k: int, method: SearchMethod) -> list[Found]:
         """Return, for unit queries (n, d), each one's k best rows and their exact cosines, best first."""
-        engine = self.engine_for(asked, len(queries))
+        engine = self.engine_for(method, len(queries))
         if engine is None:
             return self.searcher.scan(queries, k)
-        candidates = asked.num_candidates or self.record.engines[engine].num_candidates
+        candidates = method.num_candidates or self.record.engines[engine].num_candidates
         return self.searcher.search(queries, k, engine, candidates)
 
-    def proposals(self, queries: FloatArray, k: int, asked: Asked) -> list[Rows]:
+    def proposals(self, queries: FloatArray, k: int, method: SearchMethod) -> list[Rows]:
         """Return, for each unit query (n, d), the rows that are rescored for k hits: more than k, in no order."""
-        engine = self.engine_for(asked, len(queries))
+        engine = self.engine_for(method, len(queries))
         if engine is None:
             return [rows for rows, _ in self.searcher.scan(queries, candidates_for(k, k))]
-        count = candidates_for(asked.num_candidates or self.record.engines[engine].num_candidates, k)
+        count = candidates_for(method.num_candidates or self.record.engines[engine].num_candidates, k)
         return [rows for rows, _ in self.searcher.search_among(queries, count, engine, count)]
 
     def rows_of(self, items: Rows) -> Rows:

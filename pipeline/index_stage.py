@@ -16,7 +16,7 @@ from gifdex.index import artifact
 from gifdex.index.build import (
     FieldPlan,
     Origin,
-    build_engines_files,
+    engine_files,
     finish_version,
     fit_reduction,
     shards_with_rows,
@@ -112,7 +112,7 @@ def _plan_engines(version: Path, fields: Mapping[str, FieldPlan], shard_items: l
             continue
         reduced = fit_reduction(version, name, numbers) is not None
         for number in numbers:
-            written = build_engines_files(version, name, number, field.engines, reduced=reduced)
+            written = engine_files(version, name, number, field.engines, reduced=reduced)
             if written:
                 tasks.append(shards.EngineTask(name, number, shard_items[number], version, written[-1]))
     return tasks

@@ -8,7 +8,7 @@ from pathlib import Path
 from gifdex.encoders.frames.limits import check_at_least
 from gifdex.encoders.registry import DEFAULT_TEXT_ENCODER
 from gifdex.encoders.settings import EncodeSettings
-from gifdex.index.build import USUAL_ENGINES, Engines
+from gifdex.index.build import DEFAULT_ENGINES, Engines
 from gifdex.schemas.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ class IndexSettings:
 
     text_encoder: str = DEFAULT_TEXT_ENCODER
     projection: Path | None = None
-    engines: Engines = field(default_factory=lambda: dict(USUAL_ENGINES))
+    engines: Engines = field(default_factory=lambda: dict(DEFAULT_ENGINES))
     shards: int | None = None
     keep_features: bool = False
 

@@ -23,7 +23,7 @@ from gifdex.schemas.errors import MissingExtraError
 from gifdex.schemas.manifest import EngineRecord, RecallRecord
 
 # What a build is told unless it says otherwise, see `build`.
-USUAL = {"connectivity": 24, "expansion_add": 96}
+DEFAULT_PARAMETERS = {"connectivity": 24, "expansion_add": 96}
 # So few rows a scan multiplies with a hundred queries as fast as a graph answers them.
 _MIN_BATCH_ROWS = 5_000
 METRIC = "ip"  # a search finds the highest inner products
@@ -155,12 +155,12 @@ class HnswKind:
         usearch()
 
     def describe(self, shape: Shape, parameters: Mapping[str, int]) -> EngineRecord:
-        """See EngineKind; the parameters are those of USUAL."""
-        if unknown := set(parameters) - set(USUAL):
+        """See EngineKind; the parameters are those of DEFAULT_PARAMETERS."""
+        if unknown := set(parameters) - set(DEFAULT_PARAMETERS):
             raise ValueError(
-                f"the engine {HNSW} has no parameter {min(unknown)!r}; expected some of {', '.join(USUAL)}"
+                f"the engine {HNSW} has no parameter {min(unknown)!r}; expected some of {', '.join(DEFAULT_PARAMETERS)}"
             )
-        told = USUAL | dict(parameters) | {"threads": 1}
+        told = DEFAULT_PARAMETERS | dict(parameters) | {"threads": 1}
         return EngineRecord("usearch", version("usearch"), METRIC, shape.kept, told, 0, RecallRecord(0, {}), None)
 
     def file(self, stem: str, reduced: bool) -> str:

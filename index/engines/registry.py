@@ -15,7 +15,7 @@ from gifdex.schemas.manifest import EngineRecord
 # The first that suits an index is its default, see `default`.
 _KINDS: dict[str, EngineKind] = {kind.name: kind for kind in (HnswKind(), ScanKind(), AnnoyKind())}
 # What a build makes unless it is told otherwise.
-USUAL = (ANNOY, SCAN)
+DEFAULTS = (ANNOY, SCAN)
 # An engine that has to look at a larger share of the rows than one in so many is no shortcut.
 _MIN_ROWS_A_CANDIDATE = 8
 
@@ -44,7 +44,7 @@ def known(name: str) -> bool:
 
 def is_optional(name: str) -> bool:
     """Tell whether there is an engine of that name that a build makes only when it is asked to."""
-    return name in _KINDS and name not in USUAL
+    return name in _KINDS and name not in DEFAULTS
 
 
 def kind(name: str) -> EngineKind:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from gifdex.encoders.base import FloatArray
 from gifdex.index.engines.base import Rows
 from gifdex.index.field_records import IMAGE
-from gifdex.index.fields import JOINT_SPACE, Asked, Field
+from gifdex.index.fields import JOINT_SPACE, Field, SearchMethod
 from gifdex.index.search import Found, best, contenders
 from gifdex.index.vectors import ROUNDING, Scores
 from gifdex.schemas.errors import QueryError
 
 MAX_WEIGHT = 1_000_000
-USUAL_WEIGHTS: Mapping[str, float] = {IMAGE: 1.0}
+DEFAULT_WEIGHTS: Mapping[str, float] = {IMAGE: 1.0}
 # More than rough scores are off by: the products with the vectors, and their weighted sum.
 _ROUNDING = 2 * ROUNDING
 
@@ -56,31 +56,31 @@ class Fusion:
                 f"{field.space.name}: ask it with a vector of {field.dimensions} dimensions"
             )
 
-    def search(self, queries: FloatArray, k: int, asked: Asked, among: Rows | None = None) -> list[Found]:
+    def search(self, queries: FloatArray, k: int, method: SearchMethod, among: Rows | None = None) -> list[Found]:
         """Return, for unit queries (n, d), each one's k best items and their scores; equal scores in item order.
 
         `among` are the ascending items that may be answered, of which the best are found exactly. Rounding leads no
         score beyond the weights' sum.
         """
-        found = self._search(queries, k, asked, among)
+        found = self._search(queries, k, method, among)
         return [(items, clipped(scores, self._sum)) for items, scores in found]
 
-    def _search(self, queries: FloatArray, k: int, asked: Asked, among: Rows | None) -> list[Found]:
+    def _search(self, queries: FloatArray, k: int, method: SearchMethod, among: Rows | None) -> list[Found]:
         if len(self.parts) == 1:
             field, weight = self.parts[0]
-            found = _search_one(field, queries, k, asked, among)
+            found = _search_one(field, queries, k, method, among)
             return found if weight == 1 else [(items, weight * scores) for items, scores in found]
         for field, _ in self.parts:  # whose engine may be unknown
-            field.engine_for(asked, len(queries))
-        if among is None and not asked.exact:
-            return [best(items, self.scores_of(query, items), k) for query, items in self._proposed(queries, k, asked)]
+            field.engine_for(method, len(queries))
+        if among is None and not method.exact:
+            return [best(items, self.scores_of(query, items), k) for query, items in self._proposed(queries, k, method)]
         return [self._scan(query, k, among) for query in queries]
 
-    def _proposed(self, queries: FloatArray, k: int, asked: Asked) -> list[tuple[FloatArray, Rows]]:
+    def _proposed(self, queries: FloatArray, k: int, method: SearchMethod) -> list[tuple[FloatArray, Rows]]:
         """Return, for each query, the distinct items that any field proposes."""
         found: list[list[Rows]] = [[] for _ in queries]
         for field, _ in self.parts:
-            for items, rows in zip(found, field.proposals(queries, k, asked), strict=True):
+            for items, rows in zip(found, field.proposals(queries, k, method), strict=True):
                 items.append(field.items.items_of(rows))
         return [(query, np.unique(np.concatenate(items))) for query, items in zip(queries, found, strict=True)]
 
@@ -136,11 +136,11 @@ class Fusion:
         return result
 
 
-def _search_one(field: Field, queries: FloatArray, k: int, asked: Asked, among: Rows | None) -> list[Found]:
+def _search_one(field: Field, queries: FloatArray, k: int, method: SearchMethod, among: Rows | None) -> list[Found]:
     """Return the k best items of one field, whose weight is one."""
     if among is None:
-        return [field.items.expand(rows, scores, k) for rows, scores in field.search(queries, k, asked)]
-    field.engine_for(asked, len(queries))
+        return [field.items.expand(rows, scores, k) for rows, scores in field.search(queries, k, method)]
+    field.engine_for(method, len(queries))
     mask = np.zeros(field.items.count, bool)
     mask[among] = True
     found = field.searcher.scan_rows(queries, field.rows_of(among), k)
@@ -161,7 +161,7 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
     no numbers from 0 to MAX_WEIGHT with one above 0.
     """
     if weights is None:
-        weights = USUAL_WEIGHTS
+        weights = DEFAULT_WEIGHTS
     if not isinstance(weights, Mapping):
         raise QueryError(f"fields is {weights!r:.80}; expected names and weights, such as {{'image': 1.0}}")
     for name, weight in weights.items():

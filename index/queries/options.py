@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping
 from typing import TypedDict
 
-from gifdex.index.fields import Asked
+from gifdex.index.fields import SearchMethod
 from gifdex.index.items import Where
 from gifdex.schemas.errors import QueryError
 
@@ -23,10 +23,10 @@ class SearchOptions(TypedDict, total=False):
     exact: bool
 
 
-def how_asked(engine: str | None, num_candidates: int | None, exact: bool) -> Asked:
-    """Return how fields are asked; raises QueryError for a count that is none."""
+def search_method(engine: str | None, num_candidates: int | None, exact: bool) -> SearchMethod:
+    """Return how fields are method; raises QueryError for a count that is none."""
     candidates = None if num_candidates is None else at_least_one("num_candidates", num_candidates)
-    return Asked(engine, candidates, exact)
+    return SearchMethod(engine, candidates, exact)
 
 
 def at_least_one(name: str, value: int) -> int:

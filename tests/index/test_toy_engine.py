@@ -16,7 +16,7 @@ from gifdex.encoders.base import FloatArray
 from gifdex.index import artifact
 from gifdex.index.engines import registry
 from gifdex.index.evaluation import engine_recall
-from gifdex.index.fields import Asked
+from gifdex.index.fields import SearchMethod
 from gifdex.index.speed import queries_per_second
 from gifdex.pipeline import gate
 from gifdex.pipeline.run import RunSummary
@@ -66,7 +66,7 @@ def test_it_is_built_verified_opened_and_asked(version: Path, spectral: Callable
     exact, found = (index.search(queries, 10, **how) for how in ({"exact": True}, {"engine": NAME}))
     shares = [len({h.id for h in e} & {h.id for h in f}) / 10 for e, f in zip(exact, found, strict=True)]
     assert np.mean(shares) >= 0.9
-    assert engine_recall(index.fusion(), queries, 10, Asked(NAME)) == pytest.approx(np.mean(shares))
+    assert engine_recall(index.fusion(), queries, 10, SearchMethod(NAME)) == pytest.approx(np.mean(shares))
     assert index.search(queries[0]) == index.search(queries[0], engine=NAME)
     assert queries_per_second(index)["image"][NAME] > 0
 

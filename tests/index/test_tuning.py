@@ -16,7 +16,7 @@ from gifdex.index.engines import registry
 from gifdex.index.engines.base import evenly_spaced
 from gifdex.index.engines.names import ANNOY, HNSW
 from gifdex.index.evaluation import engine_recall
-from gifdex.index.fields import Asked
+from gifdex.index.fields import SearchMethod
 from gifdex.index.lookup import Index
 from gifdex.index.search import Searcher, candidates_for, recall, shard_rows
 from gifdex.index.tuning import MAX_SENTENCES, MAX_VECTORS, Probe, stored_vectors, tune
@@ -126,7 +126,7 @@ def test_with_sentences_both_recalls_reach_the_target(tuned: Index, reduced: Ind
 @EACH_ENGINE
 def test_other_sentences_are_found_as_the_manifest_says(tuned: Index, engine: str, asked: FloatArray) -> None:
     told = record(tuned, engine).sentence_recall
-    found = engine_recall(tuned.fusion(), asked[MAX_SENTENCES:], 10, Asked(engine))
+    found = engine_recall(tuned.fusion(), asked[MAX_SENTENCES:], 10, SearchMethod(engine))
     assert told is not None
     assert found >= 0.95
     assert found == pytest.approx(told.at["10"], abs=0.025)
@@ -206,7 +206,7 @@ def test_near_copies_do_not_hide_each_other(
     )
     index = gifdex.open(version)
     for engine in ENGINES:
-        assert engine_recall(index.fusion(), held_out, 10, Asked(engine)) >= 0.95, engine
+        assert engine_recall(index.fusion(), held_out, 10, SearchMethod(engine)) >= 0.95, engine
     assert engine_recall(index.fusion(), held_out) >= 0.95
 
 
@@ -216,7 +216,7 @@ def test_several_small_shards_are_measured_as_they_answer(tmp_path: Path, make_v
     opened = gifdex.open(make_version(tmp_path / "00000000000000ee", vectors, shards=(500, 500), hnsw=True))
     queries = unit(random.standard_normal((200, 64)))
     # Were the other shard's 500 rows scanned, for they are few, the fewest candidates would do.
-    assert engine_recall(opened.fusion(), queries, 10, Asked(HNSW)) >= 0.985
+    assert engine_recall(opened.fusion(), queries, 10, SearchMethod(HNSW)) >= 0.985
 
 
 def test_a_vector_of_no_length_is_no_query(tmp_path: Path, make_version: Callable[..., Path]) -> None:
