@@ -79,7 +79,7 @@ def field_plans(plan: IndexPlan, settings: IndexSettings) -> Mapping[str, FieldP
 def write_version(
     plan: IndexPlan, settings: BuildSettings, workspace: Workspace, cache: FeatureCache, progress: Progress
 ) -> None:
-    """Write all files of a version, its manifest last. Raises PipelineError where tasks left other than was planned."""
+    """Write all files of a version, its manifest last. Raises PipelineError if tasks left other than was planned."""
     version = workspace.store / plan.origin.build_id
     artifact.clear(version)  # until all is written again, a damaged version does not exist
     index = settings.index

@@ -1,4 +1,4 @@
-"""What a search can be told besides the query."""
+"""The options of a search."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gifdex.index.fields import SearchMethod
 from gifdex.index.items import Where
 from gifdex.schemas.errors import QueryError
 
-_MAX_COUNT = 2**48  # hits and candidates: more than any index has items
+_MAX_COUNT = 2**48  # of hits and candidates; no index has this many items
 
 
 class SearchOptions(TypedDict, total=False):
-    """What `Index.search` can be told besides the query and k; its docstring says what each means."""
+    """The options of `Index.search`; its docstring explains them."""
 
     fields: Mapping[str, float] | None
     where: Where | None
@@ -24,13 +24,13 @@ class SearchOptions(TypedDict, total=False):
 
 
 def search_method(engine: str | None, num_candidates: int | None, exact: bool) -> SearchMethod:
-    """Return how fields are method; raises QueryError for a count that is none."""
+    """Return how fields are searched; raises QueryError for an invalid count."""
     candidates = None if num_candidates is None else at_least_one("num_candidates", num_candidates)
     return SearchMethod(engine, candidates, exact)
 
 
 def at_least_one(name: str, value: int) -> int:
-    """Return a count; raises QueryError for what is no whole number, or under 1."""
+    """Return a count; raises QueryError unless it is a whole number, at least 1."""
     try:
         count = operator.index(value)
     except TypeError as err:

@@ -89,9 +89,9 @@ def test_ranks_of_fused_fields_are_the_places_among_all_hits(captioned: Index, f
 def test_fields_that_cannot_be_asked_are_refused(captioned: Index) -> None:
     with pytest.raises(QueryError, match="has no field 'frames'"):
         evaluate(captioned, CAPTIONS, {"frames": 1.0})
-    with pytest.raises(QueryError, match="lie in different spaces"):
+    with pytest.raises(QueryError, match="are in different spaces"):
         evaluate(captioned, CAPTIONS, {"image": 1.0, "features": 1.0})
-    with pytest.raises(QueryError, match="a sentence lies in the space joint, but the field features"):
+    with pytest.raises(QueryError, match="a sentence is in the space joint, but the field features"):
         evaluate(captioned, CAPTIONS, {"features": 1.0})
 
 
