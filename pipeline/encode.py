@@ -63,7 +63,7 @@ class EncodeTask:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The result of the stage: (error, reason) of keys without features, and counts.
+    """The result of the stage: the (error, reason) of each key without features, and counts.
 
     `damaged` describes the damage of GIFs that were decoded in part. `tried` counts the GIFs that were not in the
     cache, `encoded` those of them that now have features, and `reused` those whose outcome was cached, rejects

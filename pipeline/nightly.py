@@ -53,7 +53,7 @@ class NightlySummary:
         return self.build.build_id
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as one JSON object."""
+        """Return the summary as one JSON object."""
         own = asdict(self)
         own.pop("build")
         return {**self.build.to_json(), **own, "seconds": {**self.build.run.seconds, **self.seconds}}

@@ -53,10 +53,10 @@ class BuildSettings:
 class GateSettings:
     """Settings of the quality gate.
 
-    `min_recall`: minimal recall@10 of each field's default engine, as measured by its build on vectors and sentences.
-    `max_shrink`: share of the last published version's items that may be missing. `max_rejects`: a share of all files
-    if below 1, otherwise a count. `canaries`: a file of JSON Lines {"sentence": ..., "id": ..., "k": 10}; each sentence
-    must find its id among the first k.
+    `min_recall`: the minimum recall@10 of each field's default engine, as measured by its build on vectors and
+    sentences. `max_shrink`: share of the last published version's items that may be missing. `max_rejects`: a share of
+    all files if below 1, otherwise a count. `canaries`: a file of JSON Lines {"sentence": ..., "id": ..., "k": 10};
+    each sentence must find its id among the first k.
     """
 
     min_recall: float = 0.95
