@@ -33,8 +33,8 @@ _GRAPH_SHARE, _GRAPH_MULTIPLE = 0.88, 64
 # Vectors of up to this many dimensions are not reduced, nor are those that would need more than half of their
 # dimensions.
 _MIN_DIMENSIONS = 64
-# The minimal number of vectors per dimension: directions fitted on fewer would not suit other vectors.
-_MIN_SAMPLE_A_DIMENSION = 4
+# The minimum number of vectors per dimension: directions fitted on fewer would not suit other vectors.
+_MIN_SAMPLE_PER_DIMENSION = 4
 _BLOCK = 4096  # rows per block
 _TENSOR = "directions"
 _UNIT_TOLERANCE = 1e-3
@@ -98,7 +98,7 @@ def fit(vectors: FloatArray) -> Reduction | None:
 def fit_rows(parts: Sequence[tuple[FloatArray, Rows]]) -> Reduction | None:
     """Fit as `fit` does, on some rows of several arrays (n, d), read block by block."""
     count, dimensions = sum(len(rows) for _, rows in parts), parts[0][0].shape[1]
-    if dimensions <= _MIN_DIMENSIONS or count < _MIN_SAMPLE_A_DIMENSION * dimensions:
+    if dimensions <= _MIN_DIMENSIONS or count < _MIN_SAMPLE_PER_DIMENSION * dimensions:
         return None
     moment = np.zeros((dimensions, dimensions))
     for vectors, rows in parts:

@@ -22,7 +22,7 @@ from gifdex.schemas.errors import DecodeError
 
 # How frames are resized; part of the features' fingerprint.
 RESIZE = "bilinear"
-# Drawing a larger canvas takes some hundred megabytes, so only a few are drawn at a time.
+# Drawing a larger canvas takes hundreds of megabytes, so only a few are drawn at once.
 _LARGE_CANVAS_PIXELS = 4 * 1024**2
 _MAX_LARGE_CANVASES = 2
 # Scene sampling compares thumbnails of this many pixels a side.

@@ -17,7 +17,7 @@ _KINDS: dict[str, EngineKind] = {kind.name: kind for kind in (HnswKind(), ScanKi
 # The engines that a build makes by default.
 DEFAULTS = (ANNOY, SCAN)
 # An engine that must rescore more than one in this many rows is not worth using.
-_MIN_ROWS_A_CANDIDATE = 8
+_MIN_ROWS_PER_CANDIDATE = 8
 
 
 def names() -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def default(
     found = kinds(engines)
     for one in found:
         record = engines[one.name]
-        selective = _MIN_ROWS_A_CANDIDATE * record.num_candidates * shards <= rows
+        selective = _MIN_ROWS_PER_CANDIDATE * record.num_candidates * shards <= rows
         if one.suits(rows, record, reduced=reduced, batch=batch) and (one.is_exhaustive or selective):
             return one.name
     exhaustive = [one.name for one in found if one.is_exhaustive]

@@ -150,7 +150,7 @@ def _link(source: Path | None, target: Path, record: FileRecord) -> bool:
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
-    except OSError:  # a filesystem without links
+    except OSError:  # a filesystem without hard links
         shutil.copyfile(source, target)
     return True
 

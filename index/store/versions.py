@@ -71,7 +71,7 @@ def rollback(store: Path, check: Callable[[str], object]) -> tuple[str, str]:
             try:
                 check(build_id)
             except ArtifactError as err:
-                bad = f" ({build_id} is not whole: {err})"
+                bad = f" ({build_id} is damaged: {err})"
                 continue
             _point(store, build_id, ROLLBACK, ())
             return build_id, now
