@@ -130,9 +130,9 @@ def sweep(
 def description(one: Contestant, setting: int | None) -> Row:
     default = False
     if isinstance(one, Gifdex) and one.engine != "exact" and setting is None:
-        default, said = True, promise(one.index, one.engine)
-        assert said is not None  # chosen by the build
-        setting = said["setting"]
+        default, chosen = True, promise(one.index, one.engine)
+        assert chosen is not None  # chosen by the build
+        setting = chosen["setting"]
     return {
         "contestant": one.name,
         "configuration": one.configuration,

@@ -116,13 +116,13 @@ def show_builds(builds: list[Row]) -> None:
     header = ("contestant", "configuration", "build s", "MB on disk", "open ms", "+anonymous MiB", "+file MiB")
     print_table((*header, "MiB before"), rows)
     for row in builds:
-        if said := row.get("promised"):
+        if chosen := row.get("promised"):
             default = row["default_engine"] == row["contestant"].removeprefix("gifdex-")
             print(f"{row['contestant']}{', the default engine' if default else ''}:", end=" ")
-            print(f"its build chose {said['setting']} and measured", end=" ")
+            print(f"its build chose {chosen['setting']} and measured", end=" ")
             print(
-                f"recall@10 {said['recall'].get('10', 0):.4f} for items, "
-                f"{said['recall_of_sentences'].get('10', 0):.4f} for tuning queries"
+                f"recall@10 {chosen['recall'].get('10', 0):.4f} for items, "
+                f"{chosen['recall_of_sentences'].get('10', 0):.4f} for tuning queries"
             )
     print()
 

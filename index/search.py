@@ -24,13 +24,13 @@ from gifdex.index.vectors import ROUNDING, Scores, StoredVectors, map_npy
 from gifdex.schemas.manifest import EngineRecord, FieldRecord, ShardRecord
 
 # The number of hits that `num_candidates` is tuned for.
-_CANDIDATE_HITS = 10
+_TUNED_HITS = 10
 # Up to this many rows, an exact scan is as fast as finding candidates.
-_SMALL = 512
+_MAX_SCANNED_ROWS = 512
 # Random access to a vector takes at least this many times as long as sequential access.
-_SCANNED = 2
+_RANDOM_ACCESS_COST = 2
 # Below this many scores, a partition finds the highest directly.
-_FEW = 4096
+_MIN_FOLDED_SCORES = 4096
 # Scores held at a time by an exact scan: 64 MiB of float32.
 _SCAN_SCORES = 16 * 1024**2
 
@@ -80,7 +80,7 @@ def open_shards(version: Path, field: FieldRecord) -> list[Shard]:
 
 def candidates_for(num_candidates: int, k: int) -> int:
     """Return the number of candidates for k hits: `num_candidates` for up to ten, then growing with the root of k."""
-    return max(k + k // 2, math.ceil(num_candidates * math.sqrt(max(k, _CANDIDATE_HITS) / _CANDIDATE_HITS)))
+    return max(k + k // 2, math.ceil(num_candidates * math.sqrt(max(k, _TUNED_HITS) / _TUNED_HITS)))
 
 
 class Searcher:
@@ -114,7 +114,7 @@ class Searcher:
         self, queries: FloatArray, k: int, engine: str, count: int, without: Rows | None = None
     ) -> list[Found]:
         """Search with `count` candidates per shard; `without` (n,) is the row that each query must not find, or -1."""
-        if self.rows <= _SMALL or _SCANNED * count * len(self.shards) >= self.rows:
+        if self.rows <= _MAX_SCANNED_ROWS or _RANDOM_ACCESS_COST * count * len(self.shards) >= self.rows:
             return self.scan(queries, k, without)
         record = self.engines[engine]
         reduced = queries if not self._maps else self._maps[record.dimensions](queries)
@@ -214,7 +214,7 @@ def contenders(scores: FloatArray, k: int, rounding: float = ROUNDING) -> Rows:
     check_finite(scores)
     if k >= len(scores):
         return np.arange(len(scores))
-    high = scores if len(scores) < _FEW else scores[highest(scores, k)]
+    high = scores if len(scores) < _MIN_FOLDED_SCORES else scores[highest(scores, k)]
     threshold = np.partition(high, len(high) - k)[len(high) - k]
     return np.flatnonzero(scores >= threshold - rounding)
 

@@ -12,7 +12,7 @@ from gifdex.index.lookup import Index
 
 _HITS = 10
 _QUERIES = 128
-_FIRST = 8  # warm-up: opens the files and reads them into memory
+_WARM_UP = 8  # warm-up: opens the files and reads them into memory
 _SECONDS = 0.1  # maximum per engine
 
 
@@ -32,7 +32,7 @@ def _measured(field: Field, engine: str) -> float:
     searcher = field.searcher
     queries: FloatArray = searcher.vectors_at(evenly_spaced(searcher.rows, _QUERIES))
     candidates = field.record.engines[engine].num_candidates
-    searcher.search(queries[:_FIRST], _HITS, engine, candidates)
+    searcher.search(queries[:_WARM_UP], _HITS, engine, candidates)
     started = time.perf_counter()
     asked, elapsed = 0, 0.0
     while asked < len(queries) and elapsed < _SECONDS:

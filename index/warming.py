@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gifdex.index.lookup import Index
 
 _VECTORS = 16
-_ITSELF = 0.999  # the lowest plausible cosine of a vector with itself
+_MIN_SELF_COSINE = 0.999  # the lowest plausible cosine of a vector with itself
 
 
 def warm_up(index: Index, sentences: Sequence[str]) -> None:
@@ -24,7 +24,7 @@ def warm_up(index: Index, sentences: Sequence[str]) -> None:
     nonzero = vectors.any(axis=1)
     for row, vector in zip(rows[nonzero].tolist(), vectors[nonzero], strict=True):
         best = index.search(vector, 1, exact=True)[0].score
-        if not index.search(vector) or best < _ITSELF:
+        if not index.search(vector) or best < _MIN_SELF_COSINE:
             raise CorruptIndexError(f"the vector of row {row} of {index.path} does not find itself: rebuild")
     if sentences:
         index.search(list(sentences))
