@@ -35,7 +35,7 @@ def run_build(corpus: str, folder: Path) -> Callable[[], Features]:
 
     from gifdex.pipeline.corpus import list_corpus
     from gifdex.pipeline.encode import acquire_encoder, encode_missing, look_up, open_cache
-    from gifdex.pipeline.scan import look_at
+    from gifdex.pipeline.scan import scan_file
     from gifdex.pipeline.settings import BuildSettings
     from gifdex.pipeline.workspace import Workspace
     from gifdex.schemas import tables
@@ -43,7 +43,7 @@ def run_build(corpus: str, folder: Path) -> Callable[[], Features]:
 
     settings = BuildSettings(corpus, folder)
     # Scanned without a pipeline, so that the measurement includes starting the runner.
-    rows = [{"uri": e.uri, **look_at(e, None, settings.encode.limits)} for e in list_corpus(corpus).entries]
+    rows = [{"uri": e.uri, **scan_file(e, None, settings.encode.limits)} for e in list_corpus(corpus).entries]
     catalog = pa.Table.from_pylist([row for row in rows if "error" not in row], schema=tables.CATALOG)
 
     def measured() -> Features:

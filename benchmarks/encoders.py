@@ -90,14 +90,14 @@ def encode_step(corpus: str, gifs: int, settings: Any, folder: Path) -> Measurem
 
     from gifdex.pipeline.corpus import list_corpus
     from gifdex.pipeline.encode import acquire_encoder, encode_missing, look_up, open_cache
-    from gifdex.pipeline.scan import look_at
+    from gifdex.pipeline.scan import scan_file
     from gifdex.pipeline.settings import BuildSettings
     from gifdex.pipeline.workspace import Workspace
     from gifdex.schemas import tables
     from gifdex.schemas.progress import QUIET
 
     entries = list_corpus(corpus).entries[:gifs]
-    rows = [{"uri": e.uri, **look_at(e, None, settings.limits)} for e in entries]
+    rows = [{"uri": e.uri, **scan_file(e, None, settings.limits)} for e in entries]
     catalog = pa.Table.from_pylist([row for row in rows if "error" not in row], schema=tables.CATALOG)
     shared = Shared()
     encoder = acquire_encoder(settings, shared)  # reused, so that every round has the same model

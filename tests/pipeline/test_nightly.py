@@ -18,7 +18,7 @@ from gifdex.index import artifact, store
 from gifdex.index.opening import open_index
 from gifdex.pipeline import prune as pruning
 from gifdex.pipeline.build import build
-from gifdex.pipeline.nightly import make_plan, nightly, note_status, read_status
+from gifdex.pipeline.nightly import make_plan, nightly, read_status, record_status
 from gifdex.pipeline.run import RunSummary
 from gifdex.pipeline.settings import BuildSettings, GateSettings
 from gifdex.pipeline.workspace import catalog_fingerprint
@@ -270,9 +270,9 @@ def test_leftovers_of_killed_runs_are_pruned(nights: Nights) -> None:
 
 
 def test_status_tells_the_last_success_through_failures(nights: Nights) -> None:
-    good = note_status(nights.workspace.root, "published", None)
+    good = record_status(nights.workspace.root, "published", None)
     assert good.last_success == good.finished
-    bad = note_status(nights.workspace.root, "failed", "why")
+    bad = record_status(nights.workspace.root, "failed", "why")
     assert (bad.outcome, bad.error, bad.last_success) == ("failed", "why", good.last_success)
     assert read_status(nights.workspace)["last_success"] == good.last_success
     nights.workspace.status.write_text("{")
