@@ -146,6 +146,6 @@ def test_a_build_whose_engine_finds_too_little_is_refused_by_the_gate(
     assert [refusal.rule for refusal in refusals] == ["min_recall", "min_recall"]
     for refusal, asked in zip(refusals, ("vectors", "sentences"), strict=True):
         assert "recall@10 of the engine toy over the field image is " in refusal.reason
-        assert f" of {asked}, under 0.95" in refusal.reason
+        assert f" for {asked}, below 0.95" in refusal.reason
     good = make_version(tmp_path / "store" / "00000000000000ef", seen, sentences=seen[::50])
     assert gate.check(tmp_path / "store", good.name, RunSummary(items=3000), settings) == []

@@ -95,14 +95,14 @@ GATES: dict[str, tuple[Callable[[Nights], None], dict[str, Any], str]] = {
     "max_shrink": (
         lose_three,
         {},
-        rf"it has 5 items and the published version \w+ has {GIFS}: 37.5% fewer, over 20.0%",
+        rf"it has 5 items and the published version \w+ has {GIFS}: 37.5% fewer, more than 20.0%",
     ),
     "max_rejects": (
         spoil_two,
         {"max_shrink": 1.0},
-        rf"2 of {GIFS} files are rejects \(25.0%\), over 20.0%; such as UnsupportedFormatError: .*g0.gif",
+        rf"2 of {GIFS} files are rejects \(25.0%\), more than 20.0%; such as UnsupportedFormatError: .*g0.gif",
     ),
-    "min_recall": (lambda nights: nights.add("new", 200), {"min_recall": 1.1}, "recall@10 of the engine .* under 1.1"),
+    "min_recall": (lambda nights: nights.add("new", 200), {"min_recall": 1.1}, "recall@10 of the engine .* below 1.1"),
 }
 
 
