@@ -133,7 +133,8 @@ def _rejects(run: RunSummary, settings: GateSettings) -> Iterator[Refusal]:
         allowed = f"{limit:.1%}" if limit < 1 else f"{limit:,.0f}"
         examples = "".join(f"; such as {error}: {reason}" for error, reason in run.example_rejects.items())
         yield Refusal(
-            "max_rejects", f"{run.rejects:,} of {files:,} files are rejects ({share:.1%}), more than {allowed}{examples}"
+            "max_rejects",
+            f"{run.rejects:,} of {files:,} files are rejects ({share:.1%}), more than {allowed}{examples}",
         )
 
 
