@@ -101,8 +101,8 @@ def test_no_file_says_that_row_i_is_item_i() -> None:
         ([[0], [1], [2**62]], "names items beyond the shard's 4"),
         ([[0], [-1], [2]], "names items beyond the shard's 4"),
         ([[0], [-(2**63)], [2]], "names items beyond the shard's 4"),
-        ([[0, 1], [1], [2]], "or one twice"),
-        ([[0], [1, 1], [2]], "or one twice"),
+        ([[0, 1], [1], [2]], "or to one twice"),
+        ([[0], [1, 1], [2]], "or to one twice"),
     ],
 )
 def test_a_mapping_that_leads_elsewhere_is_refused(tmp_path: Path, lists: Any, message: str) -> None:
@@ -114,7 +114,7 @@ def test_a_mapping_that_leads_elsewhere_is_refused(tmp_path: Path, lists: Any, m
 def test_an_item_of_two_shards_is_refused(tmp_path: Path) -> None:
     arrow(tmp_path / "a", [[0], [3]])
     arrow(tmp_path / "b", [[0], [1, 2]])
-    with pytest.raises(CorruptIndexError, match="or one twice"):
+    with pytest.raises(CorruptIndexError, match="or to one twice"):
         row_items.load(tmp_path, [shard(0, 4, 2, "a"), shard(3, 3, 2, "b")], 6)
     with pytest.raises(CorruptIndexError, match="an item that does not exist"):
         row_items.load(tmp_path, [shard(0, 4, 2, "a"), shard(4, 3, 2, "b")], 6)

@@ -283,7 +283,7 @@ def test_vectors_that_lie_column_by_column_are_refused(tmp_path: Path) -> None:
     size = path.stat().st_size
     np.save(path, np.asfortranarray(stored))
     assert path.stat().st_size == size
-    with pytest.raises(CorruptIndexError, match=r"float32 of shape \(5, 3\), row by row"):
+    with pytest.raises(CorruptIndexError, match=r"float32 of shape \(5, 3\), in C order"):
         open_shards(tmp_path, one_shard(5, 3))
 
 
