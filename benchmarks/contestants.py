@@ -1,6 +1,6 @@
-"""What benchmarks/lookup.py compares: our engines and other libraries, each built, saved, opened and asked.
+"""What benchmarks/lookup.py compares: our engines and other libraries.
 
-`at` returns one function for a vector and, where `batches`, for several vectors at once; all run in one thread.
+Every library runs in one thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Contestant(ABC):
     name = ""
     modules: Sequence[str] = ()
     ours = False
-    batches = True  # whether a call takes several vectors
+    batches = True  # whether a call accepts several vectors
     configuration = ""
     settings: Sequence[int | None] = EF
 
@@ -182,7 +182,7 @@ def open_faiss(folder: Path) -> Any:
     import faiss
 
     faiss.omp_set_num_threads(1)
-    # Only this of faiss' two flags memory-maps flat vectors.
+    # Of faiss' two flags, only this one memory-maps flat vectors.
     return faiss.read_index(str(folder / "index.faiss"), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
 
 
@@ -248,12 +248,12 @@ class Voyager(Graph):
 
 
 class Gifdex(Contestant):
-    """One of our engines; a setting is num_candidates, None for the number chosen by the build."""
+    """One of our engines; a setting is num_candidates, or None for the number chosen by the build."""
 
     ours = True
 
     def __init__(self, engine: str, items: int | None = None, tuning: Vectors | None = None) -> None:
-        """Take the number of items, a quarter of which is the largest setting."""
+        """Take the number of items; settings go up to a quarter of it."""
         self.tuning = tuning
         self.engine = engine
         self.name = f"gifdex-{engine}"
@@ -283,7 +283,7 @@ class Gifdex(Contestant):
         return [[int(hit.id) for hit in hits] for hits in answers]
 
     def bytes_on_disk(self, folder: Path) -> int:
-        """Bytes of the files that the engine needs: the scan reads its vectors from Annoy's file."""
+        """Return the bytes of the files that the engine needs; the scan reads its vectors from Annoy's file."""
         shards = self.index.manifest.fields["image"].shards
         needed = {name for shard in shards for name in (shard.vectors, shard.engines.get(self.engine))}
         others = {file for shard in shards for file in shard.engines.values()} - needed
@@ -293,12 +293,12 @@ class Gifdex(Contestant):
 def build_gifdex(
     folder: Path, shards: Iterable[Vectors], graph: bool, tuning: Vectors | None = None
 ) -> tuple[float, Any]:
-    """Build a version as the pipeline does; return its seconds, without those of `shards`, and the manifest.
+    """Build a version as the pipeline does; return the seconds, without generating `shards`, and the manifest.
 
     `tuning` are realistic queries to tune engines with, in addition to the items.
     """
     from gifdex.index.build import (
-        USUAL_ENGINES,
+        DEFAULT_ENGINES,
         FieldPlan,
         Origin,
         build_engines,
@@ -311,12 +311,12 @@ def build_gifdex(
     from gifdex.index.fields import JOINT_SPACE
     from gifdex.schemas.manifest import EncoderRecord, SpaceRecord
 
-    engines = {**USUAL_ENGINES, **({HNSW: {}} if graph else {})}
+    engines = {**DEFAULT_ENGINES, **({HNSW: {}} if graph else {})}
     encoder = EncoderRecord("none", "0" * 16, 4)
     plan = FieldPlan(SpaceRecord(JOINT_SPACE, "2" * 16), engines)
     elapsed, counts, dimensions = 0.0, [], 0
     for number, shard in enumerate(shards):
-        each = list(np.arange(len(shard)).reshape(-1, 1))  # a row an item
+        each = list(np.arange(len(shard)).reshape(-1, 1))  # one row per item
         started = time.perf_counter()
         write_rows(folder, "image", number, shard, each, len(shard))
         elapsed += time.perf_counter() - started

@@ -2,12 +2,12 @@
 
     python benchmarks/decode.py gifs/ --rounds 5
 
-Measured are gifdex' decoders as a build uses them (`decode`: structure, limits, sampling, compositing, resizing),
-imageio's default (`imageio.v3.imread` of all frames, then the same resizing), and gifsicle and ffmpeg as programs
-that write the same eight frames, where they are installed. `watched` is the decoder pillow in a process of its
-process, which odd files go through: what it costs is the difference to `pillow`. In each round all take turns, in an
-order that moves on; CPU time (children's included) and wall time are medians over the rounds. A round decodes every
-file once in one thread, and four times in a row with one and with two threads.
+It measures gifdex's decoders as a build uses them (structure, limits, sampling, compositing, resizing), imageio's
+default (`imageio.v3.imread` of all frames, then the same resizing), and the programs gifsicle and ffmpeg, if installed,
+which write the same eight frames. `watched` is the decoder pillow in a separate process, which decodes odd files;
+compare it with `pillow`. All take turns in each round, in a rotating order. CPU time (with child processes) and wall
+time are medians over the rounds. A round decodes every file once in one thread, and four times each with one and with
+two threads.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Method = Callable[[Path], Frames]
 
 @cache
 def wanted(path: Path) -> tuple[int, ...]:
-    """Return the frames that all must give; computed before the clock starts for those that do not sample."""
+    """Return the frames that every method must return; cached, so that it is not timed for those that do not sample."""
     structure = registry.decoder("pillow").structure(path.read_bytes(), Limits(), Budget(Limits()))
     assert structure.odd is None, f"{path} {structure.odd}: choose ordinary GIFs"
     return sample_by_time(Sampling(), structure.delays_ms).indexes
@@ -66,18 +66,18 @@ def imageio_default(path: Path) -> Frames:
 
 
 def with_decode(name: str) -> Method:
-    """A decoder that runs in this process."""
+    """Return a method for a decoder that runs in this process."""
     return lambda path: list(decode(path.read_bytes(), Sampling(), (SIZE, SIZE), Limits(), name).frames)
 
 
 def watched(path: Path) -> Frames:
     data = path.read_bytes()
-    data = data[: data.rindex(b";")]  # without its trailer a GIF is odd
+    data = data[: data.rindex(b";")]  # a GIF without its trailer counts as odd
     return list(decode(data, Sampling(), (SIZE, SIZE), Limits(), "pillow").frames)
 
 
 def unwatched(name: str) -> Method:
-    """A decoder that a build runs in another process, here in this one."""
+    """Return a method that runs a decoder in this process even if a build runs it in another one."""
     decoder = registry.decoder(name)
 
     def run(path: Path) -> Frames:
@@ -128,7 +128,7 @@ def methods() -> dict[str, Method]:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this process, its ended children, and the decoder's processes."""
+    """Return the CPU time of this process, its finished children, and the decoder's processes."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     living = 0.0
     for child in psutil.Process().children(recursive=True):

@@ -1,13 +1,12 @@
-"""What Beam costs: the encode step of `gifdex build` against a plain loop over the same files.
+"""What Beam costs: the encode stage of `gifdex build` against a plain loop over the same files.
 
     python benchmarks/encode.py CORPUS [--rounds 5] [--json]
 
-Both read, decode, sample and resize with the same code, fill batches of 32 frames across GIFs for the same
-model, pool, and write Parquet. The plain loop does one thing after the other in one thread; the encode step
-is the one of a build: plan, FnApiRunner, decoding threads, one committed part file a task, and the check of
-what came back. Every measurement is a process of its own, so that peak memory can be told; imports and one
-warm-up batch through another copy of the model come before the budget starts, building the model after it, in
-both. The two alternate, and medians are compared.
+Both read, decode, sample and resize with the same code, fill batches of 32 frames across GIFs for the same model, pool
+the features, and write Parquet. The plain loop does this sequentially in one thread. The encode stage is that of a
+build: plan, FnApiRunner, decoding threads, one committed part file per task, and the check of the results. Each
+measurement runs in a new process, to measure its peak memory. The time includes building the model, but not imports and
+one warm-up batch with another copy of the model. The two alternate, and medians are compared.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ def run_build(corpus: str, folder: Path) -> Callable[[], Features]:
 
     from gifdex.pipeline.corpus import list_corpus
     from gifdex.pipeline.encode import acquire_encoder, encode_missing, look_up, open_cache
-    from gifdex.pipeline.scan import look_at
+    from gifdex.pipeline.scan import scan_file
     from gifdex.pipeline.settings import BuildSettings
     from gifdex.pipeline.workspace import Workspace
     from gifdex.schemas import tables
     from gifdex.schemas.progress import QUIET
 
     settings = BuildSettings(corpus, folder)
-    # Scanned without a pipeline, so that the runner starts within the measurement.
-    rows = [{"uri": e.uri, **look_at(e, None, settings.encode.limits)} for e in list_corpus(corpus).entries]
+    # Scanned without a pipeline, so that the measurement includes starting the runner.
+    rows = [{"uri": e.uri, **scan_file(e, None, settings.encode.limits)} for e in list_corpus(corpus).entries]
     catalog = pa.Table.from_pylist([row for row in rows if "error" not in row], schema=tables.CATALOG)
 
     def measured() -> Features:
@@ -123,7 +122,7 @@ def measure(kind: str, corpus: str) -> None:
 
 
 def compare(corpus: str, rounds: int) -> dict[str, float]:
-    """Alternate both kinds and return medians and ratios (encode step / plain loop)."""
+    """Alternate both kinds and return medians and ratios (encode stage / plain loop)."""
     results: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for number in range(rounds):
         for kind in KINDS if number % 2 == 0 else KINDS[::-1]:
@@ -131,7 +130,7 @@ def compare(corpus: str, rounds: int) -> dict[str, float]:
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             results[kind].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"round {number + 1} of {rounds}: {kind} {results[kind][-1]}", file=sys.stderr)
-    for name, tolerance in (("gifs", 0.0), ("sum", 1e-5)):  # else one of them did something else
+    for name, tolerance in (("gifs", 0.0), ("sum", 1e-5)):  # otherwise they did not do the same work
         values = [result[name] for kind in KINDS for result in results[kind]]
         if max(values) - min(values) > tolerance * max(values):
             raise SystemExit(f"the two do not give the same features: {name} {sorted(set(values))}")

@@ -1,20 +1,20 @@
-"""What the encode step makes of a model and a machine: frames a second against the bare model and the processor's peak.
+"""How fast the encode stage is: its frames per second against the bare model and the processor's peak.
 
     python benchmarks/encoders.py CORPUS [--encoder vgg16 --gifs 16] [--precision float32] [--rounds 5] [--json]
-    python benchmarks/encoders.py CORPUS --small --encoder efficientnet-lite0   # whether it runs: figures mean nothing
+    python benchmarks/encoders.py CORPUS --small --encoder efficientnet-lite0   # only tests that it runs
 
-For each encoder and precision, in one process, alternating, after a warm-up of each; medians are compared:
+For each encoder and precision, these measurements alternate in one process, after a warm-up; medians are compared:
 
-- `peak`: GFLOP/s of the matrix product in that precision, the best of TensorFlow's `matmul`, of the same product
-  written as a convolution of 1 x 1, and in float32 of numpy's BLAS, of some sizes each;
-- `bare`: Keras' `model(x)` in a loop on ready, preprocessed arrays;
+- `peak`: GFLOP/s of matrix products in that precision: the best of TensorFlow's `matmul`, the same product as a
+  1 x 1 convolution and, in float32, numpy's BLAS, over several sizes;
+- `bare`: Keras' `model(x)` in a loop on preprocessed arrays;
 - `compiled`: the same in a tf.function;
-- `encoder`: our encoder on ready uint8 frames;
-- `step`: the whole encode step of a build on the corpus: plan, FnApiRunner, read, decode, sample, infer, pool, write,
-  check. Frames are counted as decoded, so what pads a last batch counts for nothing.
+- `encoder`: our encoder on uint8 frames;
+- `step`: the whole encode stage of a build on the corpus: plan, FnApiRunner, read, decode, sample, infer, pool, write,
+  check. It counts decoded frames, without the padding of the last batch.
 
-vgg16 gets random weights unless --weights names a file: they take as long. GFLOP/s of a model count the multiplications
-and additions of its convolutions and matrix products.
+vgg16 gets random weights unless --weights names a file; the speed is the same. A model's GFLOP/s count the
+multiplications and additions of its convolutions and matrix products.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from typing import Any
 
 KINDS = ("peak", "bare", "compiled", "encoder", "step")
 SIZES = ((2048, 2048, 2048), (4096, 4096, 4096), (25088, 4608, 512))  # m, k, n; the last is a layer of VGG16
-SECONDS = 2.0  # each measurement but the step's lasts about this long
+SECONDS = 2.0  # approximate length of each measurement except `step`
 SMALL_SIZES, SMALL_SECONDS = ((64, 64, 64),), 0.02
 Measurement = Callable[[], float]
 
 
 def repeated(run: Callable[[], Any], worth: float, seconds: float) -> Measurement:
-    """Return a measurement of how much a second `run` does, if it does `worth` each time."""
+    """Return a function that measures the work per second of `run`, which does `worth` units of work per call."""
 
     def measure() -> float:
         times = 0
@@ -54,7 +54,7 @@ def repeated(run: Callable[[], Any], worth: float, seconds: float) -> Measuremen
 
 
 def flops(model: Any) -> float:
-    """Return the multiplications and additions of one frame's convolutions and matrix products."""
+    """Return the number of multiplications and additions in the convolutions and matrix products for one frame."""
     total = 0.0
     for layer in model.layers:
         if (kernel := getattr(layer, "kernel", None)) is not None:
@@ -90,14 +90,14 @@ def encode_step(corpus: str, gifs: int, settings: Any, folder: Path) -> Measurem
 
     from gifdex.pipeline.corpus import list_corpus
     from gifdex.pipeline.encode import acquire_encoder, encode_missing, look_up, open_cache
-    from gifdex.pipeline.scan import look_at
+    from gifdex.pipeline.scan import scan_file
     from gifdex.pipeline.settings import BuildSettings
     from gifdex.pipeline.workspace import Workspace
     from gifdex.schemas import tables
     from gifdex.schemas.progress import QUIET
 
     entries = list_corpus(corpus).entries[:gifs]
-    rows = [{"uri": e.uri, **look_at(e, None, settings.limits)} for e in entries]
+    rows = [{"uri": e.uri, **scan_file(e, None, settings.limits)} for e in entries]
     catalog = pa.Table.from_pylist([row for row in rows if "error" not in row], schema=tables.CATALOG)
     shared = Shared()
     encoder = acquire_encoder(settings, shared)  # reused, so that every round has the same model
@@ -182,15 +182,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", help="a folder of GIFs for the encode step")
+    parser.add_argument("corpus", help="a folder of GIFs for the encode stage")
     parser.add_argument("--encoder", action="append", help="default: vgg16 and efficientnet-lite0")
     parser.add_argument("--precision", action="append", help="default: float32 and bfloat16")
-    parser.add_argument("--gifs", type=int, default=64, help="how many GIFs the encode step gets (default: 64)")
+    parser.add_argument("--gifs", type=int, default=64, help="number of GIFs for the encode stage (default: 64)")
     parser.add_argument("--batch-frames", type=int, default=32)
     parser.add_argument("--weights", type=Path, help="for vgg16")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--small", action="store_true", help="measure for a moment each, on small matrices")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--small", action="store_true", help="measure only briefly, on small matrices")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:

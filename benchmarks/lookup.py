@@ -1,39 +1,40 @@
-"""Our engines and other libraries: recall@10 against queries a second, and what the indexes cost.
+"""Our engines and other libraries: recall@10 against queries per second, and the cost of the indexes.
 
     python benchmarks/lookup.py [--data 10k 100k glove] [--rounds 3] [--json FILE] [--plot FILE]
     python benchmarks/lookup.py --million
     python benchmarks/plots.py 10k.json 100k.json glove.json picture.png
 
 Data sets are 10k and 100k (x 1024, the mixture of benchmarks/vectors.py), glove (400,000 words x 50, of which 1,000
-are held out as queries), and any other mixture as 2000x128. All vectors have length one, and scores are cosines.
+are held out as queries), and other mixtures by shape, such as 2000x128. All vectors have length one, and scores are
+cosines.
 
-Everything runs in one thread. A query is one vector and one call that asks for 10 items, as a service has it:
+Everything runs in one thread. As in a service, a query is one call with one vector that asks for 10 items:
 
-- a second sweep asks the same queries in calls of 100 vectors, still in one thread, of whatever has such a call
-  (plain annoy has none);
-- gifdex answers through the public `index.search`, with Hit objects that carry ids, URIs and exact scores; the
-  others with row numbers and distances. `exact` is `search(exact=True)`;
-- annoy gets its query as a list, which it reads 1.8 times as fast as an array; making the list is part of the call;
+- a second sweep sends the same queries in calls of 100 vectors, still in one thread, to every contestant that has
+  such a call (plain annoy has none);
+- gifdex answers through the public `index.search`, with Hit objects that have ids, URIs and exact scores; the others
+  answer with row numbers and distances. `exact` is `search(exact=True)`;
+- annoy gets its query as a list, which it reads 1.8 times as fast as an array; the call includes making the list;
 - the graphs have M links and an ef_construction of 200, the default of hnswlib and voyager. faiss, hnswlib and
-  voyager keep float32, usearch float16;
-- files are mapped where a library can (annoy, faiss, usearch, gifdex), else read.
+  voyager store float32, usearch float16;
+- libraries that can map their files do so (annoy, faiss, usearch, gifdex); the others read them.
 
-An index is built once, and its build seconds count everything from the float32 array in memory to files on disk:
-for gifdex also the copy of the vectors, the items, the reduction, the tuning and the checksums. annoy, scan and
-exact are of one build, hnsw of a second one, which holds Annoy's trees too: its seconds are the whole second build,
-its bytes leave the trees out. What was built is opened from disk, in fresh processes that have imported what it
-takes (open time, and resident memory after 200 queries at the setting that our build chose, or in the middle of the
-others' sweep) and in this one, which asks the queries. --fresh times three ways to open an index of ours: in fresh
-processes that have imported what it takes, in others from `import gifdex` to one query's answer, and in this one.
+Each index is built once. The build time covers everything from the float32 array in memory to files on disk; for
+gifdex, this includes the copy of the vectors, the items, the reduction, the tuning and the checksums. annoy, scan and
+exact share one build. hnsw has a second build, which also contains Annoy's trees: the build time includes them, the
+size does not. Indexes are opened from disk in fresh processes after their imports, which measure the open time and,
+after 200 queries, resident memory; then in this process, which measures the queries. The fresh processes use the
+setting that our build chose, or the middle one of a library's sweep. --fresh times three ways to open our indexes: in
+fresh processes after the imports, from `import gifdex` to the first answer, and in this process.
 
-Each point (contestant, configuration, setting) is measured once a round, after some queries to warm up, and the
-rounds go over all points of a sweep, in an order that moves on; a round before the first one warms up and gives
-the recall. A point's round asks every query, and again until 0.2 seconds have passed; or it ends after --seconds,
-but not before 200 queries. Reported are medians over the rounds. A hit counts for recall if its true score is at
-least the tenth true score less 1e-6. Our settings end at a quarter of the items.
+A point is a contestant in one configuration with one setting. Each round measures all points of a sweep once, in a
+rotating order, after a few warm-up queries; a round before the first one warms up and measures recall. A point runs
+every query, and repeats them until 0.2 seconds have passed; it stops early after --seconds, but not before 200
+queries. The results are medians over the rounds. A hit counts for recall if its true score is at least the tenth true
+score minus 1e-6. Our settings end at a quarter of the items.
 
---json is written again after each data set, so that a run that is cut short loses only the one it was at; data sets
-may have runs and files of their own too.
+--json is rewritten after each data set, so an interrupted run loses only the current one. Data sets may also have
+runs and files of their own.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def load(name: str, queries: int) -> tuple[Vectors, Vectors]:
 
 
 def tuning_queries(name: str) -> Vectors | None:
-    """Return other queries of the same kind, for our builds to tune with; for GloVe they tune with items alone."""
+    """Return other queries of the same kind for tuning our engines; GloVe has none, so only items are used."""
     shape = DATA.get(name, name)
     return None if shape == "glove" else Mixture(*dimensions(shape)).tuning_queries()
 
@@ -81,7 +82,7 @@ def tuning_queries(name: str) -> Vectors | None:
 def dimensions(shape: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)x(\d+)", shape)
     if found is None:
-        raise SystemExit(f"there are no data {shape}; expected {', '.join(DATA)}, or a shape such as 2000x128")
+        raise SystemExit(f"there is no data set {shape}; expected {', '.join(DATA)}, or a shape such as 2000x128")
     return int(found[1]), int(found[2])
 
 
@@ -91,7 +92,7 @@ def installed(chosen: list[Contestant]) -> list[Contestant]:
         try:
             importlib.import_module(module)
         except ImportError as err:
-            say(f"{module} is left out: {err}")
+            say(f"leaving out {module}: {err}")
             missing.add(module)
     return [one for one in chosen if missing.isdisjoint(one.modules)]
 
@@ -154,16 +155,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", metavar="NAME", help="10k, 100k, glove (default: all), 2000x128 ...")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--queries", type=int, default=500)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of a point in a round (default: 3)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="maximum per point and round (default: 3)")
     parser.add_argument("--only", nargs="+", choices=names, metavar="CONTESTANT", help=f"of {', '.join(names)}")
-    parser.add_argument("--thorough", action="store_true", help="graphs of M=32 too, but not for glove")
+    parser.add_argument("--thorough", action="store_true", help="also graphs with M=32, except for glove")
     parser.add_argument("--fresh", action="store_true", help="also time import, open and query in fresh processes")
     parser.add_argument(
-        *("--million",), nargs="?", const=MILLION, metavar="SHAPE", help=f"build {MILLION}; alone without --data"
+        "--million", nargs="?", const=MILLION, metavar="SHAPE", help=f"build {MILLION}; only that, without --data"
     )
     parser.add_argument("--folder", type=Path, help="for temporary files")
-    parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
-    parser.add_argument("--plot", type=Path, help="draw it into this PNG (needs matplotlib)")
+    parser.add_argument("--json", type=Path, help="write all measurements to this file")
+    parser.add_argument("--plot", type=Path, help="plot them to this PNG (needs matplotlib)")
     parser.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--in-folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

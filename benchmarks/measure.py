@@ -1,4 +1,4 @@
-"""The measurements of benchmarks/lookup.py: right answers, rounds over all points, and fresh processes."""
+"""The measurements of benchmarks/lookup.py: the true answers, rounds over all points, and fresh processes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import numpy as np
 from contestants import Contestant, Gifdex, K, Search, contestants
 from vectors import Vectors
 
-MIN_QUERIES = 200  # of each point, for its recall and its p99
-MIN_SECONDS = 0.2  # of each point in a round
+MIN_QUERIES = 200  # per point, for its recall and p99
+MIN_SECONDS = 0.2  # per point and round
 WARM_UP = 20  # queries
-BATCH = 100  # vectors a call in the second sweep
-MODES = {"one": "one query a call", "batch": f"{BATCH} queries a call"}
+BATCH = 100  # vectors per call in the second sweep
+MODES = {"one": "one query per call", "batch": f"{BATCH} queries per call"}
 PROBED = 200  # queries before resident memory is read
 FRESH_RUNS, WARM_OPENS = 5, 20
 ROUNDING = 1e-6
@@ -49,7 +49,7 @@ def say(what: str) -> None:
 
 
 def truth(blocks: Iterable[Vectors], queries: Vectors) -> list[set[int]]:
-    """Return, for each query, the rows that count as one of its ten nearest: ten, or more if they tie."""
+    """Return, for each query, the rows that count among its ten nearest: ten, or more if there are ties."""
     candidates = K + 22
     scores, rows, first = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64), 0
     for block in blocks:
@@ -70,7 +70,7 @@ def recall(one: Contestant, answers: Iterable[Any], right: Iterable[set[int]]) -
 
 
 def calls(queries: Vectors, mode: str) -> list[Vectors]:
-    """Return what each call asks: a vector, or BATCH of them; a shorter last batch is left out."""
+    """Return the argument of each call: a vector, or BATCH of them; a shorter last batch is left out."""
     if mode == "one":
         return list(queries)
     return [queries[start : start + BATCH] for start in range(0, len(queries) - BATCH + 1, BATCH)]
@@ -130,9 +130,9 @@ def sweep(
 def description(one: Contestant, setting: int | None) -> Row:
     default = False
     if isinstance(one, Gifdex) and one.engine != "exact" and setting is None:
-        default, said = True, promise(one.index, one.engine)
-        assert said is not None  # the build chose it
-        setting = said["setting"]
+        default, chosen = True, promise(one.index, one.engine)
+        assert chosen is not None  # chosen by the build
+        setting = chosen["setting"]
     return {
         "contestant": one.name,
         "configuration": one.configuration,
@@ -143,7 +143,7 @@ def description(one: Contestant, setting: int | None) -> Row:
 
 
 def speed(rounds: list[list[float]], vectors: int) -> Row:
-    """Return medians over rounds, given the seconds of their calls of so many vectors."""
+    """Return medians over rounds from the seconds of their calls, each with this many vectors."""
     per_second = [vectors * len(times) / sum(times) for times in rounds]
     return {
         "per_second": statistics.median(per_second),
@@ -155,7 +155,7 @@ def speed(rounds: list[list[float]], vectors: int) -> Row:
 
 
 def promise(index: Any, engine: str) -> Row | None:
-    """Return the setting that an engine's build chose, and the recall that it measured."""
+    """Return the setting that the build chose for an engine, and the recall that it measured."""
     known = index.manifest.fields["image"].engines.get(engine)
     if known is None:
         return None
@@ -164,7 +164,7 @@ def promise(index: Any, engine: str) -> Row | None:
 
 
 def build_all(chosen: list[Contestant], items: Vectors, queries: Path, rounds: int, folder: Path) -> list[Row]:
-    """Build and open what each contestant needs; return what that took."""
+    """Build and open each contestant's index; return times and sizes."""
     seconds: dict[str, float] = {}
     built = []
     for one in chosen:
@@ -177,7 +177,7 @@ def build_all(chosen: list[Contestant], items: Vectors, queries: Path, rounds: i
             say(f"built {one.store} in {seconds[one.store]:.1f} s")
         one.open(place, items.shape[1])
         if isinstance(one, Gifdex) and one.engine != "exact" and one.engine not in one.index.engines:
-            say(f"{one.name} is left out: this index has the engines {', '.join(one.index.engines)}")
+            say(f"leaving out {one.name}: this index has the engines {', '.join(one.index.engines)}")
             continue
         probes = [in_fresh_process("--probe", one.title, place, queries) for _ in range(rounds)]
         medians = {key: statistics.median(row[key] for row in probes) for key in probes[0]}
@@ -191,7 +191,7 @@ def build_all(chosen: list[Contestant], items: Vectors, queries: Path, rounds: i
 
 
 def resident() -> dict[str, float]:
-    """Return MiB of this process' resident memory: its own, of files that it maps, and the most of both so far."""
+    """Return this process's resident memory in MiB: anonymous, of mapped files, and the peak of both."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     names = {"anonymous": "RssAnon", "file": "RssFile", "most": "VmHWM"}
     return {name: int(status[key].split()[0]) / 1024 for name, key in names.items()}
@@ -226,7 +226,7 @@ def probe(title: str, folder: Path, queries: Path) -> Row:
 
 
 def fresh(index: Path, queries: Path, modules: Iterable[str]) -> Row:
-    """Time opening in fresh processes after imports, import to answer in others, and opening in this one."""
+    """Time opening after imports in fresh processes, from import to answer in others, and opening in this process."""
     import gifdex
 
     (_, opened, _), _ = in_fresh_script(index, queries, *modules)
@@ -248,7 +248,7 @@ def fresh(index: Path, queries: Path, modules: Iterable[str]) -> Row:
 
 
 def in_fresh_script(*arguments: object) -> tuple[list[float], float]:
-    """Return the median milliseconds that FRESH prints, and those of its process."""
+    """Return the median milliseconds that FRESH prints, and those of the whole process."""
     parts: list[list[float]] = []
     for _ in range(FRESH_RUNS + 1):  # the first is the warm-up
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""benchmarks/lookup.py --million: an index of several shards whose vectors are generated while they are written."""
+"""benchmarks/lookup.py --million: an index of several shards whose vectors are generated during the build."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHARD_BLOCKS = 16  # of BLOCK rows: 262,144 items
 
 
 def shard_rows(mixture: Mixture) -> int:
-    """Return the items of a shard: a quarter of all, in whole blocks, and SHARD_BLOCKS at most."""
+    """Return the number of items per shard: a quarter of all, rounded up to blocks, at most SHARD_BLOCKS of them."""
     blocks = -(-mixture.n // BLOCK)
     return BLOCK * min(SHARD_BLOCKS, -(-blocks // 4))
 

@@ -1,11 +1,11 @@
-"""What a second night costs: of many GIFs, ten each are changed, added, deleted, moved, and given other captions.
+"""What a second nightly run costs after ten GIFs each were changed, added, deleted, moved, and given other captions.
 
     python benchmarks/nightly.py [--gifs 1000] [--each 10] [--folder FOLDER] [--json]
 
-Builds a corpus of GIFs of moving patterns (128 x 96, 12 frames) by a nightly run, changes it, runs again, and then
-builds the changed corpus from scratch in another workspace. Printed are what each run encoded, the seconds and the
-processor seconds (of all threads and child processes) of its stages' encoding, and whether the second night's
-version is the scratch one, byte for byte.
+It makes a corpus of GIFs of moving patterns (128 x 96, 12 frames), runs nightly, changes the corpus, runs again, and
+then builds the changed corpus from scratch in another workspace. It prints what each run encoded, the seconds and CPU
+seconds (of all threads and child processes) of the encode stage, and whether the second version and the one from
+scratch are byte-identical.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def processor_seconds() -> float:
 
 
 class EncodeMeter(QuietProgress):
-    """A Progress that takes down the processor seconds between a stage's beginning and its end."""
+    """Records the CPU seconds of each stage."""
 
     def __init__(self) -> None:
         self.began: dict[str, float] = {}
@@ -61,7 +61,7 @@ def night(name: str, catalog: Path, workspace: Path) -> tuple[NightlySummary, fl
     used, run = meter.seconds.get("encode", 0.0), summary.build.run
     print(
         f"{name:<14} {summary.outcome:<10} {run.items:>6,} items  {run.encoded:>6,} encoded  "
-        f"{run.seconds['encode']:>8.1f} s  {used:>8.1f} processor s  index {run.seconds['index']:>5.1f} s",
+        f"{run.seconds['encode']:>8.1f} s  {used:>8.1f} CPU s  index {run.seconds['index']:>5.1f} s",
         flush=True,
     )
     return summary, used
@@ -78,7 +78,7 @@ def write_catalog(path: Path, rows: dict[str, dict[str, str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gifs", type=int, default=1000)
-    parser.add_argument("--each", type=int, default=10, help="how many are changed, added ... (default: 10)")
+    parser.add_argument("--each", type=int, default=10, help="how many GIFs are changed, added, ... (default: 10)")
     parser.add_argument("--folder", type=Path, help="for the corpus and the workspaces (default: a temporary one)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     arguments = parser.parse_args()
@@ -120,8 +120,8 @@ def run(root: Path, gifs: int, each: int) -> dict[str, Any]:
     same = second.build_id == scratch.build_id and contents(root / "ws" / "index" / second.build_id) == contents(
         root / "scratch" / "index" / scratch.build_id
     )
-    print(f"the second night took {used / first:.1%} of the first one's processor seconds to encode")
-    print(f"its version and the one from scratch are {'the same, byte for byte' if same else 'NOT the same'}")
+    print(f"the second night took {used / first:.1%} of the first one's CPU seconds to encode")
+    print(f"its version and the one from scratch are {'byte-identical' if same else 'NOT identical'}")
     nights = {"first": first_summary, "second": second, "scratch": scratch}
     return {"same": same, **{f"{name}_encoded": one.build.run.encoded for name, one in nights.items()}}
 

@@ -1,11 +1,11 @@
-"""A picture of what benchmarks/lookup.py measured: queries a second against recall@10.
+"""Plot the results of benchmarks/lookup.py: queries per second against recall@10.
 
     python benchmarks/plots.py results.json [more.json ...] picture.png
 
-A column is a data set; the upper row has one query a call, the lower one batches.
+Each column is a data set; the upper row has one query per call, the lower one batches.
 
-It needs matplotlib. A line joins a contestant's points that none of its others beats; a star is the setting that our
-build chose.
+It needs matplotlib. A line joins the points on a contestant's Pareto front; a star marks the setting that our build
+chose.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLOURS = {
 
 
 def nines(recall: float) -> float:
-    """Return the position of a recall on an axis where each further nine has the same length."""
+    """Return the position of a recall on a logarithmic axis, where each further nine takes the same length."""
     return -math.log10(1 - min(recall, HIGHEST))
 
 
@@ -63,7 +63,7 @@ def draw_points(panel: Any, points: list[dict[str, Any]]) -> None:
     panel.set_xticks([nines(tick) for tick in TICKS], [f"{tick:g}" for tick in TICKS])
     panel.set_xlim(nines(TICKS[0]), nines(HIGHEST) + 0.1)
     panel.set_xlabel("recall@10")
-    panel.set_ylabel("queries a second, one thread")
+    panel.set_ylabel("queries per second, one thread")
     panel.grid(alpha=0.3, which="both")
 
 

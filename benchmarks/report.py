@@ -1,4 +1,4 @@
-"""The tables of benchmarks/lookup.py, and the choice of points for them."""
+"""Choose points for the tables of benchmarks/lookup.py, and print them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RECALLS = (0.95, 0.97, 0.99)
 
 
 def frontier(points: list[Row]) -> list[Row]:
-    """Return a contestant's points that none of its others beats, by recall."""
+    """Return a contestant's Pareto front, by ascending recall."""
     undominated: list[Row] = []
     for point in sorted(points, key=lambda row: (-row["recall"], -row["per_second"])):
         if not undominated or point["per_second"] > undominated[-1]["per_second"]:
@@ -26,7 +26,7 @@ def by_contestant(points: list[Row]) -> dict[str, list[Row]]:
 
 
 def fastest(points: list[Row], min_recall: float) -> dict[str, Row]:
-    """Return each contestant's fastest point of at least such a recall."""
+    """Return each contestant's fastest point with at least this recall."""
     best = {}
     for name, of_one in by_contestant(points).items():
         if able := [point for point in of_one if point["recall"] >= min_recall]:
@@ -35,7 +35,7 @@ def fastest(points: list[Row], min_recall: float) -> dict[str, Row]:
 
 
 def compare(points: list[Row], built: list[Row]) -> list[Row]:
-    """Return each contestant's fastest point at each of RECALLS, and how ours relate to the others' fastest."""
+    """Return each contestant's fastest point at each of RECALLS, and the ratios of ours to the fastest peers."""
     builds = {(row["contestant"], row["configuration"]): row for row in built}
     rows = []
     for mode in MODES:
@@ -51,7 +51,7 @@ def compare(points: list[Row], built: list[Row]) -> list[Row]:
 
 
 def to_peers(row: Row, best: dict[str, Row], builds: dict[tuple[str, str], Row]) -> Row:
-    """Return how many times as fast as the best peer and annoy our engine answers, and builds."""
+    """Return our engine's speed relative to the best peer and to annoy, and the build times' ratio."""
     found: Row = {}
     peers = [point for point in best.values() if not point["ours"]]
     if peer := max(peers, key=lambda point: point["per_second"], default=None):
@@ -65,7 +65,7 @@ def to_peers(row: Row, best: dict[str, Row], builds: dict[tuple[str, str], Row])
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 2) -> None:
-    """Print rows under their header; all but the `left` first columns are numbers."""
+    """Print rows under their header; all but the first `left` columns are numbers."""
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
@@ -116,13 +116,13 @@ def show_builds(builds: list[Row]) -> None:
     header = ("contestant", "configuration", "build s", "MB on disk", "open ms", "+anonymous MiB", "+file MiB")
     print_table((*header, "MiB before"), rows)
     for row in builds:
-        if said := row.get("promised"):
+        if chosen := row.get("promised"):
             default = row["default_engine"] == row["contestant"].removeprefix("gifdex-")
             print(f"{row['contestant']}{', the default engine' if default else ''}:", end=" ")
-            print(f"its build chose {said['setting']} and measured", end=" ")
+            print(f"its build chose {chosen['setting']} and measured", end=" ")
             print(
-                f"recall@10 {said['recall'].get('10', 0):.4f} of items, "
-                f"{said['recall_of_sentences'].get('10', 0):.4f} of queries of their own kind"
+                f"recall@10 {chosen['recall'].get('10', 0):.4f} for items, "
+                f"{chosen['recall_of_sentences'].get('10', 0):.4f} for tuning queries"
             )
     print()
 
@@ -163,5 +163,5 @@ def show_fresh(stores: Row) -> None:
     rows = [[store, *(f"{value:.1f}" for value in row.values())] for store, row in stores.items()]
     if rows:
         header = [key.removesuffix("_ms").replace("_", " ") for key in next(iter(stores.values()))]
-        print("milliseconds in fresh processes, but for the warm open:")
+        print("milliseconds in fresh processes, except for the warm open:")
         print_table(("index", *header), rows, 1)

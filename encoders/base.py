@@ -137,7 +137,7 @@ def encode_known(encoder: TextEncoder, sentences: Sequence[str]) -> tuple[list[i
 
 
 def available_cpus() -> int:
-    """Return how many processors this process may use."""
+    """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,7 +1,7 @@
 """Matrix products that do not depend on the number of BLAS threads.
 
-A floating-point sum depends on its order, and BLAS libraries split sums between threads. So everything that ends up
-in a file is computed by one thread: one build id stands for one set of bytes.
+A floating-point sum depends on its order, and BLAS libraries split sums between threads. So everything that ends up in
+a file is computed by one thread, and one build id always means the same bytes.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """An encoder as shown to users: its kind (image or text), the form of its name, and what is missing here.
+    """An encoder as shown to users: its kind (image or text), the form of its name, and what is missing to use it.
 
     `dimensions` is None if it depends on the module or file; `note` says what the first use will do.
     """

@@ -10,7 +10,7 @@ from gifdex.encoders.frames.limits import Limits, Sampling, check_at_least
 from gifdex.encoders.registry import DEFAULT_IMAGE_ENCODER
 from gifdex.schemas.files import absolute
 
-# Each decoding thread may hold a few canvases of the maximal size (64 MiB as RGBA), so memory limits their number.
+# Each decoding thread may hold a few canvases of the maximum size (64 MiB as RGBA), so memory limits their number.
 _MAX_THREADS = 8
 
 

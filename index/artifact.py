@@ -1,4 +1,4 @@
-"""One version of an index on disk: what its files are called, and whether they are what they should be."""
+"""One index version on disk: the names of its files, and checks against the manifest."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gifdex.schemas.progress import QUIET, Progress
 ITEMS_NAME = "items.arrow"
 PROJECTION_NAME = "projection.safetensors"
 _MIB = 1024**2
-# What a manifest may call a file: nothing that could lead out of the version's folder.
+# File names that a manifest may have: none that lead out of the version's folder.
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
 def stem(field: str, shard: int) -> str:
-    """Return how the names of a shard's files begin."""
+    """Return the beginning of a shard's file names."""
     return f"{field}-{shard:05d}"
 
 
@@ -45,23 +45,22 @@ def reduction_name(field: str) -> str:
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
-    """Return the manifest of any format that is known; raises as `Manifest.from_json`."""
+    """Parse a manifest of any known format; raises as `Manifest.from_json` does."""
     return Manifest.from_json(text, where, UPGRADES)
 
 
 def read_manifest(version: Path) -> Manifest:
     """Return the manifest of a version's folder.
 
-    Raises IndexNotFoundError where there is none, FormatVersionError or CorruptIndexError where it cannot
-    be read.
+    Raises IndexNotFoundError if there is none, FormatVersionError or CorruptIndexError if it cannot be read.
     """
     path = version / MANIFEST_NAME
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as err:
         raise IndexNotFoundError(
-            f"{version} has no {MANIFEST_NAME}, so it is no finished index version: point to a store or to one of "
-            "its versions, or build again"
+            f"{version} has no {MANIFEST_NAME}, so it is not a finished index version: name a store or one of its "
+            "versions, or build again"
         ) from err
     except (OSError, UnicodeDecodeError) as err:
         raise CorruptIndexError(f"cannot read {path}: {err}; restore the file or rebuild the index") from err
@@ -71,7 +70,7 @@ def read_manifest(version: Path) -> Manifest:
 
 
 def _check_records(path: Path, manifest: Manifest) -> None:
-    """Raise CorruptIndexError where what the manifest says cannot be, or is of no engine that is known here."""
+    """Raise CorruptIndexError if the manifest is inconsistent or names an unknown engine."""
     if manifest.metric != "cosine" or IMAGE not in manifest.fields or not 1 <= manifest.items <= MAX_ITEMS:
         raise CorruptIndexError(
             f"{path} says {manifest.items:,} items, metric {manifest.metric!r:.40} and fields "
@@ -91,16 +90,16 @@ def _check_records(path: Path, manifest: Manifest) -> None:
 
 
 def check_names(where: str, manifest: Manifest) -> None:
-    """Raise CorruptIndexError unless a manifest that lies at `where` names files that can only lie beside it."""
+    """Raise CorruptIndexError unless the manifest at `where` names only files beside it."""
     for name in manifest.files:
         if not _FILE_NAME.fullmatch(name):
             raise CorruptIndexError(
-                f"{where} names the file {name!r:.80}; expected a plain name of a file beside it: restore it or rebuild"
+                f"{where} names the file {name!r:.80}; expected the name of a file beside it: restore it or rebuild"
             )
 
 
 def check_sizes(version: Path, manifest: Manifest) -> list[str]:
-    """Return the names of the files that are used; raise CorruptIndexError unless all are there, of their sizes."""
+    """Return the names of the files in use; raise CorruptIndexError unless all files have the right sizes."""
     check_names(str(version / MANIFEST_NAME), manifest)
     for name, file in manifest.files.items():
         path = version / name
@@ -111,7 +110,7 @@ def check_sizes(version: Path, manifest: Manifest) -> list[str]:
                 f"cannot read {path}: {err.strerror}; expected {file.bytes:,} bytes: restore the file or rebuild"
             ) from err
         if not stat.S_ISREG(found.st_mode):
-            raise CorruptIndexError(f"{path} is no file: restore it or rebuild")
+            raise CorruptIndexError(f"{path} is not a regular file: restore it or rebuild")
         if found.st_size != file.bytes:
             raise CorruptIndexError(
                 f"{path} has {found.st_size:,} bytes, but the manifest says {file.bytes:,}: restore the file or rebuild"
@@ -125,7 +124,7 @@ def check_sizes(version: Path, manifest: Manifest) -> list[str]:
 
 
 def check_hashes(version: Path, manifest: Manifest, progress: Progress = QUIET) -> None:
-    """Raise CorruptIndexError unless every file has the SHA-256 that the manifest says; `progress` counts MiB."""
+    """Raise CorruptIndexError unless every file has the SHA-256 in the manifest; `progress` counts MiB."""
     done, total = 0, sum(file.bytes for file in manifest.files.values())
     progress.stage("verify", 0, total // _MIB)
     for name, file in manifest.files.items():
@@ -148,7 +147,7 @@ def check_hashes(version: Path, manifest: Manifest, progress: Progress = QUIET) 
 def verify(version: Path, progress: Progress = QUIET) -> Manifest:
     """Check every byte of a version against its manifest and return the manifest.
 
-    Raises an ArtifactError for the first thing that is wrong.
+    Raises an ArtifactError for the first fault.
     """
     manifest = read_manifest(version)
     check_sizes(version, manifest)
@@ -157,17 +156,17 @@ def verify(version: Path, progress: Progress = QUIET) -> Manifest:
 
 
 def file_records(version: Path, names: Iterable[str]) -> dict[str, FileRecord]:
-    """Measure files of a version for its manifest."""
+    """Return the sizes and hashes of a version's files for its manifest."""
     return {name: FileRecord((version / name).stat().st_size, sha256_file(version / name)) for name in names}
 
 
 def remove_manifest(version: Path) -> None:
-    """Take a version out of existence."""
+    """Delete a version's manifest, without which the version does not exist."""
     (version / MANIFEST_NAME).unlink(missing_ok=True)
 
 
 def clear(version: Path) -> None:
-    """Delete a version's files, before they are written again: the manifest first, without which it does not exist."""
+    """Delete a version's files, the manifest first, before writing them again."""
     remove_manifest(version)
     for path in version.iterdir() if version.is_dir() else ():
         if path.is_file():
@@ -175,5 +174,5 @@ def clear(version: Path) -> None:
 
 
 def commit_manifest(version: Path, manifest: Manifest) -> None:
-    """Write the manifest, which makes the version exist; everything else must be on disk by now."""
+    """Write the manifest, which makes the version exist; all other files must be on disk."""
     commit_bytes(version / MANIFEST_NAME, manifest.to_json().encode())

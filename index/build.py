@@ -1,4 +1,4 @@
-"""Write a version of an index: items, vectors and their mapping, engines' files and, last, the manifest."""
+"""Write an index version: items, vectors, row maps, engine files and, last, the manifest."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ from gifdex.schemas.manifest import (
     SpaceRecord,
 )
 
-# Engines to build, and what each is told besides its defaults.
+# Engines to build, each with the parameters that override its defaults.
 Engines = Mapping[str, Mapping[str, int]]
-USUAL_ENGINES: Engines = {name: {} for name in registry.USUAL}
+DEFAULT_ENGINES: Engines = {name: {} for name in registry.DEFAULTS}
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a version was made from and by which encoders."""
+    """The build id of a version, and the encoders behind it."""
 
     build_id: str
     image_encoder: EncoderRecord
@@ -67,7 +67,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class FieldPlan:
-    """A field to build: its space, its engines (none: it is scanned), and whether it answers sentences."""
+    """A field to build: its space and its engines. A field without engines is scanned."""
 
     space: SpaceRecord
     engines: Engines
@@ -79,20 +79,21 @@ class FieldPlan:
 
 
 def write_items(version: Path, items: pa.Table) -> None:
-    """Write the items (schema ITEMS), in their order."""
+    """Write the items (schema ITEMS) in the given order."""
     item_files.write(version / ITEMS_NAME, items)
 
 
 def write_rows(
     version: Path, field: str, shard: int, vectors: NDArray[Any], items: Sequence[Items], count: int
 ) -> None:
-    """Write the rows of one field over `count` items of a shard: distinct vectors (n, d), and the items of each.
+    """Write one field's rows for a shard of `count` items: distinct vectors (n, d), and the items of each row.
 
-    Vectors are unit vectors float32, or float16 ones of any length. `items[i]` are the places in the shard, from 0, of
-    what row i stands for. No rows leave no files. Raises ValueError for vectors that could not be searched.
+    `vectors` are float32 unit vectors, or float16 vectors of any length. `items[i]` has the positions in the shard,
+    from 0, of the items whose vector is row i. Without rows, no file is written. Raises ValueError for vectors that
+    cannot be searched.
     """
     paths = version / vectors_name(field, shard), version / row_items_name(field, shard)
-    for path in paths:  # of an earlier try
+    for path in paths:  # left by an earlier attempt
         path.unlink(missing_ok=True)
     if not len(items):
         return
@@ -107,9 +108,9 @@ def shards_with_rows(version: Path, field: str, shards: int) -> list[int]:
 
 
 def fit_reduction(version: Path, field: str, shards: Sequence[int]) -> Reduction | None:
-    """Fit the reduction of a field on up to SAMPLE of its vectors, evenly spaced, and write it.
+    """Fit a field's reduction on up to SAMPLE evenly spaced vectors, and write it.
 
-    None, and no file, where it would not pay.
+    Returns None and writes nothing if a reduction would not help.
     """
     stored = [map_stored(version / vectors_name(field, shard)) for shard in shards]
     firsts = np.cumsum([0, *map(len, stored)])
@@ -126,32 +127,32 @@ def fit_reduction(version: Path, field: str, shards: Sequence[int]) -> Reduction
 
 
 def load_reduction(version: Path, field: str, dimensions: int) -> Reduction | None:
-    """Return the reduction that `fit_reduction` wrote; raises CorruptIndexError where it is damaged."""
+    """Return the reduction that `fit_reduction` wrote, or None; raises CorruptIndexError if it is damaged."""
     path = version / reduction_name(field)
     return reductions.load(path, dimensions) if path.is_file() else None
 
 
-def build_engines_files(version: Path, field: str, shard: int, engines: Engines, *, reduced: bool) -> list[Path]:
-    """Return the files that `build_engines` writes, in its order."""
+def engine_files(version: Path, field: str, shard: int, engines: Engines, *, reduced: bool) -> list[Path]:
+    """Return the files that `build_engines` writes, in order."""
     start, stored = stem(field, shard), vectors_name(field, shard)
     names = dict.fromkeys(registry.kind(name).file(start, reduced) for name in engines)
     return [version / name for name in names if name != stored]
 
 
 def build_engines(version: Path, field: str, shard: int, engines: Engines) -> None:
-    """Write the engines' files of one shard over the vectors that are there already."""
+    """Build one shard's engines over its vectors, which must be on disk."""
     vectors = map_stored(version / vectors_name(field, shard))
     reduction = load_reduction(version, field, vectors.shape[1])
     records = _engine_records(vectors.shape[1], reduction, engines)
-    seen: FloatArray = vectors
+    reduced: FloatArray = vectors
     if reduction is not None:
-        seen = vectors @ reduction.leading(max(record.dimensions for record in records.values()))
+        reduced = vectors @ reduction.leading(max(record.dimensions for record in records.values()))
     for name, record in records.items():
-        registry.kind(name).build(version, stem(field, shard), seen[:, : record.dimensions], record)
+        registry.kind(name).build(version, stem(field, shard), reduced[:, : record.dimensions], record)
 
 
 def _engine_records(dimensions: int, reduction: Reduction | None, engines: Engines) -> dict[str, EngineRecord]:
-    """Return the records of engines, before anything was measured of them."""
+    """Return the engines' records, without measurements."""
     shape = shape_of(dimensions, reduction)
     return {name: registry.kind(name).describe(shape, parameters) for name, parameters in engines.items()}
 
@@ -164,11 +165,11 @@ def finish_version(
     projection: Projection,
     sentences: FloatArray | None = None,
 ) -> Manifest:
-    """Write projection and manifest beside what is already there; return the manifest.
+    """Tune the engines, write the projection and the manifest, and return the manifest.
 
-    `shard_items` has the count of items of each shard. Fields without rows are left out. `sentences` are unit vectors
-    float32 (n, d) of the joint space, as people's queries are: engines are tuned with them too. Raises
-    CorruptIndexError where the files are not what was planned.
+    `shard_items` are the shards' item counts. Fields without rows are left out. `sentences` are typical queries, unit
+    vectors float32 (n, d) in the joint space; engines are tuned with these and with stored vectors. Raises
+    CorruptIndexError if the files differ from the plan.
     """
     total = sum(shard_items)
     item_files.load(version / ITEMS_NAME, total)
@@ -200,7 +201,7 @@ def finish_version(
 def _field_record(
     version: Path, field: str, plan: FieldPlan, shard_items: Sequence[int], numbers: Sequence[int]
 ) -> FieldRecord:
-    """Return a field's record as its files are, its engines not measured yet."""
+    """Return a field's record, read from its files; its engines are not measured yet."""
     stored = {number: map_stored(version / vectors_name(field, number)) for number in numbers}
     first = stored[numbers[0]]
     reduction = load_reduction(version, field, first.shape[1])
@@ -234,7 +235,7 @@ def _field_record(
 
 
 def _tuned(version: Path, record: FieldRecord, plan: FieldPlan, sentences: FloatArray | None) -> FieldRecord:
-    """Return the record with what was measured on the files as they are."""
+    """Return the record with its engines tuned and measured on the files."""
     if not record.engines:
         return record
     reduction = None

@@ -1,4 +1,4 @@
-"""How well an index answers: ranks of known answers, and the engine against exact search."""
+"""Evaluate an index: the ranks of known answers, and the engine's recall against exact search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
-from gifdex.index.fields import Asked
+from gifdex.index.fields import SearchMethod
 from gifdex.index.lookup import Index
 from gifdex.index.queries.fuse import Fusion
 from gifdex.index.queries.vectors import unit_queries
@@ -21,9 +21,9 @@ _ENGINE_K = 10
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`ranks` int64 (n,) of the right answers, 1 is best; ids that the index has not; engine recall@10.
+    """The ranks int64 (n,) of the right answers (1 is best), ids missing from the index, and the engine's recall@10.
 
-    `unknown` more queries, of which the text encoder knows no word, have no rank, and count as not found.
+    `unknown` counts queries without a word that the text encoder knows; they have no rank, and count as not found.
     """
 
     ranks: NDArray[np.int64]
@@ -52,11 +52,11 @@ class Evaluation:
 def evaluate(
     index: Index, captions: Sequence[tuple[str, str]], fields: Mapping[str, float] | None = None
 ) -> Evaluation:
-    """Ask `index` each caption of (id, caption) pairs and rank the item of that id among all items.
+    """Search `index` for each caption of the (id, caption) pairs, and rank the item with that id among all items.
 
-    `fields` are those that answer and their weights, as in `Index.search`. An item's rank counts those with a higher
-    score, so equal scores share the best rank. Raises CaptionsError where no id is in the index, QueryError for fields
-    that it does not have.
+    `fields` are the fields to search and their weights, as in `Index.search`. An item's rank is one more than the
+    number of items with a higher score, so equal scores share the best rank. Raises CaptionsError if no id is in the
+    index, QueryError for unknown fields.
     """
     places_of = {key: place for place, key in enumerate(index.ids)}
     known = [(key, caption) for key, caption in captions if key in places_of]
@@ -83,10 +83,10 @@ def evaluate(
     )
 
 
-def engine_recall(fused: Fusion, queries: FloatArray, k: int = _ENGINE_K, asked: Asked | None = None) -> float:
-    """Return the mean share of the exact k best items for unit queries (n, d) that engines find.
+def engine_recall(fused: Fusion, queries: FloatArray, k: int = _ENGINE_K, method: SearchMethod | None = None) -> float:
+    """Return the mean share of the exact k best items that engines find for unit queries (n, d).
 
-    By default, those engines with as many candidates as answer a single query.
+    By default, searches as for single queries: with the same engines and candidates.
     """
-    exact = fused.search(queries, k, Asked(exact=True))
-    return recall(exact, fused.search(queries, k, asked or Asked(batch=False)))
+    exact = fused.search(queries, k, SearchMethod(exact=True))
+    return recall(exact, fused.search(queries, k, method or SearchMethod(batch=False)))

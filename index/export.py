@@ -90,7 +90,7 @@ def export(
     force: bool = False,
     progress: Progress = QUIET,
 ) -> Exported:
-    """Verify every byte of a version, and write it to the folder `destination` in one of FORMATS.
+    """Verify every byte of a version, and write it to the folder `destination` in one of the FORMATS.
 
     - npy: `vectors.npy`, float32 (n, d);
     - parquet: `vectors.parquet`, the items' columns and `vector`, fixed_size_list<float>[d];
@@ -113,7 +113,7 @@ def export(
     try:
         replaces = _replaces(place, force)
         manifest = verify(version, progress)
-        items = _read_items(version, manifest)  # first: it checks the manifest's count
+        items = _read_items(version, manifest)  # first, because it checks the manifest's count
         field = open_field(version, IMAGE, manifest.fields[IMAGE], manifest.items)
         source = _Source(manifest, items, field, trees, progress)
         with _committing_folder(place, replaces) as folder:
@@ -128,8 +128,8 @@ def export(
     except OSError as err:
         where = f" ({err.filename})" if err.filename else ""
         raise ExportError(
-            f"cannot write the export {place}: {err.strerror or err}{where}; nothing was written there: fix that "
-            "or choose another place, and run again"
+            f"cannot write the export {place}: {err.strerror or err}{where}; nothing was written there: fix the "
+            "cause or choose another place, and run again"
         ) from err
     return Exported(place, format, manifest.build_id, manifest.items, files)
 
@@ -233,7 +233,7 @@ def _read_items(version: Path, manifest: Manifest) -> pa.Table:
 
 
 def _write_items(path: Path, source: _Source) -> None:
-    """Write one item per line: its row and its columns, with `metadata` as an object."""
+    """Write one item per line: its row and its columns, with `metadata` as a JSON object."""
     with committing(path) as temporary, temporary.open("w", encoding="ascii", newline="\n") as stream:
         for start in range(0, len(source.items), _ITEMS_BLOCK):
             block = source.items.slice(start, _ITEMS_BLOCK).to_pylist()
@@ -244,7 +244,7 @@ def _write_items(path: Path, source: _Source) -> None:
 def _line(row: int, item: dict[str, Any]) -> str:
     try:
         metadata = json.loads(item["metadata"]) if item["metadata"] else {}
-        # ASCII has no other line ends that readers might split at.
+        # ASCII has no other line separators that readers might split at.
         return json.dumps({"row": row, **item, "metadata": metadata}, allow_nan=False) + "\n"
     except (ValueError, RecursionError) as err:
         raise CorruptIndexError(f"the metadata of item {item['id']!r:.80} is not JSON ({err}): rebuild") from err
@@ -261,7 +261,7 @@ def _write_npy(path: Path, source: _Source, library: Any) -> dict[str, Any]:
 
 
 def _write_parquet(path: Path, source: _Source, library: Any) -> dict[str, Any]:
-    element = pa.field("element", pa.float32(), nullable=False)  # its name in Parquet
+    element = pa.field("element", pa.float32(), nullable=False)  # the usual name in Parquet
     vector = pa.field("vector", pa.list_(element, source.dimensions), nullable=False)
     schema = tables.ITEMS.append(vector)
     strings = {"compression": "zstd", "compression_level": 1, "use_dictionary": tables.ITEMS.names}
@@ -288,7 +288,7 @@ def _write_annoy(path: Path, source: _Source, library: Any) -> dict[str, Any]:
 
 
 def _write_usearch(path: Path, source: _Source, library: Any) -> dict[str, Any]:
-    links = dict(hnsw.USUAL)
+    links = dict(hnsw.DEFAULT_PARAMETERS)
     index = library.Index(ndim=source.dimensions, metric="cos", dtype="f32", **links)
     for first, block in source.blocks():
         index.add(np.arange(first, first + len(block), dtype=np.uint64), block, threads=1, copy=True)
@@ -308,7 +308,7 @@ def _write_faiss(path: Path, source: _Source, library: Any) -> dict[str, Any]:
 
 @contextmanager
 def _saving() -> Iterator[None]:
-    """Turn a library's errors of writing into an OSError."""
+    """Turn a library's write errors into an OSError."""
     try:
         yield
     except RuntimeError as err:

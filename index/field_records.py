@@ -1,4 +1,4 @@
-"""What a manifest says of a field: whether it can be, and which files it names."""
+"""A field's record in the manifest: whether it is consistent, and which files it names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from gifdex.schemas.manifest import FieldRecord
 
 # The fields that a build makes; every version has the first.
 IMAGE, CAPTION, FEATURES = "image", "caption", "features"
-MAX_ITEMS = 2**48  # more would overflow what is counted in bytes
+MAX_ITEMS = 2**48  # more would overflow byte counts
 
 
 def problem(record: FieldRecord, items: int) -> str | None:
-    """Return what the manifest says of a field that cannot be, None where all fits."""
+    """Return why a field's record is inconsistent, or None."""
     if record.dtype not in DTYPES:
         return f"has vectors of {record.dtype!r:.40}; expected one of {', '.join(DTYPES)}"
     return _count_problem(record, items) or _engine_problem(record)
@@ -42,7 +42,7 @@ def _engine_problem(record: FieldRecord) -> str | None:
         return f"has the engine {unknown[0]!r:.40}; expected some of {', '.join(registry.names())}"
     answers = record.engine in record.engines if record.engines else record.engine is None
     if not answers:
-        return f"is answered by {record.engine!r:.40}, which is none of its engines {sorted(record.engines)}"
+        return f"has the default engine {record.engine!r:.40}, which is not one of its engines {sorted(record.engines)}"
     width = record.dimensions if record.reduction is None else record.reduction.dimensions
     if width > record.dimensions:
         return f"is reduced from {record.dimensions} to {width} dimensions"
@@ -50,7 +50,7 @@ def _engine_problem(record: FieldRecord) -> str | None:
         fits = 1 <= engine.dimensions <= width and (record.reduction is not None or engine.dimensions == width)
         if not fits or not 1 <= engine.num_candidates <= MAX_ITEMS:
             return (
-                f"says that the engine {name} sees {engine.dimensions} of {width} dimensions, with "
+                f"says that the engine {name} uses {engine.dimensions} of {width} dimensions, with "
                 f"{engine.num_candidates} candidates"
             )
         reduced = record.reduction is not None
@@ -66,7 +66,7 @@ def _engine_problem(record: FieldRecord) -> str | None:
 
 
 def files(record: FieldRecord) -> list[str]:
-    """Return the names of a field's files."""
+    """Return the names of all files of a field."""
     names = [] if record.reduction is None else [record.reduction.file]
     for shard in record.shards:
         names += [shard.vectors, *([] if shard.row_items is None else [shard.row_items]), *shard.engines.values()]

@@ -1,7 +1,7 @@
-"""A field: a named set of vectors in one space, with the engines over them and the items that they stand for.
+"""A field: a named set of vectors in one space, with the engines over them and the items that they belong to.
 
-Every version has the field `image`, one row for each distinct vector of a GIF. `caption` has one for each distinct
-caption, in the same space, and `features` the image encoder's own vectors, where they were asked for.
+Every version has the field `image`, with one row per distinct GIF vector. `caption` has one row per distinct caption,
+in the same space. `features`, if the build keeps them, has the image encoder's own vectors.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ JOINT_SPACE = "joint"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How fields are asked: by which engine (None: each one's default), with how many candidates, or exactly.
+class SearchMethod:
+    """How fields are searched: with which engine (None: each field's default) and how many candidates, or exactly.
 
-    Not in a `batch`, several queries are answered by the engine that answers one.
+    Without `batch`, several queries use the engine that a single query would use.
     """
 
     engine: str | None = None
@@ -40,7 +40,7 @@ class Asked:
 
 
 class Field:
-    """One opened field; several threads may ask it at once."""
+    """One opened field; several threads may search it at once."""
 
     def __init__(self, path: Path, name: str, record: FieldRecord, searcher: Searcher, items: RowItems) -> None:
         self.name = name
@@ -65,48 +65,48 @@ class Field:
         reduced = record.reduction is not None
         return registry.default(record.engines, record.rows, len(record.shards), reduced=reduced, batch=batch)
 
-    def engine_for(self, asked: Asked, queries: int) -> str | None:
-        """Return the engine that answers so many queries; None stands for a scan of every vector.
+    def engine_for(self, method: SearchMethod, queries: int) -> str | None:
+        """Return the engine for this many queries, or None for an exact scan of every vector.
 
         Raises QueryError for an engine that the field does not have.
         """
-        if asked.exact:
+        if method.exact:
             return None
-        if asked.engine is None:
-            return self._batch_engine if asked.batch and queries > 1 else self.record.engine
-        if not isinstance(asked.engine, str) or asked.engine not in self.record.engines:
+        if method.engine is None:
+            return self._batch_engine if method.batch and queries > 1 else self.record.engine
+        if not isinstance(method.engine, str) or method.engine not in self.record.engines:
             built = ", ".join(self.record.engines) or "none"
-            buildable = self.record.engines and registry.is_optional(str(asked.engine))
-            hint = f": build it with --{asked.engine}" if buildable else ""
+            buildable = self.record.engines and registry.is_optional(str(method.engine))
+            hint = f": build it with --{method.engine}" if buildable else ""
             raise QueryError(
-                f"the field {self.name} of the index {self._path} has no engine {asked.engine!r:.40}, only "
+                f"the field {self.name} of the index {self._path} has no engine {method.engine!r:.40}, only "
                 f"{built}{hint}"
             )
-        return asked.engine
+        return method.engine
 
-    def search(self, queries: FloatArray, k: int, asked: Asked) -> list[Found]:
-        """Return, for unit queries (n, d), each one's k best rows and their exact cosines, best first."""
-        engine = self.engine_for(asked, len(queries))
+    def search(self, queries: FloatArray, k: int, method: SearchMethod) -> list[Found]:
+        """Return the k best rows for each of the unit queries (n, d), with their exact cosines, best first."""
+        engine = self.engine_for(method, len(queries))
         if engine is None:
             return self.searcher.scan(queries, k)
-        candidates = asked.num_candidates or self.record.engines[engine].num_candidates
+        candidates = method.num_candidates or self.record.engines[engine].num_candidates
         return self.searcher.search(queries, k, engine, candidates)
 
-    def proposals(self, queries: FloatArray, k: int, asked: Asked) -> list[Rows]:
-        """Return, for each unit query (n, d), the rows that are rescored for k hits: more than k, in no order."""
-        engine = self.engine_for(asked, len(queries))
+    def proposals(self, queries: FloatArray, k: int, method: SearchMethod) -> list[Rows]:
+        """Return the candidate rows for k hits for each of the unit queries (n, d): more than k, in no fixed order."""
+        engine = self.engine_for(method, len(queries))
         if engine is None:
             return [rows for rows, _ in self.searcher.scan(queries, candidates_for(k, k))]
-        count = candidates_for(asked.num_candidates or self.record.engines[engine].num_candidates, k)
+        count = candidates_for(method.num_candidates or self.record.engines[engine].num_candidates, k)
         return [rows for rows, _ in self.searcher.search_among(queries, count, engine, count)]
 
     def rows_of(self, items: Rows) -> Rows:
-        """Return the distinct rows, ascending, of items that have one."""
+        """Return the distinct rows of items, ascending; items without a row are skipped."""
         rows = self.items.row_of[items]
         return np.unique(rows[rows >= 0])
 
     def scores_of(self, query: FloatArray, items: Rows) -> NDArray[np.float64]:
-        """Return the exact cosines float64 (n,) of a unit query (d,) with items' vectors; 0 for an item without one."""
+        """Return the exact cosines float64 (n,) of a unit query (d,) with items' vectors, 0 for items without one."""
         rows = self.items.row_of[items]
         has_row = rows >= 0
         scores = np.zeros(len(items))
@@ -116,7 +116,7 @@ class Field:
         return scores
 
     def rough_scores(self, query: FloatArray) -> FloatArray:
-        """Return the products float32 (items,) of a unit query (d,) with all items' vectors, 0 where there is none."""
+        """Return the products float32 (items,) of a unit query (d,) with items' vectors, 0 for items without one."""
         products = self.searcher.products(query)
         if self.items.is_identity:
             return products
@@ -126,7 +126,7 @@ class Field:
 
 
 def open_field(path: Path, name: str, record: FieldRecord, items: int) -> Field:
-    """Open a field of the version at `path`; raises CorruptIndexError where a file is not what the record says."""
+    """Open a field of the version at `path`; raises CorruptIndexError if a file differs from the record."""
     reduction = None
     if record.reduction is not None:
         reduction = reductions.load(path / record.reduction.file, record.dimensions, record.reduction.dimensions)

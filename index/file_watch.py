@@ -19,7 +19,7 @@ class FileWatch:
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        """Take the files as they are now; raises CorruptIndexError where one is gone."""
+        """Take the files as they are now; raises CorruptIndexError if one is gone."""
         try:
             self._known = [(os.fspath(path), os.stat(path)) for path in paths]  # noqa: PTH116  # a path object is slow
         except OSError as err:
@@ -28,7 +28,7 @@ class FileWatch:
             ) from err
 
     def check(self, *, replaced: bool = False) -> None:
-        """Raise CorruptIndexError if a file was changed in place or, with `replaced`, replaced by another."""
+        """Raise CorruptIndexError if a file was changed in place or, with `replaced`, replaced by a new one."""
         for path, known in self._known:
             try:
                 found = os.stat(path)  # noqa: PTH116

@@ -124,8 +124,8 @@ static int higher(const void *left, const void *right)
     return (a->row > b->row) - (a->row < b->row);
 }
 
-/* Write the k highest scores to the front of `scored` (m); return how many, -1 for a row that is out of range or twice
-   among them, -2 for a score that is not finite. */
+/* Write the k highest scores to the front of `scored` (m). Return how many, -1 for a row that is out of range or
+   appears twice, -2 for a score that is not finite. */
 static Py_ssize_t highest_of(const float *vectors, Py_ssize_t n, Py_ssize_t d, const int64_t *rows, Py_ssize_t m,
                              const float *query, Py_ssize_t k, double rounding, Scored *scored)
 {
@@ -181,7 +181,7 @@ static PyObject *rescore(PyObject *module, PyObject *args)
         return NULL;
     Py_ssize_t d = query.len / 4, m = rows.len / 8, kept = k < m ? k : m, count = 0;
     if (d < 1 || k < 1 || query.len % 4 || rows.len % 8 || vectors.len % query.len) {
-        PyErr_SetString(PyExc_ValueError, "vectors, rows, query or k do not fit together");
+        PyErr_SetString(PyExc_ValueError, "vectors, rows, query or k do not match");
     } else if (writable(found_object, &found, kept * 8, "found")) {
         if (writable(scores_object, &scores, kept * 8, "scores")) {
             Scored *scored = malloc((m ? m : 1) * sizeof(Scored));
@@ -198,9 +198,9 @@ static PyObject *rescore(PyObject *module, PyObject *args)
                 free(scored);
                 Py_END_ALLOW_THREADS
                 if (count == -1)
-                    PyErr_SetString(PyExc_IndexError, "a row is out of range or comes twice");
+                    PyErr_SetString(PyExc_IndexError, "a row is out of range or appears twice");
                 else if (count == -2)
-                    PyErr_SetString(PyExc_FloatingPointError, "a vector has numbers that are not finite");
+                    PyErr_SetString(PyExc_FloatingPointError, "a vector has values that are not finite");
                 else
                     result = PyLong_FromSsize_t(count);
             }
@@ -216,7 +216,7 @@ static PyObject *rescore(PyObject *module, PyObject *args)
 
 /* search_graph: the nearest nodes of a graph by Malkov and Yashunin's algorithms 2 and 5 (arXiv:1603.09320).
 
-   A node is a number made of its score and its slot, so nodes compare by score. */
+   A node is one number that combines its score and its slot, so nodes compare by score. */
 
 #define MAX_LINKS 4096
 #define NO_LINK UINT32_MAX /* ends a list of links in our file */
@@ -272,7 +272,7 @@ INLINE uint64_t key_of(const Graph *graph, uint32_t slot)
     return key;
 }
 
-/* As links_of, for usearch's file. */
+/* Does what links_of does, for usearch's file. */
 INLINE Py_ssize_t usearch_links_of(const Graph *graph, uint32_t slot, Py_ssize_t level, uint32_t *links)
 {
     Py_ssize_t start = graph->starts[slot] + NODE_HEAD, room = level ? graph->upper_links : graph->lowest_links;
@@ -292,8 +292,8 @@ INLINE Py_ssize_t usearch_links_of(const Graph *graph, uint32_t slot, Py_ssize_t
     return count;
 }
 
-/* Copy the links of a node at a level, because the file may change while they are used. Return their maximal number, or
-   -1 if the file is damaged. Links are not checked yet: one of n or more ends the list or is damage. */
+/* Copy a node's links on a level, because the file may change while they are used. Return their maximum number, or -1
+   if the file is damaged. The links are not checked yet: a link of n or more ends the list or is damage. */
 INLINE Py_ssize_t links_of(const Graph *graph, uint32_t slot, Py_ssize_t level, uint32_t *links)
 {
     if (graph->starts)
@@ -472,12 +472,12 @@ static PyObject *search_checked(const Graph *graph, int fits, Search *search)
     Py_ssize_t n = fits ? search->queries.len / 4 / graph->d : 0;
     if (!fits || search->queries.len != 4 * n * graph->d || search->expansion < 1 || search->count < 1 ||
         search->count > search->expansion) {
-        PyErr_SetString(PyExc_ValueError, "the graph, its layout, the queries or the counts do not fit together");
+        PyErr_SetString(PyExc_ValueError, "the graph, its layout, the queries or the counts do not match");
     } else if (search->without_object != Py_None &&
                PyObject_GetBuffer(search->without_object, &search->without, PyBUF_SIMPLE) < 0) {
         result = NULL;
     } else if (search->without.obj && search->without.len != 8 * n) {
-        PyErr_SetString(PyExc_ValueError, "the rows to leave out are not one for each query");
+        PyErr_SetString(PyExc_ValueError, "the number of rows to leave out is not the number of queries");
     } else if (writable(search->found_object, &search->found, n * search->count * 8, "found")) {
         if (writable(search->counts_object, &search->counts, n * 8, "counts")) {
             int failed;
@@ -485,7 +485,7 @@ static PyObject *search_checked(const Graph *graph, int fits, Search *search)
             failed = search_all(graph, search, n);
             Py_END_ALLOW_THREADS
             if (failed == -1)
-                PyErr_SetString(PyExc_IndexError, "a node leads out of the graph");
+                PyErr_SetString(PyExc_IndexError, "a link or a key is out of range");
             else if (failed)
                 PyErr_NoMemory();
             else
@@ -562,7 +562,7 @@ static PyObject *normalize(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "y*nddO:normalize", &wide, &d, &min_square, &max_square, &narrow_object))
         return NULL;
     if (d < 1 || wide.len % (8 * d)) {
-        PyErr_SetString(PyExc_ValueError, "the vectors are not of so many dimensions");
+        PyErr_SetString(PyExc_ValueError, "the vectors do not have this many dimensions");
     } else if (writable(narrow_object, &narrow, wide.len / 2, "narrow")) {
         Py_ssize_t n = wide.len / 8 / d;
         Py_BEGIN_ALLOW_THREADS
@@ -595,7 +595,7 @@ static PyObject *reduce(PyObject *module, PyObject *args)
         return NULL;
     Py_ssize_t n = d > 0 ? queries.len / 4 / d : 0, r = d > 0 ? directions.len / 2 / d : 0;
     if (d < 1 || queries.len != 4 * n * d || directions.len != 2 * r * d) {
-        PyErr_SetString(PyExc_ValueError, "the queries or the directions are not of so many dimensions");
+        PyErr_SetString(PyExc_ValueError, "the queries or the directions do not have this many dimensions");
     } else if (writable(reduced_object, &reduced, n * r * 4, "reduced")) {
         int16_t *query = malloc(d * 2);
         if (query == NULL) {
@@ -638,14 +638,14 @@ static PyObject *texts(PyObject *module, PyObject *args)
             int fits = row >= 0 && row < items - first;
             at = fits ? row + first : 0;
             if (!fits || (valid.obj && at / 8 >= valid.len)) {
-                PyErr_SetString(PyExc_ValueError, "its row lies outside the column");
+                PyErr_SetString(PyExc_ValueError, "its row is outside the column");
             } else if (valid.obj && !(((const unsigned char *)valid.buf)[at >> 3] >> (at & 7) & 1)) {
                 text = Py_NewRef(Py_None);
             } else {
                 low = wide ? ((const int64_t *)offsets.buf)[at] : ((const int32_t *)offsets.buf)[at];
                 high = wide ? ((const int64_t *)offsets.buf)[at + 1] : ((const int32_t *)offsets.buf)[at + 1];
                 if (low < 0 || low > high || high > data.len)
-                    PyErr_SetString(PyExc_ValueError, "its bytes lie outside the file");
+                    PyErr_SetString(PyExc_ValueError, "its bytes are outside the file");
                 else
                     text = PyUnicode_DecodeUTF8((const char *)data.buf + low, high - low, NULL);
             }

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from gifdex.encoders.base import FloatArray
 from gifdex.index.engines.base import Rows
 from gifdex.index.field_records import IMAGE
-from gifdex.index.fields import Asked, Field
+from gifdex.index.fields import Field, SearchMethod
 from gifdex.index.file_watch import FileWatch
 from gifdex.index.items import Items, Where
 from gifdex.index.queries.fuse import Fusion, fusion
-from gifdex.index.queries.options import SearchOptions, at_least_one, how_asked
+from gifdex.index.queries.options import SearchOptions, at_least_one, search_method
 from gifdex.index.queries.sentences import SentenceEmbedder
 from gifdex.index.queries.vectors import unit_queries
 from gifdex.index.vectors import Scores
@@ -141,7 +141,7 @@ class Index:
         EncoderError where a sentence needs an encoder that is not the one the index was built with; CorruptIndexError
         where a file was changed in place.
         """
-        count, asked = at_least_one("k", k), how_asked(engine, num_candidates, exact)
+        count, asked = at_least_one("k", k), search_method(engine, num_candidates, exact)
         fused = self._fusion(fields)
         one = isinstance(query, str) or (isinstance(query, np.ndarray) and query.ndim == 1)
         if isinstance(query, np.ndarray):
@@ -166,7 +166,7 @@ class Index:
 
     def prepare(self, engine: str | None = None) -> None:
         """Open and check an engine's files now, not at its first search; raises what that search would."""
-        self._open(self._usual, Asked(engine), 1)
+        self._open(self._usual, SearchMethod(engine), 1)
 
     def warm_up(self, sentences: Sequence[str] = ()) -> None:
         """Ask sentences and some of the index's own vectors, so that the next queries find all in memory."""
@@ -180,7 +180,7 @@ class Index:
     def _fusion(self, fields: Mapping[str, float] | None) -> Fusion:
         return self._usual if fields is None else fusion(self.path, self._fields, fields)
 
-    def _open(self, fused: Fusion, asked: Asked, queries: int) -> None:
+    def _open(self, fused: Fusion, asked: SearchMethod, queries: int) -> None:
         """Open the engines that will be asked; their files must still be those of this version."""
         for field, _ in fused.parts:
             engine = field.engine_for(asked, queries)

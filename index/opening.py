@@ -19,7 +19,7 @@ from gifdex.schemas.errors import ArtifactError, CorruptIndexError, ProjectionEr
 from gifdex.schemas.files import is_url
 from gifdex.schemas.manifest import Manifest
 
-_TRIES = 5  # versions that may be published while one is opened
+_TRIES = 5  # attempts, in case new versions are published while one is opened
 
 
 def open_index(
@@ -31,21 +31,20 @@ def open_index(
 ) -> Index:
     """Open a store's published version, or one version's folder, on this machine or at a URL such as s3://bucket/index.
 
-    What a URL publishes is first brought into a local `cache` (default: $GIFDEX_CACHE, or gifdex in the user's cache
-    folder): only files that it does not have, each checked by its SHA-256.
+    A version at a URL is first copied into a local `cache` (default: $GIFDEX_CACHE, or gifdex in the user's cache
+    folder). Only missing files are downloaded, and each is checked by its SHA-256.
 
-    `text_encoder` names the encoder of sentences where the one that the manifest names lies elsewhere here, such as
-    glove:<file>, or is behind a URL; another one than the index was built with is refused when a sentence comes.
+    `text_encoder` names the index's text encoder if it has another path here, such as glove:<file>, or is at a URL. A
+    different encoder is refused at the first sentence.
 
-    Format version, sizes, counts and dimensions are checked before a byte is mapped, and of the engine that answers
-    (of others when they are first asked) that no node leads out of its file, which takes milliseconds. `verify`
-    hashes every file too (a second for a gigabyte or so), as `gifdex verify` does: without it, bytes of a vector
-    that were altered in place are not noticed. Raises an ArtifactError that says what is wrong.
+    Checks the format version, sizes, counts and dimensions before mapping a file, which takes milliseconds. Offsets in
+    engine files are bounds-checked. `verify` also hashes every file (about a second per gigabyte), as `gifdex verify`
+    does; without it, altered vectors are not noticed. Raises an ArtifactError that says what is wrong.
     """
     if is_url(path):
         try:
             return _open_version(local_version(path, cache), verify, text_encoder)
-        except CorruptIndexError:  # the cache may have rotted
+        except CorruptIndexError:  # the cache may be damaged
             return _open_version(local_version(path, cache, distrust=True), verify, text_encoder)
     for _ in range(_TRIES - 1):
         version = resolve(Path(path))
@@ -61,9 +60,9 @@ def open_index(
 def local_version(
     path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None, *, distrust: bool = False
 ) -> Path:
-    """Return the version's folder that a path stands for or, of a URL, the folder of the cache that it is brought to.
+    """Return the folder of the version at a path or, for a URL, of its copy in the cache.
 
-    `distrust` hashes what the cache has of it. Raises as `open_index` does.
+    `distrust` hashes the cached files. Raises as `open_index` does.
     """
     if not is_url(path):
         return resolve(Path(path))
@@ -77,7 +76,7 @@ def _open_version(version: Path, verify: bool, text_encoder: str | None) -> Inde
     used = check_sizes(version, manifest)
     if verify:
         check_hashes(version, manifest)
-    in_memory = {manifest.projection.file}  # read at opening, where the others are mapped
+    in_memory = {manifest.projection.file}  # read when opened; the others are mapped
     for record in manifest.fields.values():
         in_memory |= {shard.row_items for shard in record.shards if shard.row_items is not None}
         in_memory |= set() if record.reduction is None else {record.reduction.file}

@@ -1,10 +1,9 @@
-"""The reduction: the leading principal directions of an index's vectors, in which engines look for candidates.
+"""The reduction: the leading principal directions of a field's vectors, in which engines find candidates.
 
-A product of two unit vectors is nearly that of their leading parts, where the vectors' spectrum falls as it does
-for embeddings of deep networks. So candidates are found in few dimensions, and only they are scored in all of them.
-Directions are of the uncentred second moment (Eckart and Young, 1936: no other directions keep more of the vectors'
-squared length), because what is to be kept is products with the vectors themselves, not with their differences from
-a mean.
+The product of two unit vectors is close to the product of their leading components if the spectrum of the vectors falls
+quickly, as it does for embeddings of deep networks. So candidates are found in few dimensions and rescored in all. The
+directions are those of the uncentred second moment, because products with the vectors themselves must be preserved, not
+with their differences from a mean. No other directions preserve more of the squared length (Eckart and Young, 1936).
 """
 
 from __future__ import annotations
@@ -23,29 +22,30 @@ from gifdex.index.engines.base import Rows, Shape
 from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.files import commit_bytes
 
-# Vectors that directions are fitted on, at most.
+# The maximum number of vectors that directions are fitted on.
 SAMPLE = 20_000
-# Share of squared length that the engines' dimensions keep, and multiples that they come in (a cache line of
-# float32, and of bytes, or more). Trees and scans: .75 (112 to 128 of 1024 dimensions of the benchmark's vectors) was
-# as fast at recall@10 .95 as .67, and faster above. Graphs see a byte a dimension, and so more of them: with .88 (320)
-# one is 15 % faster at recall@10 .97 than with .9 (384), 5 % slower at .99, and built sooner.
+# The share of the squared length that the engines' dimensions preserve; dimensions are multiples of a cache line (of
+# float32, and of bytes). For trees and scans, .75 (112 to 128 of the benchmark's 1024 dimensions) was as fast as .67 at
+# recall@10 .95, and faster above. Graphs store one byte per dimension, so they can use more: with .88 (320), a graph is
+# 15 % faster at recall@10 .97 than with .9 (384), 5 % slower at .99, and faster to build.
 _SCANNED_SHARE, _SCANNED_MULTIPLE = 0.75, 16
 _GRAPH_SHARE, _GRAPH_MULTIPLE = 0.88, 64
-# Vectors of no more dimensions are searched as they are, and so are those that half of the dimensions do not keep.
+# Vectors of up to this many dimensions are not reduced, nor are those that would need more than half of their
+# dimensions.
 _MIN_DIMENSIONS = 64
-# Vectors for each of their dimensions: fewer lie along directions that the next ones do not.
-_MIN_SAMPLE_A_DIMENSION = 4
-_BLOCK = 4096  # rows that are read at a time
+# The minimum number of vectors per dimension: directions fitted on fewer would not suit other vectors.
+_MIN_SAMPLE_PER_DIMENSION = 4
+_BLOCK = 4096  # rows per block
 _TENSOR = "directions"
 _UNIT_TOLERANCE = 1e-3
-_WHOLE = 32767  # the length of a direction in whole numbers, as kernels.c has it
+_WHOLE = 32767  # the length of a direction in integers, as in kernels.c
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """Orthonormal `directions` float32 (d, r), the leading first, fitted on `sample` vectors.
+    """Orthonormal `directions` float32 (d, r), the leading ones first, fitted on `sample` vectors.
 
-    Trees and scans use the first `scanned` of them, graphs all.
+    Trees and scans use the first `scanned` of them, and graphs all.
     """
 
     directions: FloatArray
@@ -59,14 +59,14 @@ class Reduction:
         return Shape(dimensions, reduced=True, scanned=self.scanned, kept=kept)
 
     def leading(self, dimensions: int) -> FloatArray:
-        """Return the map float32 (d, dimensions) onto the leading directions, laid out for products."""
+        """Return the contiguous map float32 (d, dimensions) onto the leading directions."""
         return np.ascontiguousarray(self.directions[:, :dimensions])
 
     def for_queries(self, dimensions: int) -> Callable[[FloatArray], FloatArray]:
         """Return the map of unit queries float32 (n, d) onto the leading directions, to (n, dimensions).
 
-        All directions are read for each query, so they are kept in 16 bits a number, half the bytes; of a product,
-        that changes less than .0001.
+        Each query reads all directions, so they are rounded to 16 bits, half the bytes; this changes products by less
+        than .0001.
         """
         directions = np.rint(self.leading(dimensions).T * np.float32(_WHOLE)).astype(np.int16, order="C")
 
@@ -84,21 +84,21 @@ class Reduction:
 
 
 def shape_of(dimensions: int, reduction: Reduction | None) -> Shape:
-    """Return what engines are built over: a reduction, or whole vectors of so many dimensions."""
+    """Return what engines are built over: a reduction, or full vectors of `dimensions`."""
     if reduction is None:
         return Shape(dimensions, reduced=False, scanned=dimensions, kept=dimensions)
     return reduction.shape
 
 
 def fit(vectors: FloatArray) -> Reduction | None:
-    """Fit the reduction of unit vectors float32 (n, d), a sample of those to come; None where it would not pay."""
+    """Fit the reduction of a sample of unit vectors float32 (n, d); None if a reduction would not help."""
     return fit_rows([(vectors, np.arange(len(vectors)))])
 
 
 def fit_rows(parts: Sequence[tuple[FloatArray, Rows]]) -> Reduction | None:
-    """As `fit`, of some rows of several arrays (n, d), each read a block at a time."""
+    """Fit as `fit` does, on some rows of several arrays (n, d), read block by block."""
     count, dimensions = sum(len(rows) for _, rows in parts), parts[0][0].shape[1]
-    if dimensions <= _MIN_DIMENSIONS or count < _MIN_SAMPLE_A_DIMENSION * dimensions:
+    if dimensions <= _MIN_DIMENSIONS or count < _MIN_SAMPLE_PER_DIMENSION * dimensions:
         return None
     moment = np.zeros((dimensions, dimensions))
     for vectors, rows in parts:
@@ -113,19 +113,19 @@ def fit_rows(parts: Sequence[tuple[FloatArray, Rows]]) -> Reduction | None:
         return None
     graph = max(scanned, _dimensions(kept, _GRAPH_SHARE, _GRAPH_MULTIPLE))
     leading = directions[:, :graph]
-    # An eigenvector's sign is free; this one does not depend on the library.
+    # An eigenvector's sign is arbitrary; this choice does not depend on the library.
     signs = np.sign(leading[np.abs(leading).argmax(axis=0), np.arange(graph)])
     return Reduction(np.ascontiguousarray(leading * signs, np.float32), scanned, count)
 
 
 def _dimensions(kept: FloatArray, share: float, multiple: int) -> int:
-    """Return the least count of dimensions, a multiple or all, that keep `share` of the squared length."""
+    """Return the smallest number of dimensions, a multiple or all, that preserve `share` of the squared length."""
     least = int(np.searchsorted(kept, share)) + 1
     return min(-(-least // multiple) * multiple, len(kept))
 
 
 def load(path: Path, dimensions: int, kept: int | None = None) -> Reduction:
-    """Read what `Reduction.save` wrote; raises CorruptIndexError unless it is of `dimensions` and `kept` many."""
+    """Read what `Reduction.save` wrote; raises CorruptIndexError unless it has `kept` directions of `dimensions`."""
     try:
         with safe_open(path, framework="np") as stream:
             directions = stream.get_tensor(_TENSOR)

@@ -1,7 +1,7 @@
-"""Which items the rows of a field stand for.
+"""Map the rows of a field to items.
 
-Rows are distinct vectors, so one row may stand for several items (reposts), and some items may have no row. A shard's
-mapping is an Arrow file with one list of items a row; where row i is item i, there is no file.
+Rows are distinct vectors, so one row may belong to several items (reposts), and some items may have no row. A shard's
+map is an Arrow file with one list of items per row. If row i is item i throughout, there is no file.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Items = NDArray[np.int64]
 
 
 def distinct_rows(keys: Sequence[bytes | str | None]) -> tuple[Items, list[Items]]:
-    """Group a shard's items (by place, from 0) that have equal keys; items whose key is None have no row.
+    """Group a shard's items (positions from 0) by key; items whose key is None have no row.
 
-    Return the first item of each row, rising, and each row's items, rising.
+    Return each row's first item, ascending, and each row's items, ascending.
     """
     groups: dict[bytes | str, list[int]] = {}
     for place, key in enumerate(keys):
@@ -42,12 +42,12 @@ def distinct_rows(keys: Sequence[bytes | str | None]) -> tuple[Items, list[Items
 
 
 def is_identity(row_items: Sequence[Items], count: int) -> bool:
-    """Tell whether each of `count` items has the row of its own number, so that no file is needed."""
+    """Tell whether row i is item i for all `count` items; then no file is needed."""
     return len(row_items) == count and all(len(items) == 1 for items in row_items)
 
 
 def write(path: Path, row_items: Sequence[Items]) -> None:
-    """Write a shard's mapping: for each row, the places of its items in the shard, rising."""
+    """Write a shard's map: for each row, the positions of its items in the shard, ascending."""
     offsets = np.concatenate([[0], np.cumsum([len(items) for items in row_items])])
     values = np.concatenate([np.empty(0, np.int64), *row_items])
     column = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values), type=_SCHEMA.field(0).type)
@@ -57,9 +57,9 @@ def write(path: Path, row_items: Sequence[Items]) -> None:
 
 @dataclass(frozen=True)
 class RowItems:
-    """The mapping of a whole field: row r stands for `items[starts[r] : starts[r + 1]]`.
+    """The map of a whole field: row r belongs to `items[starts[r] : starts[r + 1]]`.
 
-    None for both where row i is item i. Several threads may use one.
+    Both are None if row i is item i. Safe to use from several threads.
     """
 
     rows: int
@@ -69,7 +69,7 @@ class RowItems:
 
     @property
     def is_identity(self) -> bool:
-        """Whether each row is the item of its own number."""
+        """Whether row i is item i."""
         return self.starts is None
 
     @property
@@ -88,11 +88,11 @@ class RowItems:
 
     @functools.cached_property
     def copies(self) -> NDArray[np.int64]:
-        """How many items each row stands for, int64 (rows,)."""
+        """How many items each row has, int64 (rows,)."""
         return np.ones(self.rows, np.int64) if self.starts is None else np.diff(self.starts)
 
     def items_of(self, rows: Rows) -> Items:
-        """Return the items of rows, those of one row together, in the order of rows."""
+        """Return the items of rows, row by row, in the given order."""
         if self.starts is None or self.items is None:
             return rows
         starts, ends = self.starts[rows].tolist(), self.starts[rows + 1].tolist()
@@ -101,9 +101,9 @@ class RowItems:
     def expand(
         self, rows: Rows, scores: Scores, k: int, among: NDArray[np.bool_] | None = None
     ) -> tuple[Items, Scores]:
-        """Return the items of rows that are sorted by falling score, the k best of them, equal scores in item order.
+        """Return the k best items of rows sorted by descending score; equal scores in item order.
 
-        `among` bool (items,) lets through only some items.
+        `among` bool (items,) selects the items that may be returned.
         """
         if self.starts is None or self.items is None:
             if among is not None:
@@ -119,7 +119,7 @@ class RowItems:
 
 
 def load(version: Path, shards: Sequence[ShardRecord], count: int) -> RowItems:
-    """Read a field's mapping over `count` items; raises CorruptIndexError where it leads to items that are none."""
+    """Read a field's map over `count` items; raises CorruptIndexError if it names an item that does not exist."""
     rows = sum(shard.rows for shard in shards)
     whole = rows == count and all(shard.row_items is None for shard in shards)
     if whole:
@@ -133,12 +133,14 @@ def load(version: Path, shards: Sequence[ShardRecord], count: int) -> RowItems:
     is_named = np.zeros(max(count, int(found.max(initial=-1)) + 1), bool)
     is_named[found] = True
     if len(is_named) > count or np.count_nonzero(is_named) < len(found):
-        raise CorruptIndexError(f"{version} maps rows to items that are none, or one twice: restore it or rebuild")
+        raise CorruptIndexError(
+            f"{version} maps rows to an item that does not exist, or to one twice: restore it or rebuild"
+        )
     return RowItems(rows, count, np.concatenate(starts), found)
 
 
 def _of_shard(version: Path, shard: ShardRecord) -> tuple[Items, Items]:
-    """Return where each row's items of a shard end, int64 (rows,), and the items, from 0."""
+    """Return where each row's items in a shard end, int64 (rows,), and the items, from 0."""
     if shard.row_items is None:
         return np.arange(1, shard.rows + 1), np.arange(shard.rows)
     path = version / shard.row_items
@@ -153,9 +155,11 @@ def _of_shard(version: Path, shard: ShardRecord) -> tuple[Items, Items]:
         ends, items = column.offsets.to_numpy()[1:], column.flatten().to_numpy()
         whole = len(ends) == shard.rows and not column.null_count and ends[-1] == len(items)
         if not whole or (np.diff(ends, prepend=0) < 1).any():
-            raise ValueError(f"it has {len(ends):,} rows, some of them of no item; expected {shard.rows:,}")
+            raise ValueError(
+                f"it has {len(ends):,} rows, or some without items; expected {shard.rows:,} rows with items"
+            )
         if items.min(initial=0) < 0 or items.max(initial=0) >= shard.items:
-            raise ValueError(f"it names items outside of the shard's {shard.items:,}")
+            raise ValueError(f"it names items beyond the shard's {shard.items:,}")
     except (OSError, pa.ArrowException, ValueError, IndexError) as err:
         reason = str(err).partition("\n")[0]
         raise CorruptIndexError(f"cannot read {path}: {reason}; restore the file or rebuild") from err

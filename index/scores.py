@@ -1,4 +1,4 @@
-"""Products of queries and vectors, and the highest of them."""
+"""Products of queries with vectors, and the highest of them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from gifdex.index.engines.base import Rows
 from gifdex.schemas.errors import CorruptIndexError
 
 NOT_FINITE = (
-    "the index holds vectors that are not finite numbers, so its bytes were altered: see which with gifdex verify, and "
+    "the index has vectors that are not finite, so its bytes were altered: find the file with gifdex verify, and "
     "restore the file or rebuild"
 )
-# Scores that a maximum is taken of. numpy takes the maxima of 32 rows of a matrix 20 times as fast as it partitions
-# it.
+# How many scores are folded into one maximum: numpy takes maxima over 32 rows 20 times as fast as it partitions.
 _FOLDS = 32
 
 
 def products(queries: FloatArray, vectors: FloatArray) -> FloatArray:
     """Return the inner products float32 (n, rows) of queries (n, r) and vectors (rows, r)."""
     # numpy multiplies a matrix by a vector twice as fast as by a matrix of one row.
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked at next
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are checked later
         result: FloatArray = (vectors @ queries[0])[None] if len(queries) == 1 else queries @ vectors.T
     return result
 
@@ -34,10 +33,10 @@ def check_finite(scores: FloatArray) -> None:
 
 
 def highest(scores: FloatArray, count: int) -> Rows:
-    """Return the ascending places of at least `count` of the highest of float32 (n,) scores, at most twice as many.
+    """Return the ascending positions of the `count` highest of float32 (n,) scores, and of at most `count` others.
 
-    The scores are folded into columns, and the count-th highest of the columns' maxima is a threshold that at least
-    `count` scores reach, and few more.
+    The scores are folded into columns. The count-th highest column maximum is a threshold that at least `count` scores
+    reach, and usually few more.
     """
     check_finite(scores)
     columns = len(scores) // _FOLDS

@@ -1,9 +1,9 @@
-"""Find the best rows of an index's shards: an engine proposes candidates in few dimensions, all score them.
+"""Find the best rows of a field's shards: an engine proposes candidates, which are rescored in all dimensions.
 
-Scores are exact cosines with the stored vectors, whatever proposed them. A product of float32 finds the contenders
-fast, but sums in an order that depends on its shape, so equal vectors would score differently in the last digits;
-the contenders are therefore scored again, each alone and in float64. Hence a score does not depend on the shard,
-the batch or the way it was found, and equal vectors tie.
+Scores are exact cosines with the stored vectors, whichever engine proposed them. A float32 matrix product finds the
+contenders fast, but the order of its sums depends on its shape, so equal vectors could differ in the last digits. The
+contenders are therefore rescored one at a time in float64. So a score does not depend on the shard, the batch or the
+engine, and equal vectors tie.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from gifdex.index.scores import check_finite, highest
 from gifdex.index.vectors import ROUNDING, Scores, StoredVectors, map_npy
 from gifdex.schemas.manifest import EngineRecord, FieldRecord, ShardRecord
 
-# Hits that `num_candidates` is for.
-_CANDIDATE_HITS = 10
-# So few rows are scored as soon as candidates are found.
-_SMALL = 512
-# Reading a vector here and there takes longer than reading it in order by this factor or more.
-_SCANNED = 2
-# Of so few scores the highest are found at once.
-_FEW = 4096
+# The number of hits that `num_candidates` is tuned for.
+_TUNED_HITS = 10
+# Up to this many rows, an exact scan is as fast as finding candidates.
+_MAX_SCANNED_ROWS = 512
+# Random access to a vector takes at least this many times as long as sequential access.
+_RANDOM_ACCESS_COST = 2
+# Below this many scores, a partition finds the highest directly.
+_MIN_FOLDED_SCORES = 4096
 # Scores held at a time by an exact scan: 64 MiB of float32.
 _SCAN_SCORES = 16 * 1024**2
 
@@ -38,7 +38,7 @@ Found = tuple[Rows, Scores]
 
 
 class Shard:
-    """An opened slice of a field: its first row in the whole, its stored vectors, and its engines."""
+    """An opened shard of a field: the number of its first row, its stored vectors, and its engines."""
 
     def __init__(self, version: Path, record: ShardRecord, first: int, vectors: StoredVectors) -> None:
         self.first = first
@@ -63,13 +63,13 @@ class Shard:
         return opened
 
     def check(self, engines: Mapping[str, EngineRecord]) -> None:
-        """Raise CorruptIndexError where an engine's file does not have the shard's counts, by its header."""
+        """Raise CorruptIndexError if the header of an engine's file has other counts than the shard."""
         for name, record in engines.items():
             registry.kind(name).check(self._version / self._record.engines[name], len(self), record)
 
 
 def open_shards(version: Path, field: FieldRecord) -> list[Shard]:
-    """Map the vectors of a field's shards; raises CorruptIndexError where a file is not what the record says."""
+    """Map the vectors of a field's shards; raises CorruptIndexError if a file differs from the record."""
     firsts = np.cumsum([0, *(shard.rows for shard in field.shards)]).tolist()
     return [
         Shard(version, shard, first, StoredVectors(map_npy(version / shard.vectors, shape, field.dtype)))
@@ -79,12 +79,12 @@ def open_shards(version: Path, field: FieldRecord) -> list[Shard]:
 
 
 def candidates_for(num_candidates: int, k: int) -> int:
-    """Return how many candidates are asked for k hits: `num_candidates` for ten or fewer, as the root of k beyond."""
-    return max(k + k // 2, math.ceil(num_candidates * math.sqrt(max(k, _CANDIDATE_HITS) / _CANDIDATE_HITS)))
+    """Return the number of candidates for k hits: `num_candidates` for up to ten, then growing with the root of k."""
+    return max(k + k // 2, math.ceil(num_candidates * math.sqrt(max(k, _TUNED_HITS) / _TUNED_HITS)))
 
 
 class Searcher:
-    """A field's shards, and the engines over them. It answers with rows."""
+    """Searches a field's shards with their engines; results are rows."""
 
     def __init__(
         self, shards: Sequence[Shard], engines: Mapping[str, EngineRecord], reduction: Reduction | None
@@ -99,22 +99,22 @@ class Searcher:
         }
 
     def prepare(self, engine: str) -> None:
-        """Open an engine's files, which the first search would do else."""
+        """Open an engine's files, which otherwise happens at the first search."""
         for shard in self.shards:
             shard.engine(engine, self.engines[engine])
 
     def search(self, queries: FloatArray, k: int, engine: str, num_candidates: int) -> list[Found]:
-        """Return, for unit queries (n, d), each one's k best rows of those that `engine` proposes, and their cosines.
+        """Return the k best of the rows that `engine` proposes for each of the unit queries (n, d), and their cosines.
 
-        `num_candidates` of each shard are rescored for ten hits or fewer, more for more.
+        Rescores `num_candidates` rows per shard for up to ten hits, and more for more hits.
         """
         return self.search_among(queries, k, engine, candidates_for(num_candidates, k))
 
     def search_among(
         self, queries: FloatArray, k: int, engine: str, count: int, without: Rows | None = None
     ) -> list[Found]:
-        """As `search`, of `count` candidates of each shard; `without` (n,) are rows that the queries leave out."""
-        if self.rows <= _SMALL or _SCANNED * count * len(self.shards) >= self.rows:
+        """Search with `count` candidates per shard; `without` (n,) is the row that each query must not find, or -1."""
+        if self.rows <= _MAX_SCANNED_ROWS or _RANDOM_ACCESS_COST * count * len(self.shards) >= self.rows:
             return self.scan(queries, k, without)
         record = self.engines[engine]
         reduced = queries if not self._maps else self._maps[record.dimensions](queries)
@@ -126,7 +126,7 @@ class Searcher:
         return _merged(parts, k)
 
     def scan(self, queries: FloatArray, k: int, without: Rows | None = None) -> list[Found]:
-        """Score every vector against unit queries (n, d); return each one's k best rows and cosines, best first."""
+        """Score every vector against unit queries (n, d); return each query's k best rows and cosines, best first."""
         if without is None:
             return _merged([_scanned(shard, queries, k, None) for shard in self.shards], k)
         found = self.scan(queries, k + 1)
@@ -134,9 +134,9 @@ class Searcher:
         return [(rows[mask][:k], scores[mask][:k]) for (rows, scores), mask in zip(found, kept, strict=True)]
 
     def scan_rows(self, queries: FloatArray, rows: Rows, k: int) -> list[Found]:
-        """As `scan`, of ascending `rows` alone, and with all rows that score as the k-th does.
+        """Scan only the ascending `rows`, and also return all rows that tie with the k-th.
 
-        A filter may hide a row's first item, so only the items tell which of them come first.
+        A filter may exclude a row's first item, so ties can only be ordered by item.
         """
         parts = [(shard, self._within(shard, rows)) for shard in self.shards]
         if not len(rows):
@@ -157,21 +157,21 @@ class Searcher:
         return np.concatenate([shard.vectors.cosines(query, self._within(shard, rows)) for shard in self.shards])
 
     def _within(self, shard: Shard, rows: Rows) -> Rows:
-        """Return those of ascending rows that lie in a shard, counted from its first."""
+        """Return those of the ascending rows that lie in a shard, relative to its first row."""
         low, high = np.searchsorted(rows, [shard.first, shard.first + len(shard)]).tolist()
         return rows[low:high] - shard.first
 
 
 def shard_rows(shard: Shard, rows: Rows) -> Rows:
-    """Return rows counted from a shard's first, -1 for those of other shards."""
+    """Return rows relative to a shard's first row, -1 for those of other shards."""
     own = rows - shard.first
     return np.where((own >= 0) & (own < len(shard)), own, -1)
 
 
 def _scanned(shard: Shard, queries: FloatArray, k: int, rows: Rows | None, *, ties: bool = False) -> list[Found]:
-    """Return the k best of a shard's rows (all, or those given, counted from its first) for each unit query.
+    """Return the k best of a shard's rows (all, or those given, relative to its first) for each unit query.
 
-    With `ties`, a few more come, and among them all that score as the k-th does.
+    With `ties`, returns a few more, including all that tie with the k-th.
     """
     found = []
     block = max(1, _SCAN_SCORES // (len(shard) if rows is None else len(rows)))
@@ -185,7 +185,7 @@ def _scanned(shard: Shard, queries: FloatArray, k: int, rows: Rows | None, *, ti
 
 
 def _with_ties(rows: Rows, scores: Scores, k: int) -> Found:
-    """Return the k first of (rows, scores), which are sorted, and those behind them with the score of the k-th."""
+    """Return the first k of the sorted (rows, scores), and those after them that tie with the k-th."""
     if k < len(scores):
         count = int(np.count_nonzero(scores >= scores[k - 1]))
         rows, scores = rows[:count], scores[:count]
@@ -193,7 +193,7 @@ def _with_ties(rows: Rows, scores: Scores, k: int) -> Found:
 
 
 def _merged(parts: Sequence[Sequence[Found]], k: int) -> list[Found]:
-    """Return the k best of what several shards have for each query."""
+    """Merge the results of several shards into the k best for each query."""
     if len(parts) == 1:
         return list(parts[0])
     return [
@@ -203,18 +203,18 @@ def _merged(parts: Sequence[Sequence[Found]], k: int) -> list[Found]:
 
 
 def _rescored(shard: Shard, query: FloatArray, rows: Rows, k: int) -> Found:
-    """Return the k best of a shard's rows, counted from its first, for a unit query (d,), and their exact cosines."""
+    """Return the k best of a shard's rows, relative to its first, for a unit query (d,), and their exact cosines."""
     found, scores = shard.vectors.rescore(query, rows, k)
     found += shard.first
     return found, scores
 
 
 def contenders(scores: FloatArray, k: int, rounding: float = ROUNDING) -> Rows:
-    """Return the places of float32 (n,) scores, `rounding` off, that exact ones may still put among the k best."""
+    """Return the positions of float32 (n,) scores that may be among the k best exact scores, within `rounding`."""
     check_finite(scores)
     if k >= len(scores):
         return np.arange(len(scores))
-    high = scores if len(scores) < _FEW else scores[highest(scores, k)]
+    high = scores if len(scores) < _MIN_FOLDED_SCORES else scores[highest(scores, k)]
     threshold = np.partition(high, len(high) - k)[len(high) - k]
     return np.flatnonzero(scores >= threshold - rounding)
 
@@ -226,10 +226,10 @@ def best(rows: Rows, scores: Scores, k: int) -> Found:
 
 
 def shares(exact: Sequence[Found], found: Sequence[Found]) -> list[float]:
-    """Return, for each query, the share of the exact hits that were found, 1 where there are none.
+    """Return, for each query, the share of the exact hits that were found, 1 if there are none.
 
-    As ann-benchmarks counts it (Aumueller et al., 2018, arXiv:1807.05614): a hit that scores no less than
-    the exact k-th counts, so which of several equal vectors was found makes no difference.
+    As in ann-benchmarks (Aumueller et al., 2018, arXiv:1807.05614), a hit counts if it scores at least as high as the
+    exact k-th, so it does not matter which of several equal vectors was found.
     """
     return [
         min(float(np.sum(scores >= best[-1])) / len(best), 1.0) if len(best) else 1.0
@@ -238,5 +238,5 @@ def shares(exact: Sequence[Found], found: Sequence[Found]) -> list[float]:
 
 
 def recall(exact: Sequence[Found], found: Sequence[Found]) -> float:
-    """Return the mean of `shares`, 1 where no query was asked."""
+    """Return the mean of `shares`, 1 without queries."""
     return float(np.mean(shares(exact, found))) if found else 1.0

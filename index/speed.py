@@ -1,4 +1,4 @@
-"""How many queries a second each engine answers here and now. It is timed, so no version holds it."""
+"""Measure each engine's queries per second on this machine. Versions store no timings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gifdex.index.lookup import Index
 
 _HITS = 10
 _QUERIES = 128
-_FIRST = 8  # so that files are open, and in memory
-_SECONDS = 0.1  # that an engine is timed for, at most
+_WARM_UP = 8  # warm-up: opens the files and reads them into memory
+_SECONDS = 0.1  # maximum per engine
 
 
 def queries_per_second(index: Index) -> Mapping[str, Mapping[str, float]]:
-    """Return, by field and engine, the queries of one vector that one thread answers in a second, items not read.
+    """Return, by field and engine, how many single queries one thread answers per second, without reading items.
 
-    Each at its default number of candidates. Fields without engines are left out.
+    Engines use their default number of candidates. Fields without engines are left out.
     """
     names = [name for name in index.fields if index.field(name).record.engines]
     return {
@@ -32,7 +32,7 @@ def _measured(field: Field, engine: str) -> float:
     searcher = field.searcher
     queries: FloatArray = searcher.vectors_at(evenly_spaced(searcher.rows, _QUERIES))
     candidates = field.record.engines[engine].num_candidates
-    searcher.search(queries[:_FIRST], _HITS, engine, candidates)
+    searcher.search(queries[:_WARM_UP], _HITS, engine, candidates)
     started = time.perf_counter()
     asked, elapsed = 0, 0.0
     while asked < len(queries) and elapsed < _SECONDS:

@@ -1,9 +1,9 @@
-"""Choose each engine's default `num_candidates` by measurement, and say how much it then finds.
+"""Choose each engine's default `num_candidates` by measurement, and record the recall that it gives.
 
-Two kinds of queries are asked. Vectors of the field itself, each left out of the answers to itself, are many and lie
-where the field's vectors do. Sentences lie farther off and find less with the same candidates, and they are what people
-ask. The default reaches the engine's target with both. Nothing is timed here, so the result depends on the vectors and
-the sentences alone.
+There are two kinds of queries. The field's own vectors, each excluded from its own results, lie among the stored
+vectors. Sentences, which are what people search for, lie farther away and need more candidates for the same recall. The
+default reaches the engine's target for both. Nothing is timed, so the result depends only on the vectors and the
+sentences.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from gifdex.schemas.manifest import EngineRecord, RecallRecord
 _K = 10
 _REPORTED = (1, _K, 100)
 _MIN_CANDIDATES = 10
-# Queries of each kind. Sentences decide, and the figure that is told of them should be right within .02.
+# Queries of each kind. Sentences decide, and the reported recall of sentences should be right within .02.
 MAX_VECTORS, MAX_SENTENCES = 64, 128
-# One query in so many is asked first, and the others where those find nearly enough: the recall of a quarter is off by
-# a third of `_FAR`.
+# A quarter of the queries runs first, and the rest only if that quarter comes near the target: its recall is typically
+# off by a third of `_FAR`.
 _QUARTER, _FAR = 4, 0.03
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Queries (n, d) of one kind, the row that each one is (None for sentences), and its best rows by exact search."""
+    """Queries (n, d) of one kind, each one's own row (None for sentences), and its best rows by exact search."""
 
     queries: FloatArray
     without: Rows | None
     exact: Sequence[Found]
 
     def take(self, places: Rows) -> Probe:
-        """Return some of the queries."""
+        """Return the queries at these positions."""
         own = None if self.without is None else self.without[places]
         return Probe(self.queries[places], own, [self.exact[place] for place in places.tolist()])
 
@@ -53,7 +53,7 @@ class Probe:
 
 
 def stored_vectors(searcher: Searcher, count: int = MAX_VECTORS) -> Probe:
-    """Return about `count` vectors of the field as queries, evenly spaced, without those that have no direction."""
+    """Return about `count` evenly spaced vectors of the field as queries, without zero vectors."""
     rows = evenly_spaced(searcher.rows, count)
     queries = searcher.vectors_at(rows)
     directed = queries.any(axis=1)
@@ -67,11 +67,11 @@ def sentences(searcher: Searcher, queries: FloatArray) -> Probe:
 
 
 class _Measure:
-    """One engine's recall with one kind of queries. Answers are kept until another number of candidates is asked."""
+    """One engine's recall for one kind of queries. Caches the answers for the last number of candidates."""
 
     def __init__(self, searcher: Searcher, engine: str, tuning: Tuning, probe: Probe) -> None:
         self._searcher, self._engine, self._target = searcher, engine, tuning.target
-        # More of the sentences, which decide: near copies are found all or none, so few queries may be far off.
+        # More sentences, because they decide: near copies are found all or not at all, so few queries may be far off.
         step = tuning.step if probe.without is not None else max(1, tuning.step // 2)
         places = np.arange(0, len(probe.queries), step)
         self._few = probe.take(places[::_QUARTER])
@@ -92,14 +92,14 @@ class _Measure:
         return float(np.mean(self._few.shares(few, first) + self._rest.shares(rest, first)))
 
     def reaches(self, num_candidates: int) -> bool:
-        """Tell whether recall@10 reaches the target; if a quarter of the queries are far from it, ask no others."""
+        """Tell whether recall@10 reaches the target; if a quarter of the queries is far from it, skip the rest."""
         few = self._few.shares(self._ask(num_candidates, few=True), _K)
         if few and np.mean(few) < self._target - _FAR:
             return False
         return not few or self._recall(num_candidates, _K) >= self._target
 
     def record(self, num_candidates: int) -> RecallRecord:
-        """Return the recall at 1, 10 and 100 hits; at 100 a quarter of the queries, or fewer, tell as much."""
+        """Return the recall at 1, 10 and 100 hits; for 100, a quarter of the queries or fewer is enough."""
         count, most = len(self._few.queries) + len(self._rest.queries), max(_REPORTED)
         if not count:
             return RecallRecord(0, {})
@@ -110,7 +110,7 @@ class _Measure:
 
 
 def _rising(rows: int) -> Iterator[int]:
-    """Yield rising numbers of candidates, each about half as many again, to all rows."""
+    """Yield growing numbers of candidates, by about half each time, up to all rows."""
     count = _MIN_CANDIDATES
     while count < rows:
         yield count
@@ -119,9 +119,9 @@ def _rising(rows: int) -> Iterator[int]:
 
 
 def tune(searcher: Searcher, queries: FloatArray | None) -> dict[str, EngineRecord]:
-    """Return the searcher's engines with the least `num_candidates` that reaches each one's target, and their recall.
+    """Return the engines with the smallest `num_candidates` that reaches each one's target, and their recall.
 
-    `queries` are the unit vectors float32 (n, d) of sentences, None for a field that answers none.
+    `queries` are sentences as unit vectors float32 (n, d), None for a field that sentences cannot search.
     """
     stored = stored_vectors(searcher)
     asked = None if queries is None else sentences(searcher, queries)
@@ -137,7 +137,7 @@ def _tuned(searcher: Searcher, name: str, stored: Probe, asked: Probe | None) ->
     tuning = registry.kind(name).tuning
     measures = [None if probe is None else _Measure(searcher, name, tuning, probe) for probe in (stored, asked)]
     counts = list(_rising(searcher.rows))
-    # Sentences need the most candidates, and recall rises with their number, so the vectors are asked from there on.
+    # Sentences need the most candidates, and recall grows with their number, so the vectors start from there.
     for measure in reversed(measures):
         while measure is not None and len(counts) > 1 and not measure.reaches(counts[0]):
             del counts[0]

@@ -1,4 +1,4 @@
-"""The stored vectors of one shard, which all scores are computed from."""
+"""The stored vectors of one shard; all scores are computed from them."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.files import committing
 
 NPY_SUFFIX = ".vectors.npy"
-# What a field's vectors may be stored as: unit vectors as they are, or vectors of any length in half the bytes.
+# How a field's vectors may be stored: unit vectors, or vectors of any length in half the bytes.
 DTYPES = ("float32", "float16")
-# More than a float32 product of two unit vectors is off by: about 1e-7 is seen at 512 dimensions.
+# An upper bound for the rounding error of a float32 product of two unit vectors; about 1e-7 occurs at 512 dimensions.
 ROUNDING = 1e-5
 _UNIT_TOLERANCE = 1e-3
-# Rows that are read together, so that what is made of them stays in the cache.
+# Rows per block, so that intermediate arrays stay in the cache.
 _BLOCK = 4096
-_ODD_ROWS = (
-    "an engine's file names rows that are none, or one twice, so its bytes were altered: see which with gifdex verify, "
-    "and restore the file or rebuild"
+_BAD_ROWS = (
+    "an engine's file names a row that does not exist, or one twice, so its bytes were altered: find it with gifdex "
+    "verify, and restore the file or rebuild"
 )
 
 Scores = NDArray[np.float64]
 
 
 def map_npy(path: Path, shape: tuple[int, int], dtype: DTypeLike) -> NDArray[Any]:
-    """Map an array; raises CorruptIndexError unless it has that shape and type, row by row."""
+    """Map an array; raises CorruptIndexError unless it has that shape and type, in C order."""
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as err:  # numpy parses a damaged header into half a dozen kinds of error
-        reason = str(err).partition("\n")[0]  # numpy may go on with advice
+        reason = str(err).partition("\n")[0]  # numpy may append advice
         raise CorruptIndexError(f"cannot read {path}: {reason}; restore the file or rebuild") from err
     if vectors.shape != shape or vectors.dtype != dtype or not (vectors.flags.c_contiguous and vectors.flags.aligned):
         raise CorruptIndexError(
             f"{path} holds {vectors.dtype} of shape {vectors.shape}, but the manifest says {np.dtype(dtype)} of shape "
-            f"{shape}, row by row from a multiple of its size: restore the file or rebuild"
+            f"{shape}, in C order and aligned: restore the file or rebuild"
         )
     # A plain view: every operation on a numpy.memmap costs microseconds of bookkeeping.
     return np.asarray(vectors).view(np.ndarray)
 
 
 def map_stored(path: Path) -> NDArray[Any]:
-    """Map a shard's vectors (n, d) as a build wrote them; raises CorruptIndexError for anything else."""
+    """Map the vectors (n, d) that a build wrote for a shard; raises CorruptIndexError for anything else."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as err:
@@ -59,11 +59,10 @@ def map_stored(path: Path) -> NDArray[Any]:
 
 
 def write_npy(path: Path, vectors: NDArray[Any], what: str) -> None:
-    """Write a shard's vectors (n, d), in row order, `what` they are in errors.
+    """Write a shard's vectors (n, d) in row order; errors call them `what`.
 
-    float32 ones are unit vectors; one of length zero is let through: it has no direction, and scores 0 against every
-    query. Raises ValueError for no vectors, and for others that are not finite or not of length one: engines would
-    take them without an error.
+    float32 vectors have length one, or are zero: a zero vector scores 0 for every query. Raises ValueError without
+    vectors, and for any that are not finite or have another length, because engines would accept them silently.
     """
     if vectors.ndim != 2 or not vectors.size:
         raise ValueError(f"{what} was given vectors of shape {vectors.shape}; expected at least one row")
@@ -79,9 +78,9 @@ def write_npy(path: Path, vectors: NDArray[Any], what: str) -> None:
 
 
 class StoredVectors:
-    """A shard's mapped vectors (rows, d): unit vectors in float32, or float16 ones of any length, made unit when read.
+    """A shard's mapped vectors (rows, d): float32 unit vectors, or float16 vectors of any length, normalized when read.
 
-    Several threads may read at once. Raises CorruptIndexError where a vector holds numbers that are not finite.
+    Safe to read from several threads. Raises CorruptIndexError if a vector has values that are not finite.
     """
 
     def __init__(self, stored: NDArray[Any]) -> None:
@@ -113,16 +112,16 @@ class StoredVectors:
         return result
 
     def rescore(self, query: FloatArray, rows: Rows, k: int) -> tuple[Rows, Scores]:
-        """Return the k best of rows for a unit query (d,), best first, and their exact cosines; ties in row order."""
+        """Return the k best of `rows` for a unit query (d,) and their exact cosines, best first; ties in row order."""
         if not self._are_units:
             return self._rescore_copies(query, rows, k)
         return _rescore(self._stored, query, rows, k)
 
     def _rescore_copies(self, query: FloatArray, rows: Rows, k: int) -> tuple[Rows, Scores]:
-        """As `rescore`, of unit vectors that are made for it."""
+        """Rescore normalized copies of the vectors."""
         ascending = np.sort(rows)
         if len(rows) and not (ascending[0] >= 0 and ascending[-1] < len(self) and np.diff(ascending).all()):
-            raise CorruptIndexError(_ODD_ROWS)
+            raise CorruptIndexError(_BAD_ROWS)
         found, scores = _rescore(self.at(ascending), query, np.arange(len(ascending)), k)
         return ascending[found], scores
 
@@ -142,5 +141,5 @@ def _rescore(vectors: FloatArray, query: FloatArray, rows: Rows, k: int) -> tupl
     except FloatingPointError as err:
         raise CorruptIndexError(NOT_FINITE) from err
     except IndexError as err:
-        raise CorruptIndexError(_ODD_ROWS) from err
+        raise CorruptIndexError(_BAD_ROWS) from err
     return found, scores

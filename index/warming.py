@@ -1,4 +1,4 @@
-"""Ask a fresh index some of what it will be asked, and see that it answers."""
+"""Warm up an index with queries, and check the answers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from gifdex.index.lookup import Index
 
 _VECTORS = 16
-_ITSELF = 0.999  # a vector's cosine with itself, and more than is lost to rounding
+_MIN_SELF_COSINE = 0.999  # the lowest plausible cosine of a vector with itself
 
 
 def warm_up(index: Index, sentences: Sequence[str]) -> None:
-    """Ask an index sentences and some of its own vectors; raises CorruptIndexError where one does not find itself."""
+    """Search for sentences and some of the index's vectors; raises CorruptIndexError if one does not find itself."""
     searcher = index.field(IMAGE).searcher
     rows = evenly_spaced(searcher.rows, _VECTORS)
     vectors = searcher.vectors_at(rows)
-    directed = vectors.any(axis=1)
-    for row, vector in zip(rows[directed].tolist(), vectors[directed], strict=True):
+    nonzero = vectors.any(axis=1)
+    for row, vector in zip(rows[nonzero].tolist(), vectors[nonzero], strict=True):
         best = index.search(vector, 1, exact=True)[0].score
-        if not index.search(vector) or best < _ITSELF:
+        if not index.search(vector) or best < _MIN_SELF_COSINE:
             raise CorruptIndexError(f"the vector of row {row} of {index.path} does not find itself: rebuild")
     if sentences:
         index.search(list(sentences))

@@ -13,7 +13,7 @@ from gifdex.schemas.errors import GifdexError
 _JOBS = {
     "build": ("gifdex.jobs.build", "Bring a workspace's index up to date with a corpus and publish it."),
     "encode": ("gifdex.jobs.encode", "Bring a workspace's features up to date with a corpus, without an index."),
-    "encoders": ("gifdex.jobs.encoders", "List the encoders, and what is missing here to use them."),
+    "encoders": ("gifdex.jobs.encoders", "List the encoders, and what is missing to use them."),
     "search": ("gifdex.jobs.search", "Search an index with a sentence."),
     "evaluate": ("gifdex.jobs.evaluate", "Measure how well an index finds GIFs by their captions."),
     "inspect": ("gifdex.jobs.inspect", "Show what an index is made of."),

@@ -133,7 +133,7 @@ class StageProgress:
         self._console.print(f"gifdex: {sentence}", markup=False, highlight=False, soft_wrap=True)
 
     def event(self, event: str, level: str = "info", **details: Any) -> None:
-        """Ignore it: the closing table or the error tells people enough."""
+        """Ignore it: the final table or the error is enough for people."""
 
     @contextmanager
     def shown(self) -> Iterator[StageProgress]:

@@ -1,4 +1,4 @@
-"""`gifdex encoders`: list the encoders, and what is missing here to use them."""
+"""`gifdex encoders`: list the encoders, and what is missing to use them."""
 
 from __future__ import annotations
 

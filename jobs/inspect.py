@@ -44,8 +44,8 @@ def _field_lines(name: str, field: FieldRecord, speeds: Mapping[str, float]) -> 
     reduced = "not reduced" if field.reduction is None else f"reduced to {field.reduction.dimensions}"
     lines = {
         f"field {name}": f"{field.rows:,} rows in {len(field.shards)} shard(s), {field.dimensions} dimensions of "
-        f"{field.dtype} in the space {field.space.name} ({field.space.fingerprint}), {reduced}; answers: "
-        f"{field.engine or 'a scan'}"
+        f"{field.dtype} in the space {field.space.name} ({field.space.fingerprint}), {reduced}; default engine: "
+        f"{field.engine or 'none, every row is scored'}"
     }
     return lines | {
         f"{name}: engine {engine}": _engine_line(record, speeds.get(engine)) for engine, record in field.engines.items()

@@ -159,7 +159,7 @@ def _run(
     except GifdexError as err:
         error = err
     except Exception as err:
-        _note(settings, metrics, None, PipelineError(f"{type(err).__name__}: {err}"))
+        _record_end(settings, metrics, None, PipelineError(f"{type(err).__name__}: {err}"))
         raise  # a defect of gifdex
     if summary is not None and summary.outcome == REFUSED:
         error = _refusal(summary)
@@ -168,26 +168,26 @@ def _run(
             f"the version {summary.build_id} is published in {summary.build.store}, but was not pushed: "
             f"{summary.not_pushed}"
         )
-    error = _note(settings, metrics, summary, error)
+    error = _record_end(settings, metrics, summary, error)
     if summary is not None:  # after a refusal, the error follows
         reporter.event(summary.outcome if error is None else "ended", **summary.to_json())
     return summary, error
 
 
-def _note(
+def _record_end(
     settings: NightlySettings, metrics: Path | None, summary: NightlySummary | None, error: GifdexError | None
 ) -> GifdexError | None:
     """Write status and metrics; return the run's error, or the one from writing."""
     from gifdex.jobs.metrics import write_metrics
     from gifdex.pipeline.holding import workspace_of
-    from gifdex.pipeline.nightly import note_status
+    from gifdex.pipeline.nightly import record_status
 
     workspace = workspace_of(settings.build.workspace)
     if not workspace.root.is_dir():
         return error
     outcome = "failed" if summary is None else summary.outcome
     try:
-        status = note_status(settings.build.workspace, outcome, None if error is None else str(error))
+        status = record_status(settings.build.workspace, outcome, None if error is None else str(error))
         if metrics is not None:
             write_metrics(metrics, status, 0 if error is None else error.exit_code, summary)
     except OSError as err:  # the run's own error is more important

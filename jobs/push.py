@@ -37,7 +37,7 @@ def command(store: Path | str, destination: Path | str, checksum: bool, as_json:
         print_json(done)
     else:
         click.echo(
-            f"{done['version']} is published in {done['destination']}: {done['copied']} files of "
-            f"{done['copied_bytes'] / 1e6:,.1f} MB copied, {done['there']} of {done['there_bytes'] / 1e6:,.1f} MB were "
-            "there"
+            f"{done['version']} is published in {done['destination']}: {done['copied']} files "
+            f"({done['copied_bytes'] / 1e6:,.1f} MB) copied, {done['there']} ({done['there_bytes'] / 1e6:,.1f} MB) "
+            "already there"
         )

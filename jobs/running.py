@@ -37,13 +37,13 @@ def build_settings(
         Workspace(absolute(workspace)).check_free()
     from gifdex.encoders.frames.limits import Limits, Sampling
     from gifdex.encoders.settings import EncodeSettings
-    from gifdex.index.build import USUAL_ENGINES
+    from gifdex.index.build import DEFAULT_ENGINES
     from gifdex.index.engines.names import ANNOY, HNSW
     from gifdex.pipeline.settings import BuildSettings, IndexSettings
 
     found = records(options)
     encode = EncodeSettings(sampling=Sampling(**found["sampling"]), limits=Limits(**found["limits"]), **found["encode"])
-    engines = {**USUAL_ENGINES, ANNOY: found["annoy"], **({HNSW: {}} if found["engines"].get("hnsw") else {})}
+    engines = {**DEFAULT_ENGINES, ANNOY: found["annoy"], **({HNSW: {}} if found["engines"].get("hnsw") else {})}
     index = IndexSettings(engines=engines, **found["index"])
     return BuildSettings(corpus, workspace, encode=encode, index=index, beam_options=beam_options, **found["build"])
 

@@ -23,10 +23,10 @@ Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 class Setting:
     """One setting of a run.
 
-    `name` is that of the option and of the TOML key, `table` the TOML table ("" is the top level). The value becomes
-    `field` of `record`; without a record, the command itself uses it. `type` is a click type, None for a flag. `help`
-    and `default` are texts for the option. `toml` and `note` are the value and the comment in the example file; the
-    value is the default unless `is_example`.
+    `name` is the name of the option and of the TOML key, `table` the TOML table ("" is the top level). The value
+    becomes `field` of `record`; without a record, the command itself uses it. `type` is a click type, None for a flag.
+    `help` and `default` are texts for the option. `toml` and `note` are the value and the comment in the example file;
+    the value is the default unless `is_example`.
     """
 
     table: str
@@ -133,7 +133,7 @@ SETTINGS: tuple[Setting, ...] = (
         "precision",
         "encode",
         click.Choice(PRECISIONS),
-        "What the image encoder computes in.",
+        "Precision of the image encoder.",
         '"auto"',
         ", ".join(PRECISIONS[1:]),
         default="auto: below float32 if the device is built for it and features stay the same",
@@ -143,7 +143,7 @@ SETTINGS: tuple[Setting, ...] = (
         "batch_frames",
         "encode",
         click.IntRange(1, 4096),
-        "Frames the image encoder takes at a time.",
+        "Batch size of the image encoder, in frames.",
         "32",
         "default: 32; on a GPU 128",
         default="32; on a GPU 128",
@@ -166,7 +166,7 @@ SETTINGS: tuple[Setting, ...] = (
         "frames",
         "sampling",
         click.IntRange(1, 1024),
-        "Maximum of frames to encode per GIF.",
+        "Maximum number of frames to encode per GIF.",
         "8",
         'default: 8; with sampling = "all" 256, with "first" 1',
         default="8; with --sampling all 256, with first 1",
@@ -219,7 +219,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_frames",
         "limits",
         _COUNT,
-        "Maximum of frames in a GIF.",
+        "Maximum number of frames in a GIF.",
         "10000",
         default="10,000",
         field="frames",
@@ -229,7 +229,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_total_pixels",
         "limits",
         _COUNT,
-        "Maximum of pixels to decode.",
+        "Maximum number of pixels to decode.",
         "800000000",
         default="800,000,000",
         field="total_pixels",
@@ -239,7 +239,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_seconds",
         "limits",
         click.FloatRange(0, min_open=True),
-        "Maximum of seconds to decode.",
+        "Maximum decoding time in seconds.",
         "8.0",
         default="8",
         field="seconds",
@@ -307,7 +307,7 @@ SETTINGS: tuple[Setting, ...] = (
         "min_recall",
         "gate",
         _SHARE,
-        "Gate: minimal recall@10 of each field's default engine, on vectors and sentences.",
+        "Gate: minimum recall@10 of each field's default engine, on vectors and sentences.",
         "0.95",
         "recall@10 of default engines, on vectors and sentences",
         default="0.95",
@@ -317,7 +317,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_shrink",
         "gate",
         _SHARE,
-        "Gate: maximal share of items that may be missing.",
+        "Gate: maximum share of items that may be missing.",
         "0.2",
         "share of the published version's items that may be missing",
         default="0.2",
@@ -327,7 +327,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_rejects",
         "gate",
         click.FloatRange(0),
-        "Gate: maximal share (below 1) or count of rejects.",
+        "Gate: maximum share (below 1) or count of rejects.",
         "0.2",
         "share of the files if below 1, otherwise a count",
         default="0.2",

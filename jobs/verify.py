@@ -11,7 +11,7 @@ from gifdex.jobs.console import PlaceOption, StageProgress, print_json
 
 _EPILOG = """\b
 Example:
-  gifdex verify ws/index && echo whole
+  gifdex verify ws/index && echo intact
 """
 
 
@@ -36,4 +36,4 @@ def command(store: Path | str, as_json: bool) -> None:
     if as_json:
         print_json({"path": str(version), "build_id": manifest.build_id, "files": len(manifest.files), "bytes": total})
         return
-    click.echo(f"{version} is whole: {len(manifest.files)} files, {total:,} bytes, {manifest.items:,} items")
+    click.echo(f"{version} is intact: {len(manifest.files)} files, {total:,} bytes, {manifest.items:,} items")

@@ -36,10 +36,10 @@ from gifdex.schemas.progress import QUIET, Progress
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a build did: what its run did, and the version of so many `bytes` that `store` has now.
+    """The result of a build: the summary of its run, and the version in `store` with its size in `bytes`.
 
-    `engine_recall` is the lower of the default engine's two recalls at ten hits; `queries_per_second` of each field and
-    engine were timed here and now, and are in no version.
+    `engine_recall` is the default engine's recall@10, the lower of its two measurements. `queries_per_second`, by field
+    and engine, was measured on this machine and is not stored in the version.
     """
 
     run: RunSummary
@@ -56,7 +56,7 @@ class BuildSummary:
         return self.run.build_id
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as one JSON object."""
+        """Return the summary as one JSON object."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "run"}
         return {**self.run.to_json(), **own}
 
@@ -64,8 +64,8 @@ class BuildSummary:
 def build(settings: BuildSettings, progress: Progress = QUIET) -> BuildSummary:
     """Bring the workspace's index up to date with the corpus and publish it.
 
-    Only GIFs whose bytes are not in the cache are encoded. The same items, encoders, projection and settings
-    give the same build id and the same bytes. Raises a GifdexError; then the published version is untouched.
+    Only GIFs whose bytes are not in the cache are encoded. The same items, encoders, projection and settings give the
+    same build id and the same bytes. If it raises a GifdexError, the published version is unchanged.
     """
     with held_workspace(settings, progress) as workspace:
         summary = make_version(settings, workspace, progress)
@@ -76,14 +76,14 @@ def build(settings: BuildSettings, progress: Progress = QUIET) -> BuildSummary:
 
 
 def make_version(settings: BuildSettings, workspace: Workspace, progress: Progress) -> BuildSummary:
-    """Build a version in a workspace that is held, and publish nothing; whoever publishes it verifies it before."""
+    """Build a version in a locked workspace without publishing it; callers verify it before they publish it."""
     for name in settings.index.engines:
         registry.kind(name).require()
-    texts = text_encoder(settings.index.text_encoder)  # first: its mistakes are found without loading anything
+    texts = text_encoder(settings.index.text_encoder)  # first, because its errors need no loading
     run = start(settings, workspace, progress)
     images, cache = run.encoder, run.cache
     scanned = run.scan()
-    with run.times.timed("projection"):  # before the long stage, which a projection that does not fit would waste
+    with run.times.timed("projection"):  # before the long stage, so that an unsuitable one fails early
         progress.stage("projection", 0, 1)
         projection_path, projection = _projection(settings.index, workspace, images, texts)
         progress.stage("projection", 1, 1)
@@ -123,7 +123,7 @@ def _record(encoder: ImageEncoder | TextEncoder) -> EncoderRecord:
 def _projection(
     settings: IndexSettings, workspace: Workspace, images: ImageEncoder, texts: TextEncoder
 ) -> tuple[Path, Projection]:
-    """Return the projection to use and its file: the one given, the zero-shot one fitted before, or a new one."""
+    """Return the projection and its file: the one given, or the zero-shot one, fitted if necessary."""
     if settings.projection is not None:
         given = settings.projection.expanduser().absolute()
         projection = projections.load(given)
@@ -146,7 +146,7 @@ def _projection(
         try:
             return path, projections.load(path)
         except ProjectionError:
-            path.unlink()  # it was ours and is damaged; fitting it again gives the same one
+            path.unlink()  # our own file is damaged; fitting again gives the same one
     projection = zero_shot.fit(images, texts)
     projection.save(path)
     return path, projection
@@ -160,7 +160,7 @@ def _build_id(
     images: ImageEncoder,
     texts: TextEncoder,
 ) -> str:
-    """Hash everything that the version's bytes follow from."""
+    """Hash everything that determines the version's bytes."""
     engines = settings.index.engines
     writers = ["gifdex", "numpy", "pyarrow", *sorted({registry.kind(name).package for name in engines} - {"numpy"})]
     recipe = {
@@ -169,7 +169,7 @@ def _build_id(
         "encoders": [images.name, texts.name],
         "projection": projection.fingerprint,
         "text_encoder": texts.fingerprint,
-        "engines": [[name, dict(told)] for name, told in engines.items()],  # in the manifest's order
+        "engines": [[name, dict(parameters)] for name, parameters in engines.items()],  # in the manifest's order
         "keep_features": settings.index.keep_features,
         "written_by": [package_version(package) for package in writers],
         "shards": settings.index.shards,
@@ -178,7 +178,7 @@ def _build_id(
 
 
 def _is_whole(workspace: Workspace, build_id: str) -> bool:
-    """Tell whether a version is there already, every byte of it, and its embeddings too."""
+    """Tell whether an undamaged version exists already, with its embeddings."""
     try:
         manifest = artifact.verify(workspace.store / build_id)
     except (ArtifactError, OSError):

@@ -102,7 +102,7 @@ def list_corpus(corpus: str) -> Listing:
             "(.parquet, .csv or .jsonl)"
         )
     if not listing.entries:
-        raise CorpusError(f"the corpus {corpus} is empty: no GIF was found there; nothing was published")
+        raise CorpusError(f"the corpus {corpus} is empty: no GIF was found there, and nothing was published")
     entries = sorted(listing.entries, key=lambda entry: (entry.id, entry.uri))
     for one, other in itertools.pairwise(entries):
         if one.id == other.id:

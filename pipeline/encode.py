@@ -63,7 +63,7 @@ class EncodeTask:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The result of the stage: (error, reason) of keys without features, and counts.
+    """The result of the stage: the (error, reason) of each key without features, and counts.
 
     `damaged` describes the damage of GIFs that were decoded in part. `tried` counts the GIFs that were not in the
     cache, `encoded` those of them that now have features, and `reused` those whose outcome was cached, rejects
@@ -173,26 +173,26 @@ class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
 
 
 @dataclass(frozen=True)
-class Todo:
+class CacheLookup:
     """A catalog's GIFs: those that are not cached, and the cached outcomes of the others (`cache.outcomes`)."""
 
     missing: list[Source]
-    standing: pa.Table
+    cached: pa.Table
 
 
-def look_up(catalog: pa.Table, cache: FeatureCache) -> Todo:
+def look_up(catalog: pa.Table, cache: FeatureCache) -> CacheLookup:
     """Look up the distinct GIFs of a catalog (schema CATALOG) in the cache."""
     first_uri: dict[str, str] = {}
     for sha256, uri in zip(catalog["sha256"].to_pylist(), catalog["uri"].to_pylist(), strict=True):
         first_uri.setdefault(sha256, uri)
-    standing = cache.outcomes()
-    standing = standing.filter(pc.is_in(standing["sha256"], pa.array(first_uri, pa.string())))
-    have = set(standing["sha256"].to_pylist())
-    return Todo([Source(sha256, uri) for sha256, uri in first_uri.items() if sha256 not in have], standing)
+    cached = cache.outcomes()
+    cached = cached.filter(pc.is_in(cached["sha256"], pa.array(first_uri, pa.string())))
+    have = set(cached["sha256"].to_pylist())
+    return CacheLookup([Source(sha256, uri) for sha256, uri in first_uri.items() if sha256 not in have], cached)
 
 
 def encode_missing(
-    todo: Todo,
+    lookup: CacheLookup,
     settings: BuildSettings,
     cache: FeatureCache,
     encoder: ImageEncoder,
@@ -204,13 +204,13 @@ def encode_missing(
     `encoder` is the one that `acquire_encoder` returned for `shared`. Raises PipelineError if the runner fails or part
     files differ from the plan.
     """
-    missing = todo.missing
+    missing = lookup.missing
     tasks = plan_encode(missing, settings.encode.task_items, cache)
     # Resolved once, so that workers on other machines do not choose differently.
     pinned = replace(settings.encode, precision=encoder.precision)
     run_tasks("encode", tasks, lambda: RunEncodeTask(pinned, cache, shared), settings.beam_options, progress)
     cache.describe(features_recipe(encoder, settings.encode), encoder.classifier)
-    results = [todo.standing, *(_check(task) for task in tasks)]
+    results = [lookup.cached, *(_check(task) for task in tasks)]
     outcomes = pa.concat_tables(results)
     good = pc.is_null(outcomes["error"])
     # The cache may have both a failure and a later success with another decoder or other limits.
@@ -220,7 +220,7 @@ def encode_missing(
     failed_now = sum(source.sha256 in rejects for source in missing)
     damages = dict(zip(damaged["sha256"].to_pylist(), damaged["reason"].to_pylist(), strict=True))
     return Encoded(
-        rejects, damages, len(missing), len(missing) - failed_now, len(set(todo.standing["sha256"].to_pylist()))
+        rejects, damages, len(missing), len(missing) - failed_now, len(set(lookup.cached["sha256"].to_pylist()))
     )
 
 

@@ -21,14 +21,14 @@ class EncodeSummary:
     catalog: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as one JSON object."""
+        """Return the summary as one JSON object."""
         return {**self.run.to_json(), "features": self.features, "catalog": self.catalog}
 
 
 def encode_corpus(settings: BuildSettings, progress: Progress = QUIET) -> EncodeSummary:
     """Bring the workspace's features up to date with the corpus, without building or publishing an index.
 
-    Writes the catalog and the rejects as a build does, under an id of its own. Raises a GifdexError.
+    Writes the catalog and the rejects as a build does, under a separate id. Raises a GifdexError.
     """
     with held_workspace(settings, progress) as workspace:
         run = start(settings, workspace, progress)

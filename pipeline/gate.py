@@ -94,12 +94,12 @@ def _recall(index: Index, settings: GateSettings) -> Iterator[Refusal]:
         engine = field.engines[field.engine]
         if engine.recall is None:
             yield Refusal("min_recall", f"all vectors of the field {name} are zero, so its recall was not measured")
-        for asked, found in (("vectors", engine.vector_recall), ("sentences", engine.sentence_recall)):
+        for kind, found in (("vectors", engine.vector_recall), ("sentences", engine.sentence_recall)):
             share = 1.0 if found is None or "10" not in found.at else found.at["10"]
             if not share >= settings.min_recall:
                 yield Refusal(
                     "min_recall",
-                    f"recall@10 of the engine {field.engine} over the field {name} is {share} of {asked}, under "
+                    f"recall@10 of the engine {field.engine} over the field {name} is {share} for {kind}, below "
                     f"{settings.min_recall}",
                 )
 
@@ -117,7 +117,7 @@ def _shrink(index: Index, folder: Path, settings: GateSettings) -> Iterator[Refu
             yield Refusal(
                 "max_shrink",
                 f"it has {len(index):,} items and the published version {build_id} has {before:,}: "
-                f"{1 - len(index) / before:.1%} fewer, over {settings.max_shrink:.1%}",
+                f"{1 - len(index) / before:.1%} fewer, more than {settings.max_shrink:.1%}",
             )
         return
     if published:
@@ -127,13 +127,14 @@ def _shrink(index: Index, folder: Path, settings: GateSettings) -> Iterator[Refu
 
 
 def _rejects(run: RunSummary, settings: GateSettings) -> Iterator[Refusal]:
-    files, most = run.items + run.rejects, settings.max_rejects
+    files, limit = run.items + run.rejects, settings.max_rejects
     share = run.rejects / max(files, 1)
-    if not (share if most < 1 else run.rejects) <= most:
-        allowed = f"{most:.1%}" if most < 1 else f"{most:,.0f}"
+    if not (share if limit < 1 else run.rejects) <= limit:
+        allowed = f"{limit:.1%}" if limit < 1 else f"{limit:,.0f}"
         examples = "".join(f"; such as {error}: {reason}" for error, reason in run.example_rejects.items())
         yield Refusal(
-            "max_rejects", f"{run.rejects:,} of {files:,} files are rejects ({share:.1%}), over {allowed}{examples}"
+            "max_rejects",
+            f"{run.rejects:,} of {files:,} files are rejects ({share:.1%}), more than {allowed}{examples}",
         )
 
 

@@ -16,7 +16,7 @@ from gifdex.index import artifact
 from gifdex.index.build import (
     FieldPlan,
     Origin,
-    build_engines_files,
+    engine_files,
     finish_version,
     fit_reduction,
     shards_with_rows,
@@ -38,7 +38,7 @@ from gifdex.schemas.progress import Progress
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """What a version is made of: its items (schema ITEMS), its origin, and the projection and the file it lies in."""
+    """What a version is built from: origin, items (schema ITEMS), projection and its file, and tuning sentences."""
 
     origin: Origin
     items: pa.Table
@@ -48,10 +48,10 @@ class IndexPlan:
 
 
 def tuning_sentences(images: ImageEncoder, texts: TextEncoder, projection: Projection) -> FloatArray | None:
-    """Return sentences as people ask them, as unit vectors float32 (n, d): engines are tuned with these.
+    """Return typical queries as unit vectors float32 (n, d), to tune engines with.
 
-    Half of them describe scenes, half name what the image encoder's classifier knows, if it has one. None where the
-    text encoder knows no word of them.
+    Half of them are scene descriptions; the others name classes of the image encoder's classifier, if it has one. None
+    if the text encoder knows no word of them.
     """
     scenes, classifier = scene_descriptions(), images.classifier()
     labels = [] if classifier is None else [PROMPT.format(label) for label in classifier.labels]
@@ -66,7 +66,7 @@ def tuning_sentences(images: ImageEncoder, texts: TextEncoder, projection: Proje
 
 
 def field_plans(plan: IndexPlan, settings: IndexSettings) -> Mapping[str, FieldPlan]:
-    """Return the fields that a build makes, each where it has rows."""
+    """Return the fields that a build makes if they have rows."""
     joint = SpaceRecord(JOINT_SPACE, plan.projection.fingerprint)
     image = plan.origin.image_encoder
     return {
@@ -79,9 +79,9 @@ def field_plans(plan: IndexPlan, settings: IndexSettings) -> Mapping[str, FieldP
 def write_version(
     plan: IndexPlan, settings: BuildSettings, workspace: Workspace, cache: FeatureCache, progress: Progress
 ) -> None:
-    """Write all files of a version, its manifest last. Raises PipelineError where tasks left other than was planned."""
+    """Write all files of a version, the manifest last. Raises PipelineError if the results differ from the plan."""
     version = workspace.store / plan.origin.build_id
-    artifact.clear(version)  # until all is written again, a damaged version does not exist
+    artifact.clear(version)  # so that a damaged version does not exist while it is rewritten
     index = settings.index
     count = index.shards or shards.automatic_shards(len(plan.items), cache.dimensions, plan.projection.dimensions)
     ordered = shards.row_order(plan.items, count)
@@ -89,7 +89,7 @@ def write_version(
     embeddings = workspace.embeddings(plan.origin.build_id)
     indexed = version / artifact.ITEMS_NAME
     tasks = shards.plan_shards(ordered, count, indexed, plan.projection_path, embeddings, version)
-    for task in tasks:  # an interrupted or damaged one is built again
+    for task in tasks:  # rebuild interrupted and damaged results
         task.output.unlink(missing_ok=True)
     options = shards.beam_options(settings.beam_options, len(tasks))
     run_tasks("embed", tasks, lambda: shards.RunEmbedTask(index, cache), options, progress)
@@ -112,7 +112,7 @@ def _plan_engines(version: Path, fields: Mapping[str, FieldPlan], shard_items: l
             continue
         reduced = fit_reduction(version, name, numbers) is not None
         for number in numbers:
-            written = build_engines_files(version, name, number, field.engines, reduced=reduced)
+            written = engine_files(version, name, number, field.engines, reduced=reduced)
             if written:
                 tasks.append(shards.EngineTask(name, number, shard_items[number], version, written[-1]))
     return tasks

@@ -49,7 +49,7 @@ def split(scanned: Scan, encoded: Encoded, strict: bool) -> Lists:
     ]
     rejects = pa.concat_tables([scanned.rejects, pa.Table.from_pylist(rows, schema=tables.REJECTS)])
     if not len(items):
-        raise _nothing(rejects)
+        raise _no_items(rejects)
     return Lists(catalog, items, rejects.sort_by("id"))
 
 
@@ -60,7 +60,7 @@ def _with_damage(catalog: pa.Table, damaged: Mapping[str, str]) -> pa.Table:
     return catalog.set_column(place, tables.CATALOG.field(place), pa.array(damage, pa.string()))
 
 
-def _nothing(rejects: pa.Table) -> CorpusError:
+def _no_items(rejects: pa.Table) -> CorpusError:
     examples = {row["error"]: f"{row['uri']}: {row['reason']}" for row in reversed(rejects.to_pylist())}
     counts = Counter(rejects["error"].to_pylist())
     reasons = "; ".join(f"{error} ({counts[error]:,}), such as {example}" for error, example in examples.items())

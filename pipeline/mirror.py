@@ -34,7 +34,7 @@ from gifdex.schemas.progress import Progress
 LEASE_NAME = ".lease"
 # A lease expires after this long without renewal, and how often it is renewed and features are copied.
 _LEASE_SECONDS, _RENEWED_SECONDS, _COPIED_SECONDS = 180.0, 30.0, 30.0
-# Files that may change without the lease, when someone publishes by hand.
+# Files that may change without the lease, if someone publishes manually.
 _SHARED = (store.HISTORY_NAME, store.POINTER_NAME)
 _MANIFESTS = 4  # their rank
 # If two runs take a lease at the same time, both write it; after this long both see who has it.
@@ -317,7 +317,7 @@ class _Mirror:
 
 @contextmanager
 def _every(seconds: float, name: str, do: Callable[[], None]) -> Iterator[None]:
-    """Call `do` in a thread every so many seconds while the block runs; ignore failures until the next call."""
+    """Call `do` in a thread every `seconds` while the block runs; ignore failures until the next call."""
     ended = threading.Event()
 
     def follow() -> None:

@@ -53,7 +53,7 @@ class NightlySummary:
         return self.build.build_id
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as one JSON object."""
+        """Return the summary as one JSON object."""
         own = asdict(self)
         own.pop("build")
         return {**self.build.to_json(), **own, "seconds": {**self.build.run.seconds, **self.seconds}}
@@ -134,7 +134,7 @@ class Status:
     last_success: str | None
 
 
-def note_status(where: Path | str, outcome: str, error: str | None) -> Status:
+def record_status(where: Path | str, outcome: str, error: str | None) -> Status:
     """Record how a run ended in its workspace; for one at a URL, also there if it can be reached."""
     workspace = workspace_of(where)
     now = datetime.now(UTC).isoformat("T", "seconds")
@@ -149,7 +149,7 @@ def note_status(where: Path | str, outcome: str, error: str | None) -> Status:
 
 
 def read_status(workspace: Workspace) -> dict[str, Any]:
-    """Return what `note_status` wrote; empty if the file is missing or damaged."""
+    """Return what `record_status` wrote; empty if the file is missing or damaged."""
     try:
         found = json.loads(workspace.status.read_text(encoding="utf-8"))
     except (OSError, ValueError):

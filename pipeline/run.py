@@ -100,12 +100,12 @@ class Run:
 
     def encode(self, scanned: Scan) -> Encoded:
         """Encode the GIFs that are not cached, after a notice if another encoder was chosen."""
-        todo = look_up(scanned.catalog, self.cache)
-        planned = plan_run(scanned, len(todo.missing), self.workspace, self.cache, self.encoder.name)
+        found = look_up(scanned.catalog, self.cache)
+        planned = plan_run(scanned, len(found.missing), self.workspace, self.cache, self.encoder.name)
         if planned.notice is not None:
             self.progress.notice(planned.notice)
         with self.times.timed("encode"):
-            return encode_missing(todo, self.settings, self.cache, self.encoder, self._shared, self.progress)
+            return encode_missing(found, self.settings, self.cache, self.encoder, self._shared, self.progress)
 
     def summary(self, build_id: str, scanned: Scan, encoded: Encoded, lists: Lists) -> RunSummary:
         """Return the summary of the stages, under the id of the run's results."""

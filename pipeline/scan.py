@@ -78,7 +78,7 @@ def plan_scan(entries: Sequence[Entry], known: dict[str, Known], folder: Path, l
     return tasks
 
 
-def look_at(entry: Entry, known: Known | None, limits: Limits) -> dict[str, Any]:
+def scan_file(entry: Entry, known: Known | None, limits: Limits) -> dict[str, Any]:
     """Return the SCAN_RESULTS row of one file; any error becomes its reason."""
     row: dict[str, Any] = {"id": entry.id, "size": entry.size, "modified": entry.modified}
     try:
@@ -110,7 +110,7 @@ class RunScanTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
     def process(self, task: ScanTask) -> Iterator[tuple[str, int]]:
         """Yield the results file and its count of rows."""
         with ThreadPoolExecutor(self._threads) as pool:
-            rows = list(pool.map(look_at, task.entries, task.known, [self._limits] * task.items))
+            rows = list(pool.map(scan_file, task.entries, task.known, [self._limits] * task.items))
         commit_table(task.output, pa.Table.from_pylist(rows, schema=tables.SCAN_RESULTS))
         yield str(task.output), len(rows)
 

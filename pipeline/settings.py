@@ -8,7 +8,7 @@ from pathlib import Path
 from gifdex.encoders.frames.limits import check_at_least
 from gifdex.encoders.registry import DEFAULT_TEXT_ENCODER
 from gifdex.encoders.settings import EncodeSettings
-from gifdex.index.build import USUAL_ENGINES, Engines
+from gifdex.index.build import DEFAULT_ENGINES, Engines
 from gifdex.schemas.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ class IndexSettings:
 
     text_encoder: str = DEFAULT_TEXT_ENCODER
     projection: Path | None = None
-    engines: Engines = field(default_factory=lambda: dict(USUAL_ENGINES))
+    engines: Engines = field(default_factory=lambda: dict(DEFAULT_ENGINES))
     shards: int | None = None
     keep_features: bool = False
 
@@ -53,10 +53,10 @@ class BuildSettings:
 class GateSettings:
     """Settings of the quality gate.
 
-    `min_recall`: minimal recall@10 of each field's default engine, as measured by its build on vectors and sentences.
-    `max_shrink`: share of the last published version's items that may be missing. `max_rejects`: a share of all files
-    if below 1, otherwise a count. `canaries`: a file of JSON Lines {"sentence": ..., "id": ..., "k": 10}; each sentence
-    must find its id among the first k.
+    `min_recall`: the minimum recall@10 of each field's default engine, as measured by its build on vectors and
+    sentences. `max_shrink`: share of the last published version's items that may be missing. `max_rejects`: a share of
+    all files if below 1, otherwise a count. `canaries`: a file of JSON Lines {"sentence": ..., "id": ..., "k": 10};
+    each sentence must find its id among the first k.
     """
 
     min_recall: float = 0.95

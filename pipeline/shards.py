@@ -1,8 +1,8 @@
-"""Features become vectors, and vectors become the shards of an index version, in two stages of tasks.
+"""Turn features into vectors, and vectors into the shards of an index version, in two stages of tasks.
 
-A shard holds the items of one range of SHA-256s, sorted by id, so joining the catalog with the cached features
-shuffles no vectors, and a task holds the features and the vectors of its own shard alone. The first stage writes each
-field's vectors; the second builds the engines over them, once the whole field is known and its reduction is fitted.
+A shard has the items of one range of SHA-256s, sorted by id. So joining the catalog with the cached features shuffles
+no vectors, and a task holds only the features and vectors of its own shard. The first stage writes each field's
+vectors. The second builds the engines over them, after the reduction has been fitted on the whole field.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from gifdex.schemas import tables
 from gifdex.schemas.errors import PipelineError, UnknownWordsError
 from gifdex.schemas.files import commit_table
 
-# Rows that go through the projection at a time: bounds memory, and keeps the products' shapes the same.
+# Rows per block of the projection: limits memory, and fixes the shapes of the products.
 _BLOCK = 4096
-# Bytes of features and vectors that a shard is built in, where nothing else is asked for.
+# The default limit for a shard's features and vectors in memory.
 _SHARD_BYTES = 2 * 1024**3
-# Shards that one machine builds at once: each takes that much.
+# Shards that one machine builds at once; each takes that much memory.
 _MAX_WORKERS = 4
 # Shards are cut by the first 32 bits of SHA-256s.
 _KEY_DIGITS, _KEY_BITS = 8, 32
@@ -46,10 +46,10 @@ _KEY_DIGITS, _KEY_BITS = 8, 32
 
 @dataclass(frozen=True)
 class EmbedTask:
-    """One shard whose vectors are to be written: which slice of the indexed items it holds, and where its files go.
+    """Writes one shard's vectors: the shard's slice of the indexed items, and where its files go.
 
-    `indexed` is the index's file of items; the fields' files in `version` are written, `output`, the table of
-    embeddings, last.
+    `indexed` is the version's items file. The fields' files go to `version`; `output`, the table of embeddings, is
+    written last.
     """
 
     number: int
@@ -63,7 +63,7 @@ class EmbedTask:
 
 @dataclass(frozen=True)
 class EngineTask:
-    """One shard of one field whose engines are to be built; `output` is the last file that is written."""
+    """Builds the engines of one shard of one field; `output` is the last file that it writes."""
 
     field: str
     number: int
@@ -78,19 +78,19 @@ def embeddings_name(number: int) -> str:
 
 
 def automatic_shards(items: int, features: int, dimensions: int) -> int:
-    """Return how many shards keep each one's features and vectors (in memory twice) within the usual size."""
+    """Return how many shards keep each one's features and vectors (held twice) within the default limit."""
     bytes_ = items * 4 * (features + 2 * dimensions)
     return max(1, -(-bytes_ // _SHARD_BYTES))
 
 
 def row_order(items: pa.Table, shards: int) -> pa.Table:
-    """Sort items (schema ITEMS) as the index has them: by shard, and by id within it."""
+    """Sort items (schema ITEMS) in the order of the index: by shard, then by id."""
     ordered = items.append_column("shard", _shard_of(items, shards))
     return ordered.sort_by([("shard", "ascending"), ("id", "ascending")]).drop_columns(["shard"])
 
 
 def _shard_of(items: pa.Table, shards: int) -> pa.Array:
-    """Return each item's shard: equal ranges of SHA-256s, so that shards are of about one size."""
+    """Return each item's shard: equal ranges of SHA-256s, so that shards have about the same size."""
     keys = np.array([int(key[:_KEY_DIGITS], 16) for key in items["sha256"].to_pylist()], np.uint64)
     return pa.array((keys * np.uint64(shards)) >> np.uint64(_KEY_BITS))
 
@@ -109,9 +109,9 @@ def plan_shards(
 
 
 def beam_options(given: Sequence[str], tasks: int) -> list[str]:
-    """Return the options of a run that builds several shards at once: those given or, if none are, a thread each.
+    """Return Beam options for building several shards at once: those given or, without any, a thread per shard.
 
-    Building a shard is the work of numpy and the engines' libraries, during which other threads run.
+    Threads are enough, because numpy and the engines' libraries release the GIL.
     """
     workers = min(tasks, available_cpus(), _MAX_WORKERS)
     if given or workers < 2:
@@ -128,7 +128,7 @@ class RunEmbedTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         self._shared = Shared()
 
     def setup(self) -> None:
-        """Compute in the run's order, in a worker of its own too."""
+        """Fix the order of sums, because this may run in a worker process."""
         fixed_order()
 
     def process(self, task: EmbedTask) -> Iterator[tuple[str, int]]:
@@ -149,9 +149,9 @@ class RunEmbedTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
     def _embed_captions(
         self, captions: Sequence[str | None], projection: Projection
     ) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return the embeddings float32 (m, d) of the distinct captions that the encoder knows a word of.
+        """Return the embeddings float32 (m, d) of the distinct captions with a known word, and each item's position.
 
-        And the place of each item's, int64 (items,), -1 where it has none.
+        Positions are int64 (items,), -1 for items without an embedding.
         """
         texts = list(dict.fromkeys(caption for caption in captions if caption and caption.strip()))
         vectors, known = [np.empty((0, projection.dimensions), np.float32)], []
@@ -161,7 +161,7 @@ class RunEmbedTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
             block = texts[at : at + _BLOCK]
             try:
                 found, encoded = encode_known(encoder, block)
-            except UnknownWordsError:  # it knows no word of any
+            except UnknownWordsError:  # none of them has a known word
                 continue
             known += [block[place] for place in found]
             vectors.append(projection.embed_texts(encoded))
@@ -177,7 +177,7 @@ class RunEngineTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         self._engines = engines
 
     def setup(self) -> None:
-        """Compute in the run's order, in a worker of its own too."""
+        """Fix the order of sums, because this may run in a worker process."""
         fixed_order()
 
     def process(self, task: EngineTask) -> Iterator[tuple[str, int]]:
@@ -193,7 +193,7 @@ def _projected(features: FloatArray, projection: Projection) -> FloatArray:
 
 
 def _halved(features: FloatArray) -> NDArray[np.float16]:
-    """Return features as float16; raises PipelineError for numbers that it cannot hold."""
+    """Return features as float16; raises PipelineError for values beyond its range."""
     with np.errstate(over="ignore"):
         result: NDArray[np.float16] = features.astype(np.float16)
     if not np.isfinite(result).all():
@@ -205,7 +205,7 @@ def _halved(features: FloatArray) -> NDArray[np.float16]:
 
 
 def _write_field(task: EmbedTask, field: str, vectors: NDArray[Any], places: NDArray[np.int64]) -> None:
-    """Write one field's rows: the distinct ones of vectors (m, d), of which each item has the one at its place."""
+    """Write one field's rows: the distinct ones of `vectors` (m, d). `places` has each item's index there, or -1."""
     keys = [hashlib.blake2b(vector.tobytes(), digest_size=16).digest() for vector in vectors]
     firsts, items = distinct_rows([None if place < 0 else keys[place] for place in places.tolist()])
     write_rows(task.version, field, task.number, vectors[places[firsts]], items, task.items)

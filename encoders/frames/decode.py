@@ -22,7 +22,7 @@ from gifdex.schemas.errors import DecodeError
 
 # How frames are resized; part of the features' fingerprint.
 RESIZE = "bilinear"
-# Drawing a larger canvas takes some hundred megabytes, so only a few are drawn at a time.
+# Drawing a larger canvas takes hundreds of megabytes, so only a few are drawn at once.
 _LARGE_CANVAS_PIXELS = 4 * 1024**2
 _MAX_LARGE_CANVASES = 2
 # Scene sampling compares thumbnails of this many pixels a side.
@@ -92,7 +92,7 @@ def _check_structure(structure: Structure, limits: Limits) -> None:
         check("pixels", largest, limits.pixels, "pixels in an image")
 
 
-def _beginning(structure: Structure, good: int, damage: str) -> Structure:
+def _truncated(structure: Structure, good: int, damage: str) -> Structure:
     """Return the structure reduced to its first `good` frames."""
     changes: dict[str, object] = {"delays_ms": structure.delays_ms[:good], "damage": damage}
     if isinstance(structure, GifStructure):
@@ -110,7 +110,7 @@ def _run(job: _Job) -> SampledFrames:
                 raise DecodeError(f"the first frame cannot be decoded: {err.reason}") from err
             # This terminates: every round has fewer frames, and all share one budget.
             damage = f"has {err.frame:,} good frames, then: {err.reason}"
-            job = replace(job, structure=_beginning(job.structure, err.frame, damage))
+            job = replace(job, structure=_truncated(job.structure, err.frame, damage))
         except MemoryError as err:
             raise DecodeError("not enough memory to decode it: lower the limit pixels", lasting=False) from err
 

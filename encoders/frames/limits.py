@@ -28,7 +28,7 @@ class Limits:
     seconds: float = 8.0
 
 
-# The default maximum of frames for each strategy.
+# The default maximum number of frames for each strategy.
 SAMPLING_STRATEGIES = {"uniform": 8, "scene": 8, "all": 256, "first": 1}
 
 
@@ -50,5 +50,5 @@ class Sampling:
 
     @property
     def count(self) -> int:
-        """The maximum of frames for one GIF."""
+        """The maximum number of frames for one GIF."""
         return SAMPLING_STRATEGIES[self.strategy] if self.frames is None else self.frames

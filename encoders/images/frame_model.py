@@ -1,4 +1,4 @@
-"""What image encoders in TensorFlow share: batches of one shape, precision, and what happens without memory."""
+"""What image encoders in TensorFlow share: batches of one shape, precision, and handling of low memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gifdex.encoders.tensorflow.runtime import (
 )
 from gifdex.schemas.errors import EncoderError
 
-# The minimal cosine between a test frame's features in a lower precision and in float32.
+# The minimum cosine between a test frame's features in a lower precision and in float32.
 MIN_COSINE = 0.9999
 _PROBES = 4
 
@@ -65,7 +65,7 @@ class FrameModel(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What the registry and the manifest call it."""
+        """Its name in the registry and the manifest."""
 
     @property
     @abstractmethod
@@ -92,7 +92,7 @@ class FrameModel(ABC):
         """Return the forward pass, from a uint8 tensor (n, height, width, 3) to float32 (n, d); for a tf.function."""
 
     def classifier(self) -> Classifier | None:
-        """Return the classifier the features were trained with, or None where there is none."""
+        """Return the classifier the features were trained with, or None if there is none."""
         return None
 
     @cached_property

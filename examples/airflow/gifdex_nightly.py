@@ -1,8 +1,8 @@
 """An Airflow DAG for the nightly run (Airflow 2.10 and 3).
 
-On failure: exit code 1 (failed) and 75 (another run holds the workspace) are tried again twice, after ten minutes;
-2 (wrong configuration) and 3 (refused by the quality gate) fail the task at once, because a retry would not help.
-The published version answers all the time. For an alert, add your `on_failure_callback` to default_args.
+Exit codes 1 (failed) and 75 (another run holds the workspace) are retried twice, after ten minutes. 2 (wrong
+configuration) and 3 (refused by the quality gate) fail the task at once, because a retry would not help. The published
+version answers all the time. For an alert, add your `on_failure_callback` to default_args.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ except ImportError:  # Airflow 2
 GIFDEX = "/opt/gifdex/bin/gifdex"
 CONFIG = "/etc/gifdex/gifdex.toml"
 METRICS = "/var/lib/node_exporter/textfile/gifdex.prom"
-NOT_AGAIN = {2: "the configuration is wrong", 3: "the quality gate refused the version"}
+NO_RETRY = {2: "the configuration is wrong", 3: "the quality gate refused the version"}
 
 with DAG(
     "gifdex_nightly",
@@ -38,14 +38,14 @@ with DAG(
 
     @task
     def nightly() -> str:
-        """Run the job in an environment of its own: TensorFlow and Beam are not the scheduler's."""
+        """Run the job with its own Python environment, so that the scheduler needs neither TensorFlow nor Beam."""
         command = [GIFDEX, "nightly", CONFIG, "--json", "--metrics", METRICS]
         with tempfile.TemporaryFile("w+") as summary:
             with subprocess.Popen(command, stdout=summary, stderr=subprocess.PIPE, text=True) as process:
                 for line in process.stderr or ():
                     logging.getLogger(__name__).info("%s", line.rstrip())
-            if process.returncode in NOT_AGAIN:
-                why = NOT_AGAIN[process.returncode]
+            if process.returncode in NO_RETRY:
+                why = NO_RETRY[process.returncode]
                 raise AirflowFailException(f"{why}: see the log above (exit {process.returncode})")
             if process.returncode:
                 raise RuntimeError(f"gifdex nightly exited with {process.returncode}: see the log above")

@@ -1,9 +1,9 @@
-"""Annoy's trees over reduced vectors, behind checks that keep a bad file from killing the process.
+"""Annoy trees over reduced vectors, with checks that keep a damaged file from crashing the process.
 
-The reduced part x' of a unit vector gets one more coordinate, sqrt(1 - |x'|^2), and a query gets 0 there. All
-vectors then have length one, so that the order by Euclidean distance is the order by inner product: |q - x|^2 =
-|q|^2 + 1 - 2 q.x (Bachrach et al., 2014, RecSys, "Speeding up the Xbox recommender system"). Without a reduction
-the trees are plain angular ones.
+The reduced part x' of a unit vector gets one more coordinate, sqrt(1 - |x'|^2), and a query gets a 0. All vectors then
+have length one, so the order by Euclidean distance is the order by inner product: |q - x|^2 = |q|^2 + 1 - 2 q.x
+(Bachrach et al., 2014, RecSys, "Speeding up the Xbox recommender system"). Without a reduction, the trees are plain
+angular ones.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from gifdex.schemas.manifest import EngineRecord, RecallRecord
 
 SUFFIX = ".ann"
 ANGULAR, EUCLIDEAN = "angular", "euclidean"
-# Annoy's source (annoylib.h): a node begins with its count of descendants; an angular one has two children next (or
-# a norm), a Euclidean one the plane's offset and two children. The vector follows. In nodes of few descendants,
-# their ids begin where the children are and go on to the node's end. Counted in words of 32 bits.
+# From annoylib.h: a node begins with its number of descendants. Then an angular node has two children (or a norm), a
+# Euclidean one the plane's offset and two children; the vector follows. A node with few descendants has their ids
+# instead, from the place of the children to its end. Sizes are in words of 32 bits.
 _HEADER_WORDS = {ANGULAR: 3, EUCLIDEAN: 4}
 _WORD = ctypes.sizeof(ctypes.c_int32)
-# Nodes of the trees that a query looks at for each candidate: of 100,000 vectors in 128 dimensions, 30,000 nodes
-# and 200 candidates have recall@10 .95 at the highest speed; 100 to 200 nodes a candidate hardly differ.
+# How many nodes of the trees a query inspects per candidate. For 100,000 vectors in 128 dimensions, 30,000 nodes and
+# 200 candidates reach recall@10 .95 fastest; 100 to 200 nodes per candidate hardly differ.
 _NODES_PER_CANDIDATE = 128
 _MAX_NODES = 2**31 - 1  # Annoy takes a C int
-# Over reduced vectors more than 5 trees make a larger file and, for the same nodes looked at, hardly better candidates
-# (of 100,000 vectors 5, 20 and 100 trees have the same recall within .01); over whole ones they do not (GloVe, 50
-# dimensions: 5 trees had a third of the speed of 50 or 100 at equal recall).
+# Over reduced vectors, more than 5 trees make a larger file and, for the same number of nodes, hardly better candidates
+# (with 100,000 vectors, 5, 20 and 100 trees have the same recall within .01). Over full vectors, more trees help
+# (GloVe, 50 dimensions: at equal recall, 5 trees had a third of the speed of 50 or 100).
 _REDUCED_TREES, _WHOLE_TREES = 5, 50
 SEED = 20150622
-_BLOCK = 4096  # nodes or vectors at a time, so that they stay in the cache
+_BLOCK = 4096  # nodes or vectors per block, so that they stay in the cache
 _SEE = "restore the file or rebuild the index"
 
 
 def _width(dimensions: int, metric: str) -> int:
-    """Return the dimensions of Annoy's vectors: one more than of the reduction."""
+    """Return the dimensions of Annoy's vectors: one more than a reduction has."""
     return dimensions + (metric == EUCLIDEAN)
 
 
@@ -54,19 +54,19 @@ def node_bytes(dimensions: int, metric: str) -> int:
     return _WORD * (_HEADER_WORDS[metric] + _width(dimensions, metric))
 
 
-def build(path: Path, seen: FloatArray, metric: str, trees: int, seed: int = SEED) -> None:
-    """Write an Annoy index of float32 (n, r) vectors, or leading parts of unit vectors; item i is row i.
+def build(path: Path, vectors: FloatArray, metric: str, trees: int, seed: int = SEED) -> None:
+    """Write an Annoy index of float32 (n, r) vectors, full or reduced unit vectors; item i is row i.
 
     One thread and a fixed seed give the same bytes each time.
     """
-    seen = np.ascontiguousarray(seen)  # a sum's last digits depend on the layout
+    vectors = np.ascontiguousarray(vectors)  # the layout affects the rounding of sums
     if metric == EUCLIDEAN:
-        rest = np.sqrt(np.maximum(0, 1 - np.einsum("ij,ij->i", seen, seen)))
-        seen = np.hstack([seen, rest[:, None]])
-    index = AnnoyIndex(seen.shape[1], metric)
+        rest = np.sqrt(np.maximum(0, 1 - np.einsum("ij,ij->i", vectors, vectors)))
+        vectors = np.hstack([vectors, rest[:, None]])
+    index = AnnoyIndex(vectors.shape[1], metric)
     index.set_seed(seed)
-    for start in range(0, len(seen), _BLOCK):
-        for row, vector in enumerate(seen[start : start + _BLOCK].tolist(), start):  # Annoy reads lists faster
+    for start in range(0, len(vectors), _BLOCK):
+        for row, vector in enumerate(vectors[start : start + _BLOCK].tolist(), start):  # Annoy reads lists faster
             index.add_item(row, vector)
     index.build(trees, n_jobs=1)
     with committing(path) as temporary:
@@ -74,9 +74,9 @@ def build(path: Path, seen: FloatArray, metric: str, trees: int, seed: int = SEE
 
 
 def map_vectors(path: Path, rows: int, dimensions: int, metric: str) -> FloatArray:
-    """Map the file and return its rows' reduced vectors float32 (rows, dimensions), which are read where they lie.
+    """Map the file, and return a view of its rows' reduced vectors float32 (rows, dimensions).
 
-    Raises CorruptIndexError for a file that cannot hold so many.
+    Raises CorruptIndexError if the file does not match these counts.
     """
     words = _map_words(path, rows, dimensions, metric)
     first = _HEADER_WORDS[metric]
@@ -85,7 +85,7 @@ def map_vectors(path: Path, rows: int, dimensions: int, metric: str) -> FloatArr
 
 
 def _map_words(path: Path, rows: int, dimensions: int, metric: str) -> NDArray[np.int32]:
-    """Map the file as its nodes' words int32 (nodes, words)."""
+    """Map the file as int32 words (nodes, words)."""
     size = node_bytes(dimensions, metric)
     try:
         found = path.stat().st_size
@@ -98,21 +98,21 @@ def _map_words(path: Path, rows: int, dimensions: int, metric: str) -> NDArray[n
         raise CorruptIndexError(f"cannot read {path}: {err.strerror}; {_SEE}") from err
     if len(words) <= rows:
         raise CorruptIndexError(f"{path} has {len(words):,} nodes, too few for trees over {rows:,} rows: {_SEE}")
-    if (count := int(words[-1, 0])) != rows:  # of a root's descendants
+    if (count := int(words[-1, 0])) != rows:  # a root's number of descendants
         raise CorruptIndexError(f"{path} holds {count:,} items, but the manifest says {rows:,}: {_SEE}")
     return np.asarray(words).view(np.ndarray)
 
 
 def _check_nodes(path: Path, words: NDArray[np.int32], rows: int, metric: str) -> None:
-    """Raise CorruptIndexError unless every node that Annoy may come to lies in the file, in trees and not in circles.
+    """Raise CorruptIndexError unless all nodes that Annoy may reach lie in the file and form trees without cycles.
 
-    Annoy follows what a file says unchecked. Its builder writes children before their parents, each child of one
-    parent alone, and copies of the roots at the end.
+    Annoy follows a file's offsets without checking them. Its builder writes children before their parents, each child
+    with one parent, and copies of the roots at the end.
     """
     first_id = _HEADER_WORDS[metric] - 2
     most_ids = words.shape[1] - first_id
     others = np.flatnonzero(words[::-1, 0] != rows)
-    first_root = max(rows, len(words) - int(others[0]) if len(others) else 0)  # of those that the file ends with
+    first_root = max(rows, len(words) - int(others[0]) if len(others) else 0)  # the file ends with the roots' copies
     damaged = (words[:rows, 0] != 1).any()
     parents = np.zeros(len(words), np.int32)
     for start in range(rows, len(words), _BLOCK):
@@ -121,7 +121,7 @@ def _check_nodes(path: Path, words: NDArray[np.int32], rows: int, metric: str) -
         is_split = descendants > most_ids
         numbers = start + np.flatnonzero(is_split)
         children = part[is_split, first_id : first_id + 2]
-        # A root's children may be its copy's too, but no other node's.
+        # A root shares its children with its copy; no other nodes share any.
         damaged |= (descendants < 1).any() or (children < 0).any()
         damaged |= (children >= np.minimum(numbers, first_root)[:, None]).any()
         if damaged:
@@ -132,14 +132,14 @@ def _check_nodes(path: Path, words: NDArray[np.int32], rows: int, metric: str) -
         counted = np.arange(most_ids) < descendants[~is_split, None]
         damaged |= (((leaves < 0) | (leaves >= rows)) & counted).any()
     if damaged or parents.max() > 1:
-        raise CorruptIndexError(f"{path} has nodes that lead out of the file, so its bytes were altered: {_SEE}")
+        raise CorruptIndexError(f"{path} has nodes that point outside the file, so its bytes were altered: {_SEE}")
 
 
 class AnnoyEngine:
-    """A memory-mapped Annoy file that proposes candidates; several threads may ask it at once."""
+    """A memory-mapped Annoy file that proposes candidates; several threads may search it at once."""
 
     def __init__(self, path: Path, rows: int, dimensions: int, metric: str) -> None:
-        """Map the file; raises CorruptIndexError where it is not trees over `rows` rows of `dimensions`."""
+        """Map the file; raises CorruptIndexError unless it has trees over `rows` rows of `dimensions`."""
         _check_nodes(path, _map_words(path, rows, dimensions, metric), rows, metric)
         self._index = AnnoyIndex(_width(dimensions, metric), metric)
         self._rows = rows
@@ -154,11 +154,11 @@ class AnnoyEngine:
             )
 
     def candidates(self, queries: FloatArray, count: int, without: Rows | None = None) -> Sequence[Rows]:
-        """See Engine; Annoy answers one query at a time, and lets other threads run meanwhile."""
+        """See Engine; Annoy answers one query at a time, without holding the GIL."""
         count = min(count + (without is not None), self._rows)
         nodes = min(_NODES_PER_CANDIDATE * count, _MAX_NODES)
         found = [self._nearest(query, count, nodes) for query in queries.tolist()]
-        if without is not None:  # trees do not shape themselves after one row
+        if without is not None:  # a single row hardly affects the trees
             found = [rows[rows != own] for rows, own in zip(found, without, strict=True)]
         return found
 
@@ -172,7 +172,7 @@ class AnnoyKind:
 
     name = ANNOY
     package = "annoy"
-    # So slow to ask that all vectors would take most of the time there is. Recall of a quarter is off by .01.
+    # Slow to query, so a quarter of the vectors must do; the recall is then off by .01.
     tuning = Tuning(target=0.98, step=4)
     is_exhaustive = False
 
@@ -185,22 +185,22 @@ class AnnoyKind:
         if unknown := set(parameters) - {"trees", "seed"}:
             raise ValueError(f"the engine {ANNOY} has no parameter {min(unknown)!r}; expected trees or seed")
         metric = EUCLIDEAN if shape.reduced else ANGULAR
-        told, unmeasured = usual | dict(parameters), RecallRecord(0, {})
-        return EngineRecord("annoy", version("annoy"), metric, shape.scanned, told, 0, unmeasured, None)
+        merged, unmeasured = usual | dict(parameters), RecallRecord(0, {})
+        return EngineRecord("annoy", version("annoy"), metric, shape.scanned, merged, 0, unmeasured, None)
 
     def file(self, stem: str, reduced: bool) -> str:
         """See EngineKind."""
         return f"{stem}{SUFFIX}"
 
-    def build(self, folder: Path, stem: str, seen: FloatArray, record: EngineRecord) -> None:
+    def build(self, folder: Path, stem: str, vectors: FloatArray, record: EngineRecord) -> None:
         """See EngineKind."""
-        build(folder / f"{stem}{SUFFIX}", seen, record.metric, record.parameters["trees"], record.parameters["seed"])
+        build(folder / f"{stem}{SUFFIX}", vectors, record.metric, record.parameters["trees"], record.parameters["seed"])
 
     def problem(self, record: EngineRecord, shape: Shape) -> str | None:
         """See EngineKind."""
         expected = EUCLIDEAN if shape.reduced else ANGULAR
         if (record.library, record.metric) != ("annoy", expected):
-            return f"is of {record.library!r:.40} with the metric {record.metric!r:.40}, not of annoy with {expected!r}"
+            return f"has {record.library!r:.40} and the metric {record.metric!r:.40}, not 'annoy' and {expected!r}"
         return None
 
     def check(self, path: Path, rows: int, record: EngineRecord) -> None:
@@ -212,5 +212,5 @@ class AnnoyKind:
         return AnnoyEngine(path, rows, record.dimensions, record.metric)
 
     def suits(self, rows: int, record: EngineRecord, *, reduced: bool, batch: bool) -> bool:
-        """See EngineKind: where nothing faster does."""
+        """See EngineKind: always, because faster kinds come first."""
         return True

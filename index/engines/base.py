@@ -1,4 +1,4 @@
-"""What an engine is to the rest of the index. One module here implements each; `registry` lists them."""
+"""The interface of engines. Each has one module here; `registry` lists them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Rows = NDArray[np.int64]
 
 
 class Engine(Protocol):
-    """An opened engine over one shard; several threads may ask it at once."""
+    """An opened engine over one shard; several threads may search it at once."""
 
     def candidates(self, queries: FloatArray, count: int, without: Rows | None = None) -> Sequence[Rows]:
-        """Return, for each of `queries` float32 (n, r), about `count` distinct rows of the shard, in no promised order.
+        """Return about `count` distinct rows of the shard for each of `queries` float32 (n, r), in any order.
 
-        r is the count of dimensions that the engine sees (`EngineRecord.dimensions`). More rows than `count` may
-        come where that costs nothing, fewer where the engine found no more. `without` (n,) names, for each query, a
-        row that the engine does as if it did not have; -1 for none.
+        r is the number of dimensions that the engine uses (`EngineRecord.dimensions`). May return more than `count`
+        rows if that costs nothing, and fewer if the engine finds no more. `without` (n,) has one row per query that the
+        engine must ignore, or -1.
         """
 
 
@@ -32,8 +32,8 @@ class Engine(Protocol):
 class Tuning:
     """How an engine's default `num_candidates` is chosen.
 
-    The least number whose recall@10 reaches `target`. One stored vector in `step` is asked, and twice that share of the
-    sentences: fewer of an engine that answers slowly.
+    It is the smallest number whose recall@10 reaches `target`. For slow engines, only every `step`-th stored vector is
+    used as a query, and twice that share of the sentences.
     """
 
     target: float
@@ -44,8 +44,8 @@ class Tuning:
 class Shape:
     """What engines are built over: vectors of `dimensions`, or of a reduction.
 
-    `scanned` and `kept` are how many of its leading directions stand for the vectors in a scan and in a graph; they
-    are `dimensions` where nothing is reduced.
+    `scanned` and `kept` are how many of its leading directions scans and graphs use; both are `dimensions` without a
+    reduction.
     """
 
     dimensions: int
@@ -59,7 +59,7 @@ class EngineKind(Protocol):
 
     @property
     def name(self) -> str:
-        """What manifests, Python and the command line call it."""
+        """Its name in manifests, in Python and on the command line."""
 
     @property
     def package(self) -> str:
@@ -71,42 +71,42 @@ class EngineKind(Protocol):
 
     @property
     def is_exhaustive(self) -> bool:
-        """Whether it looks at every row, so that it answers where the others do not find enough."""
+        """Whether it scores every row, so that it can replace engines that miss their target."""
 
     def require(self) -> None:
-        """Raise MissingExtraError where what its build needs is not installed."""
+        """Raise MissingExtraError if a package that its build needs is not installed."""
 
     def describe(self, shape: Shape, parameters: Mapping[str, int]) -> EngineRecord:
-        """Return the record of an engine to be built, before anything was measured of it.
+        """Return the record of an engine to be built, without measurements.
 
-        `parameters` override its defaults. Raises ValueError for one that it does not have.
+        `parameters` override its defaults. Raises ValueError for an unknown one.
         """
 
     def file(self, stem: str, reduced: bool) -> str:
-        """Return the name of the file that it reads in a shard whose files' names begin with `stem`."""
+        """Return the name of its file in a shard whose file names begin with `stem`."""
 
-    def build(self, folder: Path, stem: str, seen: FloatArray, record: EngineRecord) -> None:
-        """Write its file from `seen`, the vectors float32 (n, record.dimensions) of a shard as it sees them.
+    def build(self, folder: Path, stem: str, vectors: FloatArray, record: EngineRecord) -> None:
+        """Write its file over a shard's `vectors` float32 (n, record.dimensions), which may be reduced.
 
-        An engine that reads what another one writes, or the vectors themselves, does nothing.
+        An engine that reads another engine's file, or the stored vectors, does nothing.
         """
 
     def problem(self, record: EngineRecord, shape: Shape) -> str | None:
-        """Return what a manifest says of it that cannot be, None where all fits."""
+        """Return why its record in a manifest is invalid, or None."""
 
     def check(self, path: Path, rows: int, record: EngineRecord) -> None:
-        """Raise CorruptIndexError where its file does not have the shard's counts, by its header and size alone."""
+        """Raise CorruptIndexError if the header or the size of its file does not match the shard's counts."""
 
     def open(self, path: Path, rows: int, record: EngineRecord) -> Engine:
-        """Map its file; raises CorruptIndexError where that is not what the record says."""
+        """Map its file; raises CorruptIndexError if the file differs from the record."""
 
     def suits(self, rows: int, record: EngineRecord, *, reduced: bool, batch: bool) -> bool:
-        """Tell whether it answers soonest over so many rows, one query a call or (`batch`) many.
+        """Tell whether it is the fastest for this many rows, with one query per call or (`batch`) many.
 
-        Kinds are asked in the registry's order, and the first that suits and finds enough is the default.
+        The default is the first kind in the registry's order that suits and is selective enough.
         """
 
 
 def evenly_spaced(rows: int, count: int) -> Rows:
-    """Return up to `count` distinct rows of `rows`, evenly spaced over all."""
+    """Return up to `count` distinct rows of `rows`, evenly spaced."""
     return np.unique(np.linspace(0, rows - 1, count).astype(np.int64))

@@ -1,6 +1,6 @@
-"""The file of a graph, FIELD-NNNNN.graph: a header and five arrays that are searched where they lie.
+"""The graph file FIELD-NNNNN.graph: a header and five arrays, which are searched in place.
 
-docs/index-format.md specifies it.
+docs/index-format.md specifies the format.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.files import committing
 
 SUFFIX = ".graph"
-NO_LINK = 2**32 - 1  # fills the places of a node's list behind its last link
-MAX_LINKS = 4096  # of a node on a level, as in kernels.c
+NO_LINK = 2**32 - 1  # fills a node's list after its last link
+MAX_LINKS = 4096  # per node and level, as in kernels.c
 _MAGIC, _VERSION = b"gifgraph", 1
 _HEADER = struct.Struct("<8sII7Q")
 _SECTIONS_AT = 128
@@ -33,7 +33,7 @@ _SEE = "restore the file or rebuild the index"
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a graph's header, in their order there."""
+    """The numbers in a graph's header, in order."""
 
     rows: int
     dimensions: int
@@ -68,7 +68,7 @@ class Shape:
         return [(dtype, shape, offset) for (dtype, shape), offset in zip(arrays, offsets, strict=True)]
 
     def file_size(self) -> int:
-        """Return how many bytes the file has."""
+        """Return the file's size in bytes."""
         dtype, shape, offset = self.sections()[-1]
         return offset + _size(dtype, shape)
 
@@ -81,9 +81,9 @@ def _size(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def write(path: Path, shape: Shape, sections: Sequence[Iterable[NDArray[Any]]]) -> None:
-    """Write a graph's file from its sections in their order, each given as blocks of rows.
+    """Write a graph file from its sections in order, each given as blocks of rows.
 
-    Raises ValueError for blocks that do not have the shape together.
+    Raises ValueError if the blocks do not add up to the shape.
     """
     with committing(path) as temporary, temporary.open("wb") as stream:
         stream.write(_HEADER.pack(_MAGIC, _VERSION, 0, *astuple(shape)))
@@ -118,9 +118,9 @@ class GraphFile:
 
 
 def open_graph(path: Path, rows: int, dimensions: int) -> GraphFile:
-    """Map a graph's file; raises CorruptIndexError where it is none over `rows` vectors of `dimensions` bytes.
+    """Map a graph file; raises CorruptIndexError unless it has `rows` vectors of `dimensions` bytes.
 
-    Only the header and the sizes are checked. `kernels.search_graph` checks each link before it follows it.
+    Checks only the header and the sizes. `kernels.search_graph` checks each link before following it.
     """
     mapped = map_bytes(path)
     shape = _read_shape(path, mapped)
@@ -146,15 +146,15 @@ def open_graph(path: Path, rows: int, dimensions: int) -> GraphFile:
 
 def _read_shape(path: Path, mapped: NDArray[np.uint8]) -> Shape:
     if len(mapped) < _SECTIONS_AT or bytes(mapped[: len(_MAGIC)]) != _MAGIC:
-        raise refused(path, "does not begin as a graph's file")
+        raise refused(path, "does not begin like a graph file")
     _, version, _, *numbers = _HEADER.unpack(mapped[: _HEADER.size].tobytes())
     if version != _VERSION:
-        raise CorruptIndexError(f"{path} has version {version} of the graph's file; expected {_VERSION}: {_SEE}")
+        raise CorruptIndexError(f"{path} has version {version} of the graph format; expected {_VERSION}: {_SEE}")
     return Shape(*numbers)
 
 
 def map_bytes(path: Path) -> NDArray[np.uint8]:
-    """Map a file's bytes; raises CorruptIndexError where it cannot be read or is empty."""
+    """Map a file's bytes; raises CorruptIndexError if it cannot be read or is empty."""
     try:
         mapped: NDArray[np.uint8] = np.asarray(np.memmap(path, np.uint8, "r")).view(np.ndarray)
     except (OSError, ValueError) as err:  # ValueError: an empty file
@@ -163,5 +163,5 @@ def map_bytes(path: Path) -> NDArray[np.uint8]:
 
 
 def refused(path: Path | str, what: str) -> CorruptIndexError:
-    """Return the error for a graph's file of which `what` is wrong."""
+    """Return the error for a graph file; `what` says what is wrong with it."""
     return CorruptIndexError(f"{path} {what}, so its bytes were altered or another version wrote it: {_SEE}")

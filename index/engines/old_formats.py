@@ -1,4 +1,4 @@
-"""Manifests of earlier formats in the form of the next one, up to the format that this gifdex writes."""
+"""Upgrade manifests of earlier formats step by step to the current one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from gifdex.index.engines.names import ANNOY, SCAN
 from gifdex.schemas.manifest import EncoderRecord, FileRecord, ProjectionRecord, ReductionRecord, Upgrade, decode
 
-# Up to this many items an index of format 1 was scanned whole.
+# Up to this many items, an index of format 1 was scanned completely.
 _MAX_SCANNED_ITEMS = 20_000
 
 
@@ -47,9 +47,9 @@ class _Manifest1:
 
 
 def _to_format_2(value: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of format 1, which had one engine and no reduction, as one of format 2."""
+    """Upgrade a manifest of format 1, which had one engine and no reduction, to format 2."""
     first: _Manifest1 = decode(_Manifest1, value, "manifest")
-    # What format 1 asked for: 2 * trees * 200 of Annoy's nodes, of which a candidate stands for a hundred.
+    # Format 1 searched 2 * trees * 200 of Annoy's nodes; a candidate corresponds to a hundred nodes.
     effort = max(200, 4 * first.engine.trees)
     recall = {str(first.quality.k): first.quality.engine_recall}
     trees = {
@@ -61,7 +61,7 @@ def _to_format_2(value: dict[str, Any]) -> dict[str, Any]:
         "effort": effort,
         "quality": {"queries": first.quality.queries, "recall": recall},
     }
-    # Its scan is of whole vectors: every item is proposed and rescored.
+    # It scanned full vectors: every item is proposed and rescored.
     unmeasured = {"queries": 0, "recall": {}}
     scan = trees | {"metric": "ip", "parameters": {}, "effort": max(first.items, 1), "quality": unmeasured}
     shards = [
@@ -117,7 +117,7 @@ class _Manifest2:
 
 
 def _to_format_3(value: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of format 2, which had one set of vectors and a row for each item, as one of format 3."""
+    """Upgrade a manifest of format 2, which had one set of vectors and one row per item, to format 3."""
     second: _Manifest2 = decode(_Manifest2, value, "manifest")
     engines = {name: _engine_3(engine) for name, engine in second.engines.items()}
     first_item, shards = 0, []

@@ -1,4 +1,4 @@
-"""The engines that there are. To add one, write its module and name it here."""
+"""All engines. To add one, write its module and list it here."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gifdex.index.engines.scan import ScanKind
 from gifdex.schemas.errors import QueryError
 from gifdex.schemas.manifest import EngineRecord
 
-# The first that suits an index is its default, see `default`.
+# In order of preference, see `default`.
 _KINDS: dict[str, EngineKind] = {kind.name: kind for kind in (HnswKind(), ScanKind(), AnnoyKind())}
-# What a build makes unless it is told otherwise.
-USUAL = (ANNOY, SCAN)
-# An engine that has to look at a larger share of the rows than one in so many is no shortcut.
-_MIN_ROWS_A_CANDIDATE = 8
+# The engines that a build makes by default.
+DEFAULTS = (ANNOY, SCAN)
+# An engine that must rescore more than one in this many rows is not worth using.
+_MIN_ROWS_PER_CANDIDATE = 8
 
 
 def names() -> tuple[str, ...]:
@@ -26,14 +26,14 @@ def names() -> tuple[str, ...]:
 
 
 def register(kind: EngineKind) -> None:
-    """Add an engine from outside of gifdex, before the registry's own in the order of preference."""
+    """Register an engine from outside gifdex; it comes before the built-in ones in the order of preference."""
     others = dict(_KINDS)
     _KINDS.clear()
     _KINDS.update({kind.name: kind} | others)
 
 
 def unregister(name: str) -> None:
-    """Take an engine out again."""
+    """Remove a registered engine."""
     del _KINDS[name]
 
 
@@ -43,12 +43,12 @@ def known(name: str) -> bool:
 
 
 def is_optional(name: str) -> bool:
-    """Tell whether there is an engine of that name that a build makes only when it is asked to."""
-    return name in _KINDS and name not in USUAL
+    """Tell whether there is an engine of that name that a build makes only on request."""
+    return name in _KINDS and name not in DEFAULTS
 
 
 def kind(name: str) -> EngineKind:
-    """Return the engine of that name; raises QueryError where there is none."""
+    """Return the engine of that name; raises QueryError if there is none."""
     if name not in _KINDS:
         raise QueryError(f"there is no engine {name!r:.40}; expected one of {', '.join(_KINDS)}")
     return _KINDS[name]
@@ -63,16 +63,16 @@ def kinds(engines: Iterable[str]) -> list[EngineKind]:
 def default(
     engines: Mapping[str, EngineRecord], rows: int, shards: int, *, reduced: bool, batch: bool = False
 ) -> str | None:
-    """Return which of a field's engines answers unless another is asked for: None where there is no engine.
+    """Return a field's default engine, None if the field has no engines.
 
-    The first kind that suits the count of rows and finds enough: one that reaches its target only by looking at more
-    than an eighth of the rows leaves the answer to one that looks at all of them, quickly. Nothing here is timed, so
-    the same rows and engines give the same default on every machine.
+    This is the first kind that suits the number of rows and is selective. An engine that must rescore more than an
+    eighth of the rows to reach its target gives way to an exhaustive one. Nothing is timed, so the same rows and
+    engines give the same default on every machine.
     """
     found = kinds(engines)
     for one in found:
         record = engines[one.name]
-        selective = _MIN_ROWS_A_CANDIDATE * record.num_candidates * shards <= rows
+        selective = _MIN_ROWS_PER_CANDIDATE * record.num_candidates * shards <= rows
         if one.suits(rows, record, reduced=reduced, batch=batch) and (one.is_exhaustive or selective):
             return one.name
     exhaustive = [one.name for one in found if one.is_exhaustive]

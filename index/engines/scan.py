@@ -1,4 +1,4 @@
-"""A scan of all reduced vectors by products of matrices; they are read from Annoy's file, so it has none of its own."""
+"""Scan all reduced vectors by matrix products. It reads them from Annoy's file, so it has no file of its own."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from gifdex.index.vectors import NPY_SUFFIX, map_npy
 from gifdex.schemas.manifest import EngineRecord, RecallRecord
 
 METRIC = "ip"  # inner product
-# Numbers that a scan reads for a query and is still faster than Annoy's trees: over reduced
-# vectors (1,000,000 of 256 dimensions, of which it reads some 80: 34 queries a second against 25), and over whole ones
-# (GloVe, 399,000 of 50: 179 against 280 at equal recall). Many queries a call are multiplied four times as fast.
+# Up to this many numbers read per query, a scan is faster than Annoy's trees: over reduced vectors (1,000,000 of 256
+# dimensions, of which it reads about 80: 34 queries per second against 25), and over full ones (GloVe, 399,000 of 50
+# dimensions: 179 against 280 at equal recall). With many queries per call, products are four times as fast.
 _MAX_REDUCED_NUMBERS, _MAX_WHOLE_NUMBERS, _BATCH_GAIN = 100_000_000, 12_500_000, 4
 # Scores held at a time: 64 MiB of float32.
 _SCORES = 16 * 1024**2
 
 
 class ScanEngine:
-    """Proposes the rows of highest inner product with the query, of reduced vectors float32 (rows, r)."""
+    """Proposes the rows whose reduced vectors float32 (rows, r) have the highest inner products with the query."""
 
     def __init__(self, vectors: FloatArray) -> None:
         self._vectors = vectors
 
     def candidates(self, queries: FloatArray, count: int, without: Rows | None = None) -> Sequence[Rows]:
-        """See Engine; several queries are multiplied at once."""
+        """See Engine; multiplies several queries at once."""
         if without is not None:
             found = self.candidates(queries, count + 1)
             return [rows[rows != own] for rows, own in zip(found, without, strict=True)]
@@ -55,7 +55,7 @@ class ScanKind:
     is_exhaustive = True
 
     def require(self) -> None:
-        """A scan needs numpy alone."""
+        """A scan needs only numpy."""
 
     def describe(self, shape: Shape, parameters: Mapping[str, int]) -> EngineRecord:
         """See EngineKind; there are no parameters."""
@@ -67,7 +67,7 @@ class ScanKind:
         """See EngineKind: Annoy's file holds the reduced vectors."""
         return f"{stem}{SUFFIX if reduced else NPY_SUFFIX}"
 
-    def build(self, folder: Path, stem: str, seen: FloatArray, record: EngineRecord) -> None:
+    def build(self, folder: Path, stem: str, vectors: FloatArray, record: EngineRecord) -> None:
         """See EngineKind: there is nothing to build."""
 
     def problem(self, record: EngineRecord, shape: Shape) -> str | None:
@@ -85,6 +85,6 @@ class ScanKind:
         return ScanEngine(map_npy(path, (rows, record.dimensions), np.float32))
 
     def suits(self, rows: int, record: EngineRecord, *, reduced: bool, batch: bool) -> bool:
-        """See EngineKind: up to a count of numbers."""
+        """See EngineKind: up to a limit of numbers read per query."""
         numbers = _MAX_REDUCED_NUMBERS if reduced else _MAX_WHOLE_NUMBERS
         return rows * record.dimensions <= numbers * (_BATCH_GAIN if batch else 1)

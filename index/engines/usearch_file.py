@@ -1,8 +1,9 @@
-"""usearch's own file of a graph: what its builder returns, and the graphs of index format 2 (shard-NNNNN.usearch).
+"""usearch's graph file: the output of its builder, and the graphs of index format 2 (shard-NNNNN.usearch).
 
-It is usearch's format 2: counts of vectors and of bytes each as uint32, the vectors, a header of 64 bytes, five uint64
-(rows, links of a node on upper levels and on the lowest, highest level, entry), each node's level as int16, then each
-node: its key as uint64, its level as int16, and for every level a count and the slots for links, as uint32.
+usearch's format 2 has the number of vectors and of bytes per vector as uint32, the vectors, a header of 64 bytes, five
+uint64 (rows, links per node on upper levels and on the lowest, highest level, entry), each node's level as int16, and
+the nodes. A node has its key as uint64, its level as int16, and for each level a count and the slots for links, as
+uint32.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from gifdex.index.engines.graph_file import MAX_LINKS, NO_LINK, Shape, map_bytes
 
 SUFFIX = ".usearch"
 _VECTORS_AT, _HEADER, _GRAPH_HEADER, _NODE_HEAD, _LINK = 8, 64, 40, 10, 4
-_KINDS_AT = 13  # in the header: metric, scalar, key and link
+_KINDS_AT = 13  # offset in the header of the types: metric, scalar, key and link
 _SQUARED_DISTANCE, _INNER_PRODUCT = 101, 105  # the metric: as built, and as index format 2 stored it
 _KINDS = (23, 14, 15)  # int8, uint64 keys, uint32 links
-_BLOCK = 4096  # nodes that are converted at a time
+_BLOCK = 4096  # nodes per block
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,19 @@ class UsearchGraph:
 
 
 def check_file(path: Path, rows: int, dimensions: int) -> None:
-    """Raise CorruptIndexError where a file's header is none of a graph over `rows` vectors of `dimensions` bytes."""
+    """Raise CorruptIndexError unless a file's header is that of a graph of `rows` vectors of `dimensions` bytes."""
     _check_header(path, map_bytes(path), rows, dimensions, _INNER_PRODUCT)
 
 
 def open_graph(path: Path, rows: int, dimensions: int) -> UsearchGraph:
-    """Map a file of index format 2; raises CorruptIndexError where it is no graph over `rows` vectors."""
+    """Map a file of index format 2; raises CorruptIndexError unless it is a graph of `rows` vectors."""
     data = map_bytes(path)
     _check_header(path, data, rows, dimensions, _INNER_PRODUCT)
     return _parsed(path, data, rows, dimensions)
 
 
 def convert(path: Path, data: bytes, rows: int, dimensions: int) -> None:
-    """Write the graph that usearch built, and serialised as `data`, to `path` in our format."""
+    """Convert a graph that usearch built and serialised as `data` to our format, and write it to `path`."""
     source = f"the graph that usearch built for {path}"
     view = np.frombuffer(data, np.uint8)
     _check_header(source, view, rows, dimensions, _SQUARED_DISTANCE)
@@ -90,28 +91,28 @@ def _check_header(source: Path | str, data: NDArray[np.uint8], rows: int, dimens
         raise refused(source, f"does not hold {rows:,} vectors of {dimensions} bytes")
     head = data[end - _HEADER : end]
     if bytes(head[:9]) != b"usearch\x02\x00" or tuple(head[_KINDS_AT : _KINDS_AT + 4].tolist()) != (metric, *_KINDS):
-        raise refused(source, "is no graph of usearch's format 2 over bytes")
+        raise refused(source, "is not an int8 graph in usearch's format 2")
     present, deleted, width = np.frombuffer(head, "<u8", 3, 17).tolist()
     if (present, deleted, width) != (rows, 0, dimensions) or head[41]:
-        raise refused(source, f"does not say that it has {rows:,} nodes")
+        raise refused(source, f"does not have {rows:,} nodes")
 
 
 def _parsed(source: Path | str, data: NDArray[np.uint8], rows: int, dimensions: int) -> UsearchGraph:
-    """Return the graph; raises CorruptIndexError where its nodes do not fill the file to its end."""
+    """Return the graph; raises CorruptIndexError if its nodes do not fill the file to its end."""
     end = _header_end(rows, dimensions)
     levels_at = end + _GRAPH_HEADER
     nodes_at = levels_at + 2 * rows
     size, upper, lowest, highest, entry = np.frombuffer(data, "<u8", 5, end).tolist()
     if size != rows or len(data) < nodes_at:
-        raise refused(source, f"does not say that it has {rows:,} nodes")
+        raise refused(source, f"does not have {rows:,} nodes")
     levels = np.frombuffer(data, "<i2", rows, levels_at).astype(np.int64)
     fits = entry < rows and levels.min() >= 0 and levels.max() == highest == levels[entry]
     if not fits or min(upper, lowest) < 1 or max(upper, lowest) > MAX_LINKS:
-        raise refused(source, "does not say where to begin")
+        raise refused(source, "has no valid entry point")
     sizes = _NODE_HEAD + _LINK * (1 + lowest) + levels * _LINK * (1 + upper)
     starts = nodes_at + np.cumsum(sizes) - sizes
     if nodes_at + int(sizes.sum()) != len(data):
-        raise refused(source, f"has {len(data):,} bytes, not those of its nodes")
+        raise refused(source, f"has {len(data):,} bytes, but its nodes take {nodes_at + int(sizes.sum()):,}")
     shape = Shape(rows, dimensions, lowest, upper, int(levels.sum()), highest, entry)
     return UsearchGraph(data, shape, starts, levels)
 
@@ -139,7 +140,7 @@ def _lowest(graph: UsearchGraph) -> Iterator[NDArray[np.uint32]]:
 
 
 def _upper(graph: UsearchGraph) -> Iterator[NDArray[np.uint32]]:
-    """Yield the lists of upper links, of each node in order those of its levels 1, 2 ..."""
+    """Yield the lists of upper links: for each node in order, those of its levels 1, 2 ..."""
     shape = graph.shape
     nodes = np.repeat(np.arange(shape.rows), graph.levels)
     levels = np.arange(len(nodes)) - np.repeat(np.cumsum(graph.levels) - graph.levels, graph.levels)
@@ -149,7 +150,7 @@ def _upper(graph: UsearchGraph) -> Iterator[NDArray[np.uint32]]:
 
 
 def _links(graph: UsearchGraph, lists: NDArray[np.int64], room: int) -> NDArray[np.uint32]:
-    """Return the links (lists, room) in lists that begin at these offsets; NO_LINK fills the places without one."""
+    """Return the links (lists, room) in lists that begin at these offsets, filled up with NO_LINK."""
     words = _words(graph, lists, 1 + room)
     links: NDArray[np.uint32] = words[:, 1:]
     links[np.arange(room) >= words[:, :1]] = NO_LINK

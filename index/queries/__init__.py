@@ -1,1 +1,1 @@
-"""From what people ask to rows and items: checking queries, making them vectors, fusing fields."""
+"""Process queries: check them, turn them into vectors, and fuse fields."""

@@ -1,4 +1,4 @@
-"""Several fields as one answer: candidates of each, their union scored exactly in all, one weighted sum."""
+"""Search several fields at once: the union of their candidates gets exact scores, summed with weights."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 from gifdex.encoders.base import FloatArray
 from gifdex.index.engines.base import Rows
 from gifdex.index.field_records import IMAGE
-from gifdex.index.fields import JOINT_SPACE, Asked, Field
+from gifdex.index.fields import JOINT_SPACE, Field, SearchMethod
 from gifdex.index.search import Found, best, contenders
 from gifdex.index.vectors import ROUNDING, Scores
 from gifdex.schemas.errors import QueryError
 
 MAX_WEIGHT = 1_000_000
-USUAL_WEIGHTS: Mapping[str, float] = {IMAGE: 1.0}
-# More than rough scores are off by: the products with the vectors, and their weighted sum.
+DEFAULT_WEIGHTS: Mapping[str, float] = {IMAGE: 1.0}
+# An upper bound for the error of rough scores, from the products and from their weighted sum.
 _ROUNDING = 2 * ROUNDING
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """Fields of one space and their weights, above zero. An item's score is the sum of its weighted cosines.
+    """Fields of one space with positive weights. An item's score is the weighted sum of its cosines.
 
-    An item without a row in a field counts 0 there.
+    An item without a row in a field scores 0 there.
     """
 
     parts: tuple[tuple[Field, float], ...]
@@ -41,7 +41,7 @@ class Fusion:
 
     @functools.cached_property
     def _has_row(self) -> NDArray[np.bool_] | None:
-        """Which items have a row in some field, bool (items,); None where all have. The others are no answers."""
+        """Which items have a row in some field, bool (items,), or None if all do. The others are never returned."""
         if any(field.items.covers_all for field, _ in self.parts):
             return None
         has_row: NDArray[np.bool_] = np.logical_or.reduce([field.items.row_of >= 0 for field, _ in self.parts])
@@ -52,35 +52,35 @@ class Fusion:
         field = self.parts[0][0]
         if field.space.name != JOINT_SPACE:
             raise QueryError(
-                f"a sentence lies in the space {JOINT_SPACE}, but the field {field.name} in that of "
-                f"{field.space.name}: ask it with a vector of {field.dimensions} dimensions"
+                f"a sentence is in the space {JOINT_SPACE}, but the field {field.name} is in the space "
+                f"{field.space.name}: search it with a vector of {field.dimensions} dimensions"
             )
 
-    def search(self, queries: FloatArray, k: int, asked: Asked, among: Rows | None = None) -> list[Found]:
-        """Return, for unit queries (n, d), each one's k best items and their scores; equal scores in item order.
+    def search(self, queries: FloatArray, k: int, method: SearchMethod, among: Rows | None = None) -> list[Found]:
+        """Return the k best items for each of the unit queries (n, d), with their scores; equal scores in item order.
 
-        `among` are the ascending items that may be answered, of which the best are found exactly. Rounding leads no
-        score beyond the weights' sum.
+        `among` are the ascending items that may be returned; they are searched exactly. Scores are clipped to the sum
+        of the weights, which rounding might exceed.
         """
-        found = self._search(queries, k, asked, among)
+        found = self._search(queries, k, method, among)
         return [(items, clipped(scores, self._sum)) for items, scores in found]
 
-    def _search(self, queries: FloatArray, k: int, asked: Asked, among: Rows | None) -> list[Found]:
+    def _search(self, queries: FloatArray, k: int, method: SearchMethod, among: Rows | None) -> list[Found]:
         if len(self.parts) == 1:
             field, weight = self.parts[0]
-            found = _search_one(field, queries, k, asked, among)
+            found = _search_one(field, queries, k, method, among)
             return found if weight == 1 else [(items, weight * scores) for items, scores in found]
-        for field, _ in self.parts:  # whose engine may be unknown
-            field.engine_for(asked, len(queries))
-        if among is None and not asked.exact:
-            return [best(items, self.scores_of(query, items), k) for query, items in self._proposed(queries, k, asked)]
+        for field, _ in self.parts:  # raises for an unknown engine
+            field.engine_for(method, len(queries))
+        if among is None and not method.exact:
+            return [best(items, self.scores_of(query, items), k) for query, items in self._proposed(queries, k, method)]
         return [self._scan(query, k, among) for query in queries]
 
-    def _proposed(self, queries: FloatArray, k: int, asked: Asked) -> list[tuple[FloatArray, Rows]]:
-        """Return, for each query, the distinct items that any field proposes."""
+    def _proposed(self, queries: FloatArray, k: int, method: SearchMethod) -> list[tuple[FloatArray, Rows]]:
+        """Return each query with the distinct items that any field proposes."""
         found: list[list[Rows]] = [[] for _ in queries]
         for field, _ in self.parts:
-            for items, rows in zip(found, field.proposals(queries, k, asked), strict=True):
+            for items, rows in zip(found, field.proposals(queries, k, method), strict=True):
                 items.append(field.items.items_of(rows))
         return [(query, np.unique(np.concatenate(items))) for query, items in zip(queries, found, strict=True)]
 
@@ -92,9 +92,9 @@ class Fusion:
         return scores
 
     def _rough_scores(self, query: FloatArray) -> FloatArray:
-        """Return the scores float32 (items,) of all items over the weights' sum, _ROUNDING off at most.
+        """Return the scores float32 (items,) of all items, divided by the sum of the weights, within _ROUNDING.
 
-        Weights as they are might be too small for float32.
+        The division keeps small weights from underflowing.
         """
         first, weight = self.parts[0]
         scores = np.float32(weight / self._sum) * first.rough_scores(query)
@@ -117,9 +117,9 @@ class Fusion:
         return best(items, self.scores_of(query, items), k)
 
     def ranks(self, queries: FloatArray, items: Rows) -> Rows:
-        """Return the exact rank int64 (n,) of `items[i]` for unit query i among all answers; equal scores share it.
+        """Return the exact rank int64 (n,) of `items[i]` for unit query i among all items; equal scores share a rank.
 
-        An item without a row in any field comes after them.
+        An item without a row in any field ranks after all others.
         """
         result = np.empty(len(queries), np.int64)
         for number, (query, item) in enumerate(zip(queries, items, strict=True)):
@@ -136,11 +136,11 @@ class Fusion:
         return result
 
 
-def _search_one(field: Field, queries: FloatArray, k: int, asked: Asked, among: Rows | None) -> list[Found]:
-    """Return the k best items of one field, whose weight is one."""
+def _search_one(field: Field, queries: FloatArray, k: int, method: SearchMethod, among: Rows | None) -> list[Found]:
+    """Return the k best items of one field, with weight one."""
     if among is None:
-        return [field.items.expand(rows, scores, k) for rows, scores in field.search(queries, k, asked)]
-    field.engine_for(asked, len(queries))
+        return [field.items.expand(rows, scores, k) for rows, scores in field.search(queries, k, method)]
+    field.engine_for(method, len(queries))
     mask = np.zeros(field.items.count, bool)
     mask[among] = True
     found = field.searcher.scan_rows(queries, field.rows_of(among), k)
@@ -148,20 +148,20 @@ def _search_one(field: Field, queries: FloatArray, k: int, asked: Asked, among: 
 
 
 def clipped(scores: Scores, limit: float) -> Scores:
-    """Return falling scores, none beyond a limit."""
+    """Clip descending scores to a limit."""
     if len(scores) and (scores[0] > limit or scores[-1] < -limit):
         return np.clip(scores, -limit, limit)
     return scores
 
 
 def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float] | None) -> Fusion:
-    """Return the fusion that a caller's weights ask for, those of 0 left out.
+    """Return the fusion for a caller's weights, without fields of weight 0.
 
-    Raises QueryError for a field that the index does not have, for fields of different spaces, and for weights that are
-    no numbers from 0 to MAX_WEIGHT with one above 0.
+    Raises QueryError for unknown fields, for fields of different spaces, and unless all weights are numbers from 0 to
+    MAX_WEIGHT and one is above 0.
     """
     if weights is None:
-        weights = USUAL_WEIGHTS
+        weights = DEFAULT_WEIGHTS
     if not isinstance(weights, Mapping):
         raise QueryError(f"fields is {weights!r:.80}; expected names and weights, such as {{'image': 1.0}}")
     for name, weight in weights.items():
@@ -176,9 +176,9 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
             )
     parts = [(fields[name], float(weight)) for name, weight in weights.items() if float(weight)]
     if not parts:
-        raise QueryError(f"the weights {dict(weights)!r:.80} have none above 0; expected such as {{'image': 1.0}}")
+        raise QueryError(f"the weights {dict(weights)!r:.80} are all 0; expected one above 0, as in {{'image': 1.0}}")
     _check_spaces(parts)
-    # In the index's order of fields, so that a sum's last digits do not depend on the caller's.
+    # In the index's order of fields, so that the rounding of sums does not depend on the caller's order.
     numbers = {name: number for number, name in enumerate(fields)}
     return Fusion(tuple(sorted(parts, key=lambda part: numbers[part[0].name])))
 
@@ -193,7 +193,7 @@ def _check_spaces(parts: Sequence[tuple[Field, float]]) -> None:
     for field, _ in parts[1:]:
         if field.space != first.space:
             raise QueryError(
-                f"the fields {first.name} and {field.name} lie in different spaces, {first.space.name} "
+                f"the fields {first.name} and {field.name} are in different spaces, {first.space.name} "
                 f"({first.space.fingerprint}) and {field.space.name} ({field.space.fingerprint}), so one query cannot "
-                "be compared with both: ask them apart"
+                "be compared with both: search them separately"
             )

@@ -1,4 +1,4 @@
-"""What a search can be told besides the query."""
+"""The options of a search."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import operator
 from collections.abc import Mapping
 from typing import TypedDict
 
-from gifdex.index.fields import Asked
+from gifdex.index.fields import SearchMethod
 from gifdex.index.items import Where
 from gifdex.schemas.errors import QueryError
 
-_MAX_COUNT = 2**48  # hits and candidates: more than any index has items
+_MAX_COUNT = 2**48  # of hits and candidates; no index has this many items
 
 
 class SearchOptions(TypedDict, total=False):
-    """What `Index.search` can be told besides the query and k; its docstring says what each means."""
+    """The options of `Index.search`; its docstring explains them."""
 
     fields: Mapping[str, float] | None
     where: Where | None
@@ -23,14 +23,14 @@ class SearchOptions(TypedDict, total=False):
     exact: bool
 
 
-def how_asked(engine: str | None, num_candidates: int | None, exact: bool) -> Asked:
-    """Return how fields are asked; raises QueryError for a count that is none."""
+def search_method(engine: str | None, num_candidates: int | None, exact: bool) -> SearchMethod:
+    """Return how fields are searched; raises QueryError for an invalid count."""
     candidates = None if num_candidates is None else at_least_one("num_candidates", num_candidates)
-    return Asked(engine, candidates, exact)
+    return SearchMethod(engine, candidates, exact)
 
 
 def at_least_one(name: str, value: int) -> int:
-    """Return a count; raises QueryError for what is no whole number, or under 1."""
+    """Return a count; raises QueryError unless it is a whole number, at least 1."""
     try:
         count = operator.index(value)
     except TypeError as err:

@@ -1,4 +1,4 @@
-"""Sentences as queries: checked, and embedded by the text encoder that the index was built with."""
+"""Check sentences, and embed them with the text encoder that the index was built with."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gifdex.schemas.manifest import EncoderRecord
 
 
 class SentenceEmbedder:
-    """Maps sentences into an index's joint space; its encoder is loaded at the first one. Threads may share it."""
+    """Maps sentences into an index's joint space. Loads the encoder at first use; safe to use from several threads."""
 
     def __init__(self, path: Path, record: EncoderRecord, projection: Projection, encoder_name: str | None) -> None:
-        """Take the index's path and text encoder, and what the caller calls that encoder here, None for the same."""
+        """Take the index's path and text encoder; `encoder_name` is the encoder's name here, None if unchanged."""
         self._path = path
         self._record = record
         self._projection = projection
@@ -32,7 +32,7 @@ class SentenceEmbedder:
         return self._projection.embed_texts(self._loaded()(checked))
 
     def embed_known(self, sentences: Sequence[str]) -> tuple[list[int], FloatArray]:
-        """Return the places (k,) of sentences that the encoder knows a word of, and their embeddings (k, d)."""
+        """Return the positions (k,) of the sentences with a known word, and their embeddings (k, d)."""
         places, vectors = encode_known(self._loaded(), checked_sentences(sentences))
         return places, self._projection.embed_texts(vectors)
 
@@ -43,18 +43,18 @@ class SentenceEmbedder:
                 if encoder.fingerprint != record.fingerprint:
                     raise EncoderError(
                         f"the index {self._path} was built with the text encoder {record.name} ({record.fingerprint}), "
-                        f"but the query would be encoded by {encoder.name} ({encoder.fingerprint}): ask with the "
-                        "encoder and the weights that it was built with, or rebuild"
+                        f"but the query would be encoded by {encoder.name} ({encoder.fingerprint}): use the "
+                        "encoder and the weights of the build, or rebuild"
                     )
                 self._encoder = encoder
             return self._encoder
 
     def _construct(self) -> TextEncoder:
-        """Return the text encoder that the caller named, or else the manifest."""
+        """Return the text encoder that the caller named, or else the manifest's."""
         record = self._record
         if self._name is not None:
             return registry.text_encoder(self._name)
-        here = "name where it lies now with --text-encoder, or text_encoder= in gifdex.open"
+        here = "give its new place with --text-encoder, or text_encoder= in gifdex.open"
         if "://" in record.name:  # a module is a program, and an index may come from anyone
             raise EncoderError(
                 f"the index {self._path} was built with the text encoder {record.name} ({record.fingerprint}), which "
@@ -70,7 +70,7 @@ class SentenceEmbedder:
 
 
 def checked_sentences(query: object) -> list[str]:
-    """Return one sentence or several as a list; raises QueryError for anything else."""
+    """Return one or several sentences as a list; raises QueryError for anything else."""
     given: list[Any] = [query] if isinstance(query, str) or not isinstance(query, Iterable) else list(query)
     for sentence in given:
         if not isinstance(sentence, str):
@@ -82,6 +82,6 @@ def checked_sentences(query: object) -> list[str]:
             raise QueryError("the sentence is empty; expected words, such as 'a cat playing the piano'")
         try:
             sentence.encode()
-        except UnicodeEncodeError as err:  # a command line's bytes that were no UTF-8, for one
+        except UnicodeEncodeError as err:  # such as command line arguments that are not UTF-8
             raise QueryError(f"the sentence {sentence!r:.60} is not valid text; expected words in UTF-8") from err
     return given

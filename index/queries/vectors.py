@@ -1,4 +1,4 @@
-"""Vectors as queries: checked, and made as long as one."""
+"""Check and normalize query vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gifdex.index import kernels
 from gifdex.schemas.errors import QueryError
 
 _DOUBLE = 8  # bytes of a float64
-# Between these, a vector's squared length neither over- nor underflowed on the way.
+# Between these limits, a squared length has neither overflowed nor underflowed.
 _MIN_SQUARE, _MAX_SQUARE = 1e-200, 1e200
 
 
@@ -32,14 +32,14 @@ def unit_queries(queries: NDArray[Any], dimensions: int) -> FloatArray:
     if queries.dtype.itemsize <= _DOUBLE:
         wide = np.ascontiguousarray(queries, np.float64)
     else:
-        with np.errstate(over="ignore"):  # what overflows is infinite, which is looked at next
+        with np.errstate(over="ignore"):  # overflows give infinity, which is checked next
             wide = np.ascontiguousarray(queries, np.float64)
     units: FloatArray = np.empty(wide.shape, np.float32)
     if kernels.normalize(wide, dimensions, _MIN_SQUARE, _MAX_SQUARE, units) == len(wide):
         return units
     if not np.isfinite(wide).all():
         raise QueryError("the query has values that are NaN or infinite; expected finite numbers")
-    largest = np.abs(wide).max(axis=1, keepdims=True)  # scaled first, so that no square over- or underflows
+    largest = np.abs(wide).max(axis=1, keepdims=True)  # scaled first, so that no square overflows or underflows
     if not largest.all():
         raise QueryError("the query is a zero vector, which has no direction to search in")
     return unit(wide / largest)

@@ -22,7 +22,7 @@ CACHE_VARIABLE = "GIFDEX_CACHE"
 _BLOCK = 8 * 1024**2  # bytes per read
 _MIB = 1024**2
 # Versions to keep in the cache: the published one, and the one before, which may be open.
-_CACHED = 2
+_MAX_CACHED = 2
 _TRIES = 5  # attempts, in case new versions are published during the fetch
 _MAX_POINTER_BYTES = 1024  # a larger file is not a pointer
 
@@ -66,7 +66,7 @@ def _fetch(
     local.mkdir(parents=True, exist_ok=True)
     with _locked_cache(local):
         version = local / build_id
-        if distrust or not _is_here(version, text, manifest):
+        if distrust or not _is_cached(version, text, manifest):
             _fill(place, names, version, manifest, progress)
             commit_bytes(version / MANIFEST_NAME, text)
         store.publish(local, build_id)
@@ -97,7 +97,7 @@ def _published(place: Place) -> tuple[str | None, tuple[str, ...]]:
     return build_id, (build_id,)
 
 
-def _is_here(version: Path, text: bytes, manifest: Manifest) -> bool:
+def _is_cached(version: Path, text: bytes, manifest: Manifest) -> bool:
     """Tell whether the cache has the whole version, judged by file sizes."""
     try:
         artifact.check_sizes(version, manifest)
@@ -114,7 +114,7 @@ def _fill(place: Place, names: tuple[str, ...], version: Path, manifest: Manifes
     done, total = 0, sum(record.bytes for record in manifest.files.values())
     for name, record in manifest.files.items():
         target = version / name
-        if not _is_right(target, record) and not _link(known.get(record.sha256), target, record):
+        if not _matches(target, record) and not _link(known.get(record.sha256), target, record):
             for count in _download(place, (*names, name), target, record):
                 progress.stage("fetch", (done + count) // _MIB, total // _MIB)
         done += record.bytes
@@ -136,7 +136,7 @@ def _cached_files(local: Path) -> dict[str, Path]:
     return found
 
 
-def _is_right(path: Path, record: FileRecord) -> bool:
+def _matches(path: Path, record: FileRecord) -> bool:
     try:
         return path.stat().st_size == record.bytes and sha256_file(path) == record.sha256
     except OSError:
@@ -145,12 +145,12 @@ def _is_right(path: Path, record: FileRecord) -> bool:
 
 def _link(source: Path | None, target: Path, record: FileRecord) -> bool:
     """Hard-link a cached file if it has the expected content; tell whether that succeeded."""
-    if source is None or not _is_right(source, record):
+    if source is None or not _matches(source, record):
         return False
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
-    except OSError:  # a filesystem without links
+    except OSError:  # a filesystem without hard links
         shutil.copyfile(source, target)
     return True
 
@@ -168,7 +168,7 @@ def _download(place: Place, names: tuple[str, ...], target: Path, record: FileRe
             yield stream.tell()
         stream.flush()
         os.fsync(stream.fileno())
-    if _is_right(part, record):
+    if _matches(part, record):
         part.replace(target)
         return
     found, size = sha256_file(part), part.stat().st_size
@@ -185,7 +185,7 @@ def _download(place: Place, names: tuple[str, ...], target: Path, record: FileRe
 
 def _forget(local: Path, build_id: str) -> None:
     """Delete old versions from the cache, and unfinished downloads that will not be resumed."""
-    stay = [build_id, *(version for version in store.finished(local) if version != build_id)][:_CACHED]
+    stay = [build_id, *(version for version in store.finished(local) if version != build_id)][:_MAX_CACHED]
     for folder in local.iterdir():
         if store.is_build_id(folder.name) and folder.name not in stay:  # including incomplete ones
             artifact.remove_manifest(folder)

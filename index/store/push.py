@@ -29,7 +29,7 @@ from gifdex.schemas.progress import QUIET, Progress
 
 _MIB = 1024**2
 # The manifest of a version while it is being pushed.
-_COMING = f"{TEMPORARY_PREFIX}{MANIFEST_NAME}"
+_PENDING_MANIFEST = f"{TEMPORARY_PREFIX}{MANIFEST_NAME}"
 # A version without a manifest counts as being pushed until no file has arrived for this long.
 ABANDONED = timedelta(days=1)
 
@@ -179,15 +179,15 @@ def _copy(
     Until the manifest is written, the version does not exist there, and a note records which bytes are being pushed.
     """
     build_id = manifest.build_id
-    resumed = place.read(MAX_MANIFEST_BYTES, build_id, _COMING) == text
+    resumed = place.read(MAX_MANIFEST_BYTES, build_id, _PENDING_MANIFEST) == text
     # Without hashing them, existing files are only trusted if the note matches; delete others before writing the note.
-    gone = [MANIFEST_NAME, *([_COMING] if checksum or not resumed else [])]
+    gone = [MANIFEST_NAME, *([_PENDING_MANIFEST] if checksum or not resumed else [])]
     gone += [] if checksum or resumed else list(manifest.files)
     for name in gone:
         if place.size(build_id, name) is not None:
             place.delete(build_id, name)
     if not checksum and not resumed:
-        place.put(text, build_id, _COMING)
+        place.put(text, build_id, _PENDING_MANIFEST)
     total = sum(record.bytes for record in manifest.files.values())
     done = 0
     copied: list[FileRecord] = []
@@ -207,7 +207,7 @@ def _copy(
         if not place.has(record, False, build_id, name):
             raise RemoteError(f"{place.shown(build_id, name)} was deleted during the push: push the version again")
     place.put(text, build_id, MANIFEST_NAME)
-    if place.size(build_id, _COMING) is not None:
-        place.delete(build_id, _COMING)
+    if place.size(build_id, _PENDING_MANIFEST) is not None:
+        place.delete(build_id, _PENDING_MANIFEST)
     progress.stage("push", total // _MIB, total // _MIB)
     return copied, there

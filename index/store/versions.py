@@ -24,7 +24,7 @@ _LOCK_NAME = ".lock"
 PUBLISH, ROLLBACK = "publish", "rollback"
 _BUILD_ID = re.compile(r"[0-9a-f]{16}")
 # How many publications the history keeps: enough for years of nightly runs.
-_REMEMBERED = 2000
+_MAX_HISTORY = 2000
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def publish(store: Path, build_id: str, *, refused: Sequence[str] = ()) -> str |
     version is not finished.
     """
     with locked(store):
-        return _point(store, build_id, PUBLISH, tuple(refused))
+        return _set_current(store, build_id, PUBLISH, tuple(refused))
 
 
 def rollback(store: Path, check: Callable[[str], object]) -> tuple[str, str]:
@@ -62,7 +62,7 @@ def rollback(store: Path, check: Callable[[str], object]) -> tuple[str, str]:
         now = known_current(store)
         if now is None:
             raise IndexNotFoundError(f"nothing is published in {store}: publish a version first")
-        order = list(dict.fromkeys(entry.build_id for entry in reversed(_happened(store)) if entry.action == PUBLISH))
+        order = list(dict.fromkeys(entry.build_id for entry in reversed(_applied(store)) if entry.action == PUBLISH))
         before = order[order.index(now) + 1 :] if now in order else order
         bad = ""
         for build_id in before:
@@ -71,9 +71,9 @@ def rollback(store: Path, check: Callable[[str], object]) -> tuple[str, str]:
             try:
                 check(build_id)
             except ArtifactError as err:
-                bad = f" ({build_id} is not whole: {err})"
+                bad = f" ({build_id} is damaged: {err})"
                 continue
-            _point(store, build_id, ROLLBACK, ())
+            _set_current(store, build_id, ROLLBACK, ())
             return build_id, now
     raise PublishError(
         f"no version that was published before {now} is left in {store}{bad}: list the versions with gifdex "
@@ -81,14 +81,14 @@ def rollback(store: Path, check: Callable[[str], object]) -> tuple[str, str]:
     )
 
 
-def _point(store: Path, build_id: str, action: str, refused: tuple[str, ...]) -> str | None:
-    """Write the history, then the pointer; `_happened` ignores an entry whose writer was killed in between."""
+def _set_current(store: Path, build_id: str, action: str, refused: tuple[str, ...]) -> str | None:
+    """Write the history, then the pointer; `_applied` ignores an entry whose writer was killed in between."""
     check_finished(store, build_id)
     before = known_current(store)
     if before == build_id and not refused:
         return before
     entry = Publication(build_id, datetime.now(UTC), action, before, refused)
-    lines = [_line(one) for one in [*history(store), entry][-_REMEMBERED:]]
+    lines = [_line(one) for one in [*history(store), entry][-_MAX_HISTORY:]]
     commit_bytes(store / HISTORY_NAME, "".join(lines).encode())
     commit_bytes(store / POINTER_NAME, f"{build_id}\n".encode())
     return before
@@ -191,7 +191,7 @@ def parse_pointer(data: bytes, where: str) -> str:
     return text
 
 
-def _happened(store: Path) -> list[Publication]:
+def _applied(store: Path) -> list[Publication]:
     """Return the history without entries whose writer was killed before it changed the pointer.
 
     The entry after such an entry names another previous version; the last entry must be the current version.
@@ -203,7 +203,7 @@ def _happened(store: Path) -> list[Publication]:
 
 def rolled_back(store: Path, build_id: str) -> datetime | None:
     """Return when a version was rolled back, unless it was published again since."""
-    return _rolled_back(_happened(store), build_id)
+    return _rolled_back(_applied(store), build_id)
 
 
 def _rolled_back(entries: Sequence[Publication], build_id: str) -> datetime | None:
@@ -238,7 +238,7 @@ def versions_to_keep(store: Path, keep: int, protected: timedelta, also: Collect
     just read CURRENT is about to open it.
     """
     since = datetime.now(UTC) - protected
-    versions, entries = finished(store), _happened(store)
+    versions, entries = finished(store), _applied(store)
     last = dict.fromkeys(entry.build_id for entry in reversed(entries))
     published = [one for one in last if one in versions and _rolled_back(entries, one) is None]
     others = [one for one in versions if one not in published]

@@ -16,7 +16,7 @@ from gifdex.encoders.projections.linear import LinearProjection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index import store
 from gifdex.index.build import (
-    USUAL_ENGINES,
+    DEFAULT_ENGINES,
     FieldPlan,
     Origin,
     build_engines,
@@ -42,7 +42,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     version = folder / "00000000000000aa"
     write_rows(version, "image", 0, unit(random.standard_normal((40, 8))), [np.array([row]) for row in range(40)], 40)
     fit_reduction(version, "image", [0])
-    build_engines(version, "image", 0, USUAL_ENGINES)
+    build_engines(version, "image", 0, DEFAULT_ENGINES)
     shapes = {"image_center": (4,), "image_map": (4, 8), "text_center": (512,), "text_map": (512, 8)}
     tensors = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     rows = [
@@ -52,7 +52,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = EncoderRecord(encoder.name, encoder.fingerprint, encoder.dimensions)
     origin = Origin(version.name, EncoderRecord("pixels", "0" * 16, 4), "1" * 16, text)
     projection = LinearProjection(tensors)
-    plans = {"image": FieldPlan(SpaceRecord("joint", projection.fingerprint), USUAL_ENGINES)}
+    plans = {"image": FieldPlan(SpaceRecord("joint", projection.fingerprint), DEFAULT_ENGINES)}
     write_items(version, pa.Table.from_pylist(rows, schema=tables.ITEMS))
     finish_version(version, origin, [40], plans, projection)
     store.publish(folder, version.name)

@@ -16,7 +16,7 @@ from gifdex.encoders.base import FloatArray, unit
 from gifdex.encoders.projections.linear import LinearProjection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index.build import (
-    USUAL_ENGINES,
+    DEFAULT_ENGINES,
     Engines,
     FieldPlan,
     Origin,
@@ -121,7 +121,7 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         )
         counts = [len(vectors)] if shards is None else list(shards)
         graph = {HNSW: {"connectivity": 8, "expansion_add": 32}} if hnsw else {}
-        built = {**USUAL_ENGINES, ANNOY: {} if trees is None else {"trees": trees}, **graph, **(engines or {})}
+        built = {**DEFAULT_ENGINES, ANNOY: {} if trees is None else {"trees": trees}, **graph, **(engines or {})}
         joint = SpaceRecord(JOINT_SPACE, projection.fingerprint)
         plans = {IMAGE: FieldPlan(joint, built)}
         for name, others in (fields or {}).items():

@@ -126,7 +126,7 @@ def test_nodes_that_point_outside_the_file_are_refused(
     for at in places:
         path.write_bytes(intact)
         altered(path, lambda data, at=at: put(data, at, "<i", value))  # type: ignore[misc]
-        with pytest.raises(CorruptIndexError, match="lead out of the file"):
+        with pytest.raises(CorruptIndexError, match="point outside the file"):
             AnnoyEngine(path, ITEMS, DIMENSIONS, metric)
 
 
@@ -134,5 +134,5 @@ def test_nodes_that_form_a_cycle_are_refused(path: Path) -> None:
     size = annoy_trees.node_bytes(DIMENSIONS, ANGULAR)
     last = path.stat().st_size // size - 1
     altered(path, lambda data: put(data, last * size + 4, "<i", last))
-    with pytest.raises(CorruptIndexError, match="lead out of the file"):
+    with pytest.raises(CorruptIndexError, match="point outside the file"):
         AnnoyEngine(path, ITEMS, DIMENSIONS, ANGULAR)

@@ -19,7 +19,7 @@ from gifdex.index.build import (
     FieldPlan,
     Origin,
     build_engines,
-    build_engines_files,
+    engine_files,
     finish_version,
     fit_reduction,
     load_reduction,
@@ -274,4 +274,4 @@ def test_the_files_of_an_engines_build_are_known_before(
     assert (fit_reduction(tmp_path, "image", [0]) is not None) == reduced
     before = set(tmp_path.iterdir())
     build_engines(tmp_path, "image", 0, FEW)
-    assert set(tmp_path.iterdir()) - before == set(build_engines_files(tmp_path, "image", 0, FEW, reduced=reduced))
+    assert set(tmp_path.iterdir()) - before == set(engine_files(tmp_path, "image", 0, FEW, reduced=reduced))

@@ -304,7 +304,7 @@ def test_the_default_engine_follows_from_counts(
 
 def test_the_registry_has_names_and_kinds() -> None:
     assert registry.names() == (HNSW, SCAN, ANNOY)
-    assert registry.USUAL == (ANNOY, SCAN)
+    assert registry.DEFAULTS == (ANNOY, SCAN)
     assert [kind.name for kind in registry.kinds([ANNOY, HNSW])] == [HNSW, ANNOY]
     assert [registry.is_optional(name) for name in (HNSW, ANNOY, "faiss")] == [True, False, False]
     with pytest.raises(QueryError, match="there is no engine 'faiss'; expected one of hnsw, scan, annoy"):

@@ -9,7 +9,7 @@ import pytest
 import gifdex
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.index.evaluation import Evaluation, engine_recall, evaluate
-from gifdex.index.fields import Asked
+from gifdex.index.fields import SearchMethod
 from gifdex.index.lookup import Index
 from gifdex.schemas.errors import CaptionsError, QueryError
 
@@ -89,18 +89,18 @@ def test_a_rank_in_fused_fields_is_the_place_among_all_hits(captioned: Index, fi
 def test_fields_that_a_sentence_cannot_query_are_refused(captioned: Index) -> None:
     with pytest.raises(QueryError, match="has no field 'frames'"):
         evaluate(captioned, CAPTIONS, {"frames": 1.0})
-    with pytest.raises(QueryError, match="lie in different spaces"):
+    with pytest.raises(QueryError, match="are in different spaces"):
         evaluate(captioned, CAPTIONS, {"image": 1.0, "features": 1.0})
-    with pytest.raises(QueryError, match="a sentence lies in the space joint, but the field features"):
+    with pytest.raises(QueryError, match="a sentence is in the space joint, but the field features"):
         evaluate(captioned, CAPTIONS, {"features": 1.0})
 
 
 def test_recall_of_an_engine_is_its_share_of_the_exact_hits(captioned: Index) -> None:
     queries = unit(np.random.default_rng(1).standard_normal((40, 16)))
     fused = captioned.fusion({"image": 1.0, "caption": 1.0})
-    assert engine_recall(fused, queries, 10, Asked(exact=True)) == 1.0
-    found = engine_recall(fused, queries, 10, Asked("annoy", 1))
-    exact, some = (fused.search(queries, 10, asked) for asked in (Asked(exact=True), Asked("annoy", 1)))
+    assert engine_recall(fused, queries, 10, SearchMethod(exact=True)) == 1.0
+    found = engine_recall(fused, queries, 10, SearchMethod("annoy", 1))
+    exact, some = (fused.search(queries, 10, asked) for asked in (SearchMethod(exact=True), SearchMethod("annoy", 1)))
     shares = [len(set(a.tolist()) & set(b.tolist())) / 10 for (a, _), (b, _) in zip(exact, some, strict=True)]
     assert found == pytest.approx(np.mean(shares), abs=0.01)
     assert 0.3 < found <= 1.0

@@ -213,17 +213,17 @@ def test_a_batch_of_fused_queries_answers_as_single_queries(index: Index) -> Non
 @pytest.mark.parametrize(
     ("query", "fields", "message"),
     [
-        (SENTENCE, {"features": 1}, r"a sentence lies in the space joint, but the field features in that of pixels"),
-        ([SENTENCE], {"features": 1}, r"ask it with a vector of 9 dimensions"),
+        (SENTENCE, {"features": 1}, r"a sentence is in the space joint, but the field features is in the space pixels"),
+        ([SENTENCE], {"features": 1}, r"search it with a vector of 9 dimensions"),
         (np.ones(16), {"features": 1}, r"has 9 dimensions, but the query has 16"),
         (np.ones(9), FUSED, r"has 16 dimensions, but the query has 9"),
-        (np.ones(16), {"image": 1, "features": 1}, r"image and features lie in different spaces, joint \(.*pixels \("),
-        (np.ones(9), {"features": 1, "caption": 1}, r"features and caption lie in different spaces, pixels \("),
+        (np.ones(16), {"image": 1, "features": 1}, r"image and features are in different spaces, joint \(.*pixels \("),
+        (np.ones(9), {"features": 1, "caption": 1}, r"features and caption are in different spaces, pixels \("),
         (np.ones(16), {"frames": 1}, r"has no field 'frames', only image, caption, features$"),
         (np.ones(16), {"image": 1, "frames": 0}, r"has no field 'frames'"),
         (np.ones(16), {3: 1}, r"has no field 3"),
-        (np.ones(16), {}, r"have none above 0"),
-        (np.ones(16), {"image": 0, "caption": 0.0}, r"have none above 0"),
+        (np.ones(16), {}, r"are all 0"),
+        (np.ones(16), {"image": 0, "caption": 0.0}, r"are all 0"),
         (
             np.ones(16),
             {"image": float("nan")},

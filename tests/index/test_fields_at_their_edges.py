@@ -83,7 +83,7 @@ def test_a_weight_beyond_float_range_is_refused(captioned: Index, weight: Any) -
 
 def test_a_weight_that_rounds_to_zero_counts_as_zero(captioned: Index) -> None:
     small: Any = np.longdouble("1e-4000")
-    with pytest.raises(QueryError, match="have none above 0"):
+    with pytest.raises(QueryError, match="are all 0"):
         captioned.search(np.ones(16), fields={"image": small})
     assert captioned.search(np.ones(16), fields={"image": 1, "caption": small}) == captioned.search(np.ones(16))
 

@@ -18,7 +18,7 @@ from gifdex.encoders.base import FloatArray, unit
 from gifdex.encoders.registry import text_encoder
 from gifdex.index.engines import registry
 from gifdex.index.evaluation import engine_recall
-from gifdex.index.fields import Asked
+from gifdex.index.fields import SearchMethod
 from gifdex.index.lookup import Hit, Index
 from gifdex.schemas.errors import QueryError
 
@@ -154,7 +154,9 @@ def test_engines_find_most_of_the_exact_hits_with_their_default_candidates(
     exact, found = (reduced.search(queries, 10, **how) for how in ({"exact": True}, {"engine": engine}))
     shares = [len({h.id for h in e} & {h.id for h in f}) / 10 for e, f in zip(exact, found, strict=True)]
     assert np.mean(shares) >= 0.95
-    assert engine_recall(reduced.fusion(), queries, 10, Asked(engine)) == pytest.approx(np.mean(shares), abs=1e-9)
+    assert engine_recall(reduced.fusion(), queries, 10, SearchMethod(engine)) == pytest.approx(
+        np.mean(shares), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -189,10 +191,14 @@ def test_the_engine_that_answers_is_the_registrys_default(reduced: Index) -> Non
 
 def test_a_batch_is_scanned_where_that_is_faster(reduced: Index) -> None:
     field = reduced.field("image")
-    assert (reduced.engine, field.engine_for(Asked(), 1), field.engine_for(Asked(), 2)) == ("hnsw", "hnsw", "scan")
-    assert field.engine_for(Asked(batch=False), 2) == "hnsw"
-    assert field.engine_for(Asked("annoy"), 2) == "annoy"
-    assert field.engine_for(Asked(exact=True), 2) is None
+    assert (reduced.engine, field.engine_for(SearchMethod(), 1), field.engine_for(SearchMethod(), 2)) == (
+        "hnsw",
+        "hnsw",
+        "scan",
+    )
+    assert field.engine_for(SearchMethod(batch=False), 2) == "hnsw"
+    assert field.engine_for(SearchMethod("annoy"), 2) == "annoy"
+    assert field.engine_for(SearchMethod(exact=True), 2) is None
     queries = np.random.default_rng(1).standard_normal((2, 128))
     assert reduced.search(queries) == reduced.search(queries, engine="scan")
 

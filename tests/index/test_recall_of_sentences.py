@@ -11,7 +11,7 @@ import gifdex
 from gifdex.encoders.base import unit
 from gifdex.index.engines import registry
 from gifdex.index.evaluation import engine_recall
-from gifdex.index.fields import Asked
+from gifdex.index.fields import SearchMethod
 from gifdex.index.tuning import MAX_SENTENCES
 from tests.index.conftest import VectorMaker, VersionMaker
 
@@ -31,7 +31,7 @@ def test_other_sentences_reach_the_recall_in_the_manifest(
         step = registry.kind(engine).tuning.step
         assert record.sentence_recall.queries == MAX_SENTENCES // max(1, step // 2)
         assert record.sentence_recall.at["10"] >= registry.kind(engine).tuning.target
-        found = engine_recall(index.fusion(), sentences[MAX_SENTENCES:], asked=Asked(engine, batch=False))
+        found = engine_recall(index.fusion(), sentences[MAX_SENTENCES:], method=SearchMethod(engine, batch=False))
         # Either all near copies are found or none, so recall varies more between samples of sentences.
         error = 0.02 if step == 1 else 0.03
         assert found == pytest.approx(record.sentence_recall.at["10"], abs=error), engine

@@ -96,13 +96,13 @@ def test_without_a_file_row_i_is_item_i() -> None:
     [
         ([[0], [1]], "it has 2 rows"),
         ([[0], [1], [2], [3]], "it has 4 rows"),
-        ([[0], [], [1]], "it has 3 rows, some of them of no item"),
-        ([[0], [1], [4]], "names items outside of the shard's 4"),
-        ([[0], [1], [2**62]], "names items outside of the shard's 4"),
-        ([[0], [-1], [2]], "names items outside of the shard's 4"),
-        ([[0], [-(2**63)], [2]], "names items outside of the shard's 4"),
-        ([[0, 1], [1], [2]], "or one twice"),
-        ([[0], [1, 1], [2]], "or one twice"),
+        ([[0], [], [1]], "it has 3 rows, or some without items"),
+        ([[0], [1], [4]], "names items beyond the shard's 4"),
+        ([[0], [1], [2**62]], "names items beyond the shard's 4"),
+        ([[0], [-1], [2]], "names items beyond the shard's 4"),
+        ([[0], [-(2**63)], [2]], "names items beyond the shard's 4"),
+        ([[0, 1], [1], [2]], "or to one twice"),
+        ([[0], [1, 1], [2]], "or to one twice"),
     ],
 )
 def test_a_mapping_to_invalid_items_is_refused(tmp_path: Path, lists: Any, message: str) -> None:
@@ -114,9 +114,9 @@ def test_a_mapping_to_invalid_items_is_refused(tmp_path: Path, lists: Any, messa
 def test_an_item_in_two_shards_is_refused(tmp_path: Path) -> None:
     arrow(tmp_path / "a", [[0], [3]])
     arrow(tmp_path / "b", [[0], [1, 2]])
-    with pytest.raises(CorruptIndexError, match="or one twice"):
+    with pytest.raises(CorruptIndexError, match="or to one twice"):
         row_items.load(tmp_path, [shard(0, 4, 2, "a"), shard(3, 3, 2, "b")], 6)
-    with pytest.raises(CorruptIndexError, match="items that are none"):
+    with pytest.raises(CorruptIndexError, match="an item that does not exist"):
         row_items.load(tmp_path, [shard(0, 4, 2, "a"), shard(4, 3, 2, "b")], 6)
 
 
@@ -177,7 +177,7 @@ def test_an_altered_item_is_refused(tmp_path: Path, place: int, value: int) -> N
     row_items.write(path, [np.array(items) for items in LISTS])
     data, _, items = layout(path)
     path.write_bytes(data[: (at := items + 8 * place)] + value.to_bytes(8, "little", signed=True) + data[at + 8 :])
-    with pytest.raises(CorruptIndexError, match=r"outside of the shard's 8|or one twice"):
+    with pytest.raises(CorruptIndexError, match=r"beyond the shard's 8|or to one twice"):
         row_items.load(tmp_path, [shard(0, 8, 3, "r")], 8)
 
 

@@ -34,5 +34,5 @@ def test_scores_that_are_nan_are_refused(value: float) -> None:
     check_finite(scores)
     scores[1234] = value
     for check in (check_finite, lambda odd: highest(odd, 5)):
-        with pytest.raises(CorruptIndexError, match="not finite numbers"):
+        with pytest.raises(CorruptIndexError, match="vectors that are not finite"):
             check(scores)

@@ -16,7 +16,7 @@ from gifdex.encoders.base import FloatArray
 from gifdex.index import artifact
 from gifdex.index.engines import registry
 from gifdex.index.evaluation import engine_recall
-from gifdex.index.fields import Asked
+from gifdex.index.fields import SearchMethod
 from gifdex.index.speed import queries_per_second
 from gifdex.pipeline import gate
 from gifdex.pipeline.run import RunSummary
@@ -66,7 +66,7 @@ def test_it_is_built_verified_opened_and_searched(version: Path, spectral: Calla
     exact, found = (index.search(queries, 10, **how) for how in ({"exact": True}, {"engine": NAME}))
     shares = [len({h.id for h in e} & {h.id for h in f}) / 10 for e, f in zip(exact, found, strict=True)]
     assert np.mean(shares) >= 0.9
-    assert engine_recall(index.fusion(), queries, 10, Asked(NAME)) == pytest.approx(np.mean(shares))
+    assert engine_recall(index.fusion(), queries, 10, SearchMethod(NAME)) == pytest.approx(np.mean(shares))
     assert index.search(queries[0]) == index.search(queries[0], engine=NAME)
     assert queries_per_second(index)["image"][NAME] > 0
 
@@ -144,6 +144,6 @@ def test_the_gate_refuses_a_build_whose_engine_finds_too_little(
     assert [refusal.rule for refusal in refusals] == ["min_recall", "min_recall"]
     for refusal, queries in zip(refusals, ("vectors", "sentences"), strict=True):
         assert "recall@10 of the engine toy over the field image is " in refusal.reason
-        assert f" of {queries}, under 0.95" in refusal.reason
+        assert f" for {queries}, below 0.95" in refusal.reason
     good = make_version(tmp_path / "store" / "00000000000000ef", seen, sentences=seen[::50])
     assert gate.check(tmp_path / "store", good.name, RunSummary(items=3000), settings) == []

@@ -16,7 +16,7 @@ from gifdex.index.engines import registry
 from gifdex.index.engines.base import evenly_spaced
 from gifdex.index.engines.names import ANNOY, HNSW
 from gifdex.index.evaluation import engine_recall
-from gifdex.index.fields import Asked
+from gifdex.index.fields import SearchMethod
 from gifdex.index.lookup import Index
 from gifdex.index.search import Searcher, candidates_for, recall, shard_rows
 from gifdex.index.tuning import MAX_SENTENCES, MAX_VECTORS, Probe, stored_vectors, tune
@@ -132,7 +132,7 @@ def test_other_sentences_reach_the_recall_in_the_manifest(
     tuned: Index, engine: str, sentence_queries: FloatArray
 ) -> None:
     recorded = record(tuned, engine).sentence_recall
-    found = engine_recall(tuned.fusion(), sentence_queries[MAX_SENTENCES:], 10, Asked(engine))
+    found = engine_recall(tuned.fusion(), sentence_queries[MAX_SENTENCES:], 10, SearchMethod(engine))
     assert recorded is not None
     assert found >= 0.95
     assert found == pytest.approx(recorded.at["10"], abs=0.025)
@@ -212,7 +212,7 @@ def test_near_copies_do_not_hide_each_other(
     )
     index = gifdex.open(version)
     for engine in ENGINES:
-        assert engine_recall(index.fusion(), held_out, 10, Asked(engine)) >= 0.95, engine
+        assert engine_recall(index.fusion(), held_out, 10, SearchMethod(engine)) >= 0.95, engine
     assert engine_recall(index.fusion(), held_out) >= 0.95
 
 
@@ -224,7 +224,7 @@ def test_recall_of_several_small_shards_is_measured_as_they_answer(
     opened = gifdex.open(make_version(tmp_path / "00000000000000ee", vectors, shards=(500, 500), hnsw=True))
     queries = unit(random.standard_normal((200, 64)))
     # If tuning scanned the other shard's 500 rows, the smallest number of candidates would seem enough.
-    assert engine_recall(opened.fusion(), queries, 10, Asked(HNSW)) >= 0.985
+    assert engine_recall(opened.fusion(), queries, 10, SearchMethod(HNSW)) >= 0.985
 
 
 def test_a_zero_vector_is_not_used_as_a_query(tmp_path: Path, make_version: Callable[..., Path]) -> None:

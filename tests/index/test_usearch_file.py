@@ -72,7 +72,7 @@ def test_usearch_itself_finds_the_same(tmp_path: Path, leading: FloatArray) -> N
 
 
 def test_a_file_linked_and_searched_by_distance_is_refused(tmp_path: Path, leading: FloatArray) -> None:
-    with pytest.raises(CorruptIndexError, match="is no graph of usearch's format 2 over bytes"):
+    with pytest.raises(CorruptIndexError, match="is not an int8 graph in usearch's format 2"):
         HnswEngine(usearch_graph(tmp_path / "g.usearch", leading, 101), ITEMS, DIMENSIONS)
 
 

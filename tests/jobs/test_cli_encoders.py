@@ -197,7 +197,7 @@ def test_a_moved_text_encoder_is_an_error_that_says_how_to_name_it_and_a_build_t
     assert done.returncode == 1
     (sentence,) = done.stderr.splitlines()
     assert f"was built with the text encoder glove:{tmp_path / 'old.txt'}" in sentence
-    assert "name where it lies now with --text-encoder" in sentence
+    assert "give its new place with --text-encoder" in sentence
     new = f"glove:{tmp_path / 'new.txt'}"
     assert run("search", tmp_path / "ws" / "index", "a cat", "--text-encoder", new).returncode == 0
     again = json.loads(run(*build, new).stdout)
@@ -220,7 +220,7 @@ def test_an_index_that_names_a_remote_module_runs_nothing_without_consent(glove_
     done = run("search", store, "a cat")
     assert done.returncode == 1
     (sentence,) = done.stderr.splitlines()
-    assert "would be downloaded and run: if you trust it, name where it lies now with --text-encoder" in sentence
+    assert "would be downloaded and run: if you trust it, give its new place with --text-encoder" in sentence
 
 
 def test_a_query_with_another_encoder_is_refused_with_both_names_and_fingerprints(glove_built: Path) -> None:

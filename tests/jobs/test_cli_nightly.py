@@ -96,7 +96,7 @@ def test_a_refusal_exits_with_3_and_an_option_overrides_the_file(site: Site) -> 
         assert process.returncode == 3
         last = json.loads(process.stderr.splitlines()[-1])
         assert (last["event"], last["level"], last["error"], last["exit_code"]) == ("refused", "error", "GateError", 3)
-        assert "2 of 6 files are rejects (33.3%), over 1" in last["message"]
+        assert "2 of 6 files are rejects (33.3%), more than 1" in last["message"]
         assert metric(metrics, "gifdex_last_run_exit_code") == 3
         assert metric(metrics, "gifdex_last_success_timestamp_seconds") == success
         assert 'gifdex_gate_refused{rule="max_rejects"} 1.0' in metrics.read_text()

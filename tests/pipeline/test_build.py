@@ -17,7 +17,7 @@ from gifdex.encoders.registry import text_encoder
 from gifdex.encoders.settings import EncodeSettings
 from gifdex.index import store
 from gifdex.index.artifact import read_manifest, verify
-from gifdex.index.build import USUAL_ENGINES
+from gifdex.index.build import DEFAULT_ENGINES
 from gifdex.index.engines.names import HNSW
 from gifdex.index.opening import open_index
 from gifdex.pipeline.build import BuildSummary, build
@@ -92,7 +92,7 @@ def test_another_usearch_release_gives_another_version_only_with_a_graph(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner
 ) -> None:
     workspace = built.copy_workspace(tmp_path)
-    graph = IndexSettings(engines={**USUAL_ENGINES, HNSW: {}})
+    graph = IndexSettings(engines={**DEFAULT_ENGINES, HNSW: {}})
     first = run(built.corpus, workspace, index=graph)
     (tmp_path / "site" / "usearch-0.0.1.dist-info").mkdir(parents=True)
     (tmp_path / "site" / "usearch-0.0.1.dist-info" / "METADATA").write_text("Name: usearch\nVersion: 0.0.1\n")

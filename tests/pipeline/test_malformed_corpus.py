@@ -17,7 +17,7 @@ from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.pipeline.build import build
 from gifdex.pipeline.corpus import list_corpus
 from gifdex.pipeline.encode import Source, reader
-from gifdex.pipeline.scan import look_at
+from gifdex.pipeline.scan import scan_file
 from gifdex.encoders.settings import EncodeSettings
 from gifdex.pipeline.settings import BuildSettings
 corpus, settings = sys.argv[1], EncodeSettings()
@@ -29,7 +29,7 @@ slowest = (0.0, "")
 entries = list_corpus(corpus).entries
 for entry in entries:
     started = time.monotonic()
-    row = look_at(entry, None, settings.limits)
+    row = scan_file(entry, None, settings.limits)
     if "sha256" in row:
         source = Source(row["sha256"], entry.uri)
         load((source.sha256, reader(source, settings.limits.bytes)), settings, (224, 224), decode)

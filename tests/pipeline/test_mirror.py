@@ -17,7 +17,7 @@ from gifdex.index.store import push as pushing
 from gifdex.index.store.place import Place
 from gifdex.pipeline import mirror as mirror_module
 from gifdex.pipeline.mirror import LEASE_NAME, mirror_of
-from gifdex.pipeline.nightly import NightlySummary, nightly, note_status
+from gifdex.pipeline.nightly import NightlySummary, nightly, record_status
 from gifdex.pipeline.prune import prune_at
 from gifdex.pipeline.settings import BuildSettings, GateSettings, NightlySettings
 from gifdex.schemas.errors import RemoteError, WorkspaceBusyError, WorkspaceError
@@ -148,10 +148,10 @@ def test_a_missing_bucket_gives_one_sentence(
 
 def test_the_status_of_a_run_is_written_to_the_workspace(s3: S3Server, night: Night) -> None:
     night("one")
-    good = note_status(s3.url("ws"), "published", None)
+    good = record_status(s3.url("ws"), "published", None)
     assert json.loads(s3.object("ws/status.json").read_text())["last_success"] == good.last_success
     assert night("two").outcome == "unchanged"
-    failed = note_status(s3.url("ws"), "failed", "why")  # on a machine that has seen the first run's status
+    failed = record_status(s3.url("ws"), "failed", "why")  # on a machine that has seen the first run's status
     assert json.loads(s3.object("ws/status.json").read_text()) == {
         "finished": failed.finished,
         "outcome": "failed",

@@ -18,7 +18,7 @@ from gifdex.index import artifact, store
 from gifdex.index.opening import open_index
 from gifdex.pipeline import prune as pruning
 from gifdex.pipeline.build import build
-from gifdex.pipeline.nightly import make_plan, nightly, note_status, read_status
+from gifdex.pipeline.nightly import make_plan, nightly, read_status, record_status
 from gifdex.pipeline.run import RunSummary
 from gifdex.pipeline.settings import BuildSettings, GateSettings
 from gifdex.pipeline.workspace import catalog_fingerprint
@@ -95,14 +95,14 @@ GATES: dict[str, tuple[Callable[[Nights], None], dict[str, Any], str]] = {
     "max_shrink": (
         lose_three,
         {},
-        rf"it has 5 items and the published version \w+ has {GIFS}: 37.5% fewer, over 20.0%",
+        rf"it has 5 items and the published version \w+ has {GIFS}: 37.5% fewer, more than 20.0%",
     ),
     "max_rejects": (
         spoil_two,
         {"max_shrink": 1.0},
-        rf"2 of {GIFS} files are rejects \(25.0%\), over 20.0%; such as UnsupportedFormatError: .*g0.gif",
+        rf"2 of {GIFS} files are rejects \(25.0%\), more than 20.0%; such as UnsupportedFormatError: .*g0.gif",
     ),
-    "min_recall": (lambda nights: nights.add("new", 200), {"min_recall": 1.1}, "recall@10 of the engine .* under 1.1"),
+    "min_recall": (lambda nights: nights.add("new", 200), {"min_recall": 1.1}, "recall@10 of the engine .* below 1.1"),
 }
 
 
@@ -268,9 +268,9 @@ def test_leftovers_of_killed_runs_are_pruned(nights: Nights) -> None:
 
 
 def test_the_status_keeps_the_last_success_after_failures(nights: Nights) -> None:
-    good = note_status(nights.workspace.root, "published", None)
+    good = record_status(nights.workspace.root, "published", None)
     assert good.last_success == good.finished
-    bad = note_status(nights.workspace.root, "failed", "why")
+    bad = record_status(nights.workspace.root, "failed", "why")
     assert (bad.outcome, bad.error, bad.last_success) == ("failed", "why", good.last_success)
     assert read_status(nights.workspace)["last_success"] == good.last_success
     nights.workspace.status.write_text("{")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gifdex.encoders.frames.limits import Limits
 from gifdex.encoders.settings import EncodeSettings
 from gifdex.pipeline.corpus import Entry
-from gifdex.pipeline.scan import Known, Scan, look_at, plan_scan, scan
+from gifdex.pipeline.scan import Known, Scan, plan_scan, scan, scan_file
 from gifdex.pipeline.settings import BuildSettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
@@ -198,10 +198,10 @@ def test_known_bytes_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.gif"
     path.write_bytes(b"GIF89a")
     entry = Entry("a", str(path), 6, 12.5)
-    assert look_at(entry, Known(6, 12.5, "ab"), Limits())["sha256"] == "ab"
-    assert look_at(entry, Known(6, 12.0, "ab"), Limits())["sha256"] == hashlib.sha256(b"GIF89a").hexdigest()
+    assert scan_file(entry, Known(6, 12.5, "ab"), Limits())["sha256"] == "ab"
+    assert scan_file(entry, Known(6, 12.0, "ab"), Limits())["sha256"] == hashlib.sha256(b"GIF89a").hexdigest()
 
 
 def test_results_fit_their_schema() -> None:
-    row = look_at(Entry("a", "/nowhere/a.gif"), None, Limits())
+    row = scan_file(Entry("a", "/nowhere/a.gif"), None, Limits())
     assert pa.Table.from_pylist([row], schema=tables.SCAN_RESULTS).num_rows == 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gifdex.index import artifact, store
-from gifdex.pipeline.nightly import make_plan, nightly, note_status
+from gifdex.pipeline.nightly import make_plan, nightly, record_status
 from gifdex.pipeline.prune import prune
 from gifdex.pipeline.settings import GateSettings
 from gifdex.schemas.errors import ConfigError
@@ -152,5 +152,5 @@ def test_the_next_night_pushes_a_rollback_to_the_copies(nights: Nights, tmp_path
 def test_temporary_files_of_killed_writers_are_overwritten(nights: Nights) -> None:
     left = nights.workspace.root / ".tmp-status.json.part"
     left.write_text("half")
-    note_status(nights.workspace.root, "published", None)
+    record_status(nights.workspace.root, "published", None)
     assert not left.exists()

@@ -54,7 +54,7 @@ class Budget:
         """Raise LimitError if time is up; call it between steps."""
         seconds = time.monotonic() - self._started
         if seconds > self.limits.seconds:
-            check("seconds", round(seconds, 3), self.limits.seconds, "seconds of decoding behind it", lasting=False)
+            check("seconds", round(seconds, 3), self.limits.seconds, "seconds of decoding time", lasting=False)
 
     def spend(self, pixels: int) -> None:
         """Count pixels to decode and draw; raise LimitError if they exceed the limit."""

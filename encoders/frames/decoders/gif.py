@@ -24,8 +24,8 @@ _INTRODUCER = re.compile(rb"[\x21\x2c\x3b]")
 # Disposal methods (23): what happens to an image's area before the next image is drawn. Old encoders write 4 for 3.
 KEEP, CLEAR, RESTORE = 1, 2, 3
 _DISPOSALS = {CLEAR: CLEAR, RESTORE: RESTORE, 4: RESTORE}
-# The budget is checked once every so many blocks.
-_BLOCKS_A_LOOK = 10_000
+# The budget is checked after this many blocks.
+_BLOCKS_PER_CHECK = 10_000
 # The LZW minimum code sizes (22) that fit into codes of 12 bits (appendix F), and the usual ones: 2 to 8 as specified,
 # and 1, which some encoders write for black and white.
 CODE_SIZES = range(1, 12)
@@ -189,7 +189,7 @@ class _Walk:
         control, blocks = _Control(), 0
         while (introducer := self.next_introducer()) != _TRAILER:
             blocks += 1
-            if blocks % _BLOCKS_A_LOOK == 0:
+            if blocks % _BLOCKS_PER_CHECK == 0:
                 self.budget.check_time()
             if introducer == _IMAGE:
                 self.take_image(control, palette)

@@ -163,7 +163,7 @@ class ImageioDecoder:
             if isinstance(structure, _Webp) and structure.damage:  # libwebp requires the right size in the header
                 data = b"RIFF" + (structure.end - 8).to_bytes(4, "little") + data[8 : structure.end]
             with iio.imopen(io.BytesIO(data), "r", plugin="pillow", extension=suffix) as opened:
-                for frame, picture in zip(wanted, structure.pictures(wanted), strict=True):  # noqa: B007  # told below
+                for frame, picture in zip(wanted, structure.pictures(wanted), strict=True):  # noqa: B007  # used below
                     pixels = opened.read(index=picture, mode="RGBA", writeable_output=False)  # type: ignore[call-arg]  # its own
                     budget.check_time()
                     yield on_white(Image.fromarray(pixels))

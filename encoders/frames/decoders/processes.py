@@ -30,7 +30,7 @@ GRACE_SECONDS = 2.0
 # How long a process may take to start on a busy machine.
 _START_SECONDS = 120.0
 # How much memory a process may allocate: for the libraries, and a few RGBA copies of the largest canvas.
-_MEMORY_BYTES, _MEMORY_BYTES_A_PIXEL = 256 * 1024**2, 32
+_MEMORY_BYTES, _MEMORY_BYTES_PER_PIXEL = 256 * 1024**2, 32
 
 
 def _limit_memory(allowed: int) -> None:
@@ -165,7 +165,7 @@ class DecoderProcesses:
     def _call(self, process: _Process, limits: Limits, *call: Any) -> tuple[bool, Any]:
         """Return whether a call succeeded, and what it returned or raised; stop a process that does not answer."""
         allowed = max(limits.seconds, 0.0) + self._grace_seconds
-        memory = _MEMORY_BYTES + _MEMORY_BYTES_A_PIXEL * limits.pixels
+        memory = _MEMORY_BYTES + _MEMORY_BYTES_PER_PIXEL * limits.pixels
         try:
             return process.call(allowed, memory, *call)
         except _LateError as err:

@@ -19,7 +19,7 @@ from gifdex.encoders.frames.decoders.gif import read_structure
 from gifdex.encoders.frames.limits import Limits
 from gifdex.schemas.errors import DecodeError
 
-_TOLD = 4
+_SLACK = 4
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
@@ -34,7 +34,7 @@ class _Video(Structure):
 def _open(data: bytes, limits: Limits) -> tuple[Any, Any]:
     # Frames may be larger than the file states. FFmpeg refuses them before it allocates them; slightly oversized frames
     # pass, so that our own error can state their size.
-    largest = {"max_pixels": str(_TOLD * limits.pixels)}
+    largest = {"max_pixels": str(_SLACK * limits.pixels)}
     container = av.open(io.BytesIO(data), metadata_errors="replace", options=largest)
     if not container.streams.video:
         container.close()

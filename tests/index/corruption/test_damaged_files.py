@@ -271,7 +271,7 @@ def test_trees_that_share_branches_are_refused(tmp_path: Path, version: Path) ->
     splits[-1, 0] = rows
     copy = shutil.copytree(version, tmp_path / version.name)
     (copy / path.name).write_bytes(nodes.tobytes())
-    with pytest.raises(CorruptIndexError, match="lead out of the file"):
+    with pytest.raises(CorruptIndexError, match="point outside the file"):
         gifdex.open(copy).prepare("annoy")
 
 

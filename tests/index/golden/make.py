@@ -17,7 +17,7 @@ import pyarrow as pa
 import gifdex
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.encoders.projections.linear import LinearProjection
-from gifdex.index.build import USUAL_ENGINES, FieldPlan, Origin, finish_version, write_items
+from gifdex.index.build import DEFAULT_ENGINES, FieldPlan, Origin, finish_version, write_items
 from gifdex.index.engines.names import ANNOY, HNSW
 from gifdex.index.field_records import CAPTION, FEATURES, IMAGE
 from gifdex.index.fields import JOINT_SPACE
@@ -62,7 +62,7 @@ def make(version: Path, random: np.random.Generator) -> None:
     projection = LinearProjection(
         {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     )
-    engines = {**USUAL_ENGINES, ANNOY: {"trees": 3}, HNSW: {"connectivity": 8, "expansion_add": 32}}
+    engines = {**DEFAULT_ENGINES, ANNOY: {"trees": 3}, HNSW: {"connectivity": 8, "expansion_add": 32}}
     joint = SpaceRecord(JOINT_SPACE, projection.fingerprint)
     plans = {
         IMAGE: FieldPlan(joint, engines),

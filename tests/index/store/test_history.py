@@ -100,7 +100,7 @@ def test_rolling_back_verifies_every_byte_and_skips_damaged_versions(folder: Pat
     store.publish(folder, name(2))
     (folder / name(1) / MANIFEST_NAME).unlink()
     store.publish(folder, name(4))
-    with pytest.raises(PublishError, match=rf"left in .* \({name(2)} is not whole: items\.arrow has other bytes\)"):
+    with pytest.raises(PublishError, match=rf"left in .* \({name(2)} is damaged: items\.arrow has other bytes\)"):
         store.rollback(folder, check)
     assert store.current(folder) == name(4)
 
