@@ -311,6 +311,6 @@ def test_push_copies_to_a_folder(site: Site, tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     assert json.loads(process.stdout)["version"] == (site.store / "CURRENT").read_text().strip()
     again = run("push", site.store, tmp_path / "copy", "--checksum")
-    assert "0 files of 0.0 MB copied" in again.stdout
+    assert "0 files (0.0 MB) copied" in again.stdout
     found = run("search", tmp_path / "copy", "a cat", "-k", "1", "--json")
     assert found.returncode == 0, found.stderr
