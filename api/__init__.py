@@ -14,7 +14,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gifdex.index.lookup import Hit, Index
+    from gifdex.index.hits import Hit
+    from gifdex.index.lookup import Index
     from gifdex.index.opening import open_index as open
     from gifdex.index.store.serving import ServedIndex, ServingStatus, serve_latest
     from gifdex.schemas.errors import GifdexError
@@ -35,7 +36,7 @@ __version__ = version("gifdex")
 # Looked up at first use, so that `gifdex --help` does not wait for numpy and pyarrow.
 _HOMES = {
     "GifdexError": ("gifdex.schemas.errors", "GifdexError"),
-    "Hit": ("gifdex.index.lookup", "Hit"),
+    "Hit": ("gifdex.index.hits", "Hit"),
     "Index": ("gifdex.index.lookup", "Index"),
     "ServedIndex": ("gifdex.index.store.serving", "ServedIndex"),
     "ServingStatus": ("gifdex.index.store.serving", "ServingStatus"),

@@ -13,6 +13,7 @@ from gifdex.index.field_records import IMAGE
 from gifdex.index.fields import open_field
 from gifdex.index.file_watch import FileWatch
 from gifdex.index.lookup import Index
+from gifdex.index.opened import Opened
 from gifdex.index.queries.sentences import SentenceEmbedder
 from gifdex.index.store import resolve
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, ProjectionError
@@ -85,7 +86,7 @@ def _open_version(version: Path, verify: bool, text_encoder: str | None) -> Inde
     projection = _projection(version, manifest)
     fields = {name: open_field(version, name, record, manifest.items) for name, record in manifest.fields.items()}
     embedder = SentenceEmbedder(version, manifest.text_encoder, projection, text_encoder)
-    return Index(version, manifest, fields, items, embedder, watch)
+    return Index(Opened(version, manifest, fields, items, watch), embedder)
 
 
 def _projection(version: Path, manifest: Manifest) -> Projection:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from typing import TypedDict
+
+import numpy as np
 
 from gifdex.index.fields import SearchMethod
 from gifdex.index.items import Where
@@ -21,6 +24,7 @@ class SearchOptions(TypedDict, total=False):
     engine: str | None
     num_candidates: int | None
     exact: bool
+    min_score: float | None
 
 
 def search_method(engine: str | None, num_candidates: int | None, exact: bool) -> SearchMethod:
@@ -38,3 +42,13 @@ def at_least_one(name: str, value: int) -> int:
     if count < 1:
         raise QueryError(f"{name} is {count}; expected at least 1")
     return min(count, _MAX_COUNT)
+
+
+def checked_score(min_score: float | None) -> float | None:
+    """Return the lowest score wanted; raises QueryError unless it is a finite number or None."""
+    if min_score is None:
+        return None
+    is_number = isinstance(min_score, (int, float, np.integer, np.floating)) and not isinstance(min_score, bool)
+    if not is_number or not math.isfinite(min_score):
+        raise QueryError(f"min_score is {min_score!r:.40}; expected a number, such as 0.2")
+    return float(min_score)

@@ -14,7 +14,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gifdex.index.lookup import Hit, Index
+from gifdex.index.hits import Hit
+from gifdex.index.lookup import Index
 from gifdex.index.opening import open_index
 from gifdex.index.store import versions as store
 from gifdex.schemas.files import is_url

@@ -1,0 +1,76 @@
+"""The opened parts of a version, which all queries use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gifdex.encoders.base import FloatArray
+from gifdex.index.engines.base import Rows
+from gifdex.index.fields import Field, SearchMethod
+from gifdex.index.file_watch import FileWatch
+from gifdex.index.hits import Hit
+from gifdex.index.items import Items, Where
+from gifdex.index.queries.fuse import Fusion, fusion
+from gifdex.index.vectors import Scores
+from gifdex.schemas.manifest import Manifest
+
+
+class Opened:
+    """A version's manifest, fields and items. Several threads may use it at once."""
+
+    def __init__(
+        self, path: Path, manifest: Manifest, fields: Mapping[str, Field], items: Items, watch: FileWatch
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.fields = dict(fields)
+        self._items = items
+        self._watch = watch
+        self._prepared: set[tuple[str, str]] = set()
+        self._default = fusion(path, fields, None)
+
+    @property
+    def items(self) -> Items:
+        """The items; raises CorruptIndexError if a file was changed in place."""
+        self._watch.check()
+        return self._items
+
+    def fusion(self, fields: Mapping[str, float] | None) -> Fusion:
+        """Return the fields to search, with their weights; raises QueryError for unknown ones."""
+        return self._default if fields is None else fusion(self.path, self.fields, fields)
+
+    def prepare(self, fused: Fusion, method: SearchMethod, queries: int) -> None:
+        """Open the engines that `queries` queries will use, and check that the files are still this version's."""
+        for field, _ in fused.parts:
+            engine = field.engine_for(method, queries)
+            if engine is not None and (field.name, engine) not in self._prepared:
+                field.searcher.prepare(engine)
+                self._watch.check(replaced=True)
+                self._prepared.add((field.name, engine))
+        self._watch.check()
+
+    def search(
+        self,
+        fused: Fusion,
+        queries: FloatArray,
+        k: int,
+        method: SearchMethod,
+        where: Where | None = None,
+        min_score: float | None = None,
+    ) -> list[list[Hit]]:
+        """Return the k best items for each of the unit queries (n, d), best first, without those under `min_score`."""
+        self.prepare(fused, method, len(queries))
+        among = None if where is None else self._items.matching(where)
+        found = fused.search(queries, k, method, among)
+        return [self.hits(items, scores, min_score) for items, scores in found]
+
+    def hits(self, items: Rows, scores: Scores, min_score: float | None = None) -> list[Hit]:
+        """Return hits for items (n,) with falling scores (n,)."""
+        if min_score is not None:
+            kept = int(np.count_nonzero(scores >= min_score))
+            items, scores = items[:kept], scores[:kept]
+        keys, uris, metadata = self._items.rows(items)
+        return list(map(Hit, keys, scores.tolist(), uris, metadata))
