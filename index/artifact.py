@@ -19,6 +19,7 @@ from gifdex.schemas.progress import QUIET, Progress
 
 ITEMS_NAME = "items.arrow"
 PROJECTION_NAME = "projection.safetensors"
+CLASSIFIER_NAME = "classifier.safetensors"
 _MIB = 1024**2
 # File names that a manifest may have: none that lead out of the version's folder.
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -116,6 +117,7 @@ def check_sizes(version: Path, manifest: Manifest) -> list[str]:
                 f"{path} has {found.st_size:,} bytes, but the manifest says {file.bytes:,}: restore the file or rebuild"
             )
     needed = [manifest.items_file, manifest.projection.file]
+    needed += [] if manifest.classifier is None else [manifest.classifier]
     needed += [name for record in manifest.fields.values() for name in field_records.files(record)]
     absent = [name for name in needed if name not in manifest.files]
     if absent:

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gifdex.encoders.base import FloatArray
+from gifdex.encoders.base import Classifier, FloatArray
 from gifdex.encoders.projections.base import Projection
 from gifdex.index import items as item_files
 from gifdex.index import reduction as reductions
 from gifdex.index import row_items
 from gifdex.index.artifact import (
+    CLASSIFIER_NAME,
     ITEMS_NAME,
     PROJECTION_NAME,
     commit_manifest,
@@ -37,11 +38,13 @@ from gifdex.index.search import Searcher, open_shards
 from gifdex.index.tuning import tune
 from gifdex.index.vectors import map_stored, write_npy
 from gifdex.schemas.errors import CorruptIndexError
+from gifdex.schemas.files import commit_bytes
 from gifdex.schemas.manifest import (
     FORMAT,
     FORMAT_VERSION,
     EncoderRecord,
     EngineRecord,
+    FeaturesRecord,
     FieldRecord,
     Manifest,
     ProjectionRecord,
@@ -63,6 +66,7 @@ class Origin:
     image_encoder: EncoderRecord
     features_fingerprint: str
     text_encoder: EncoderRecord
+    features: FeaturesRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -164,21 +168,25 @@ def finish_version(
     fields: Mapping[str, FieldPlan],
     projection: Projection,
     sentences: FloatArray | None = None,
+    classifier: Classifier | None = None,
 ) -> Manifest:
-    """Tune the engines, write the projection and the manifest, and return the manifest.
+    """Tune the engines, write the projection, the classifier and the manifest, and return the manifest.
 
     `shard_items` are the shards' item counts. Fields without rows are left out. `sentences` are typical queries, unit
-    vectors float32 (n, d) in the joint space; engines are tuned with these and with stored vectors. Raises
-    CorruptIndexError if the files differ from the plan.
+    vectors float32 (n, d) in the joint space; engines are tuned with these and with stored vectors. `classifier` is the
+    image encoder's. Raises CorruptIndexError if the files differ from the plan.
     """
     total = sum(shard_items)
     item_files.load(version / ITEMS_NAME, total)
     projection.save(version / PROJECTION_NAME)
+    if classifier is not None:
+        commit_bytes(version / CLASSIFIER_NAME, classifier.data)
     records = {}
     for name, plan in fields.items():
         if numbers := shards_with_rows(version, name, len(shard_items)):
             records[name] = _tuned(version, _field_record(version, name, plan, shard_items, numbers), plan, sentences)
-    names = [ITEMS_NAME, PROJECTION_NAME, *(name for record in records.values() for name in files(record))]
+    names = [ITEMS_NAME, PROJECTION_NAME, *([] if classifier is None else [CLASSIFIER_NAME])]
+    names += [name for record in records.values() for name in files(record)]
     manifest = Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
@@ -193,6 +201,8 @@ def finish_version(
         items_file=ITEMS_NAME,
         fields=records,
         files=file_records(version, names),
+        features=origin.features,
+        classifier=None if classifier is None else CLASSIFIER_NAME,
     )
     commit_manifest(version, manifest)
     return manifest

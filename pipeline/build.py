@@ -13,9 +13,11 @@ import pyarrow as pa
 from gifdex.encoders import projections
 from gifdex.encoders.base import ImageEncoder, TextEncoder
 from gifdex.encoders.feature_cache import FeatureCache
+from gifdex.encoders.features import features_recipe
 from gifdex.encoders.projections import zero_shot
 from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.registry import text_encoder
+from gifdex.encoders.settings import EncodeSettings
 from gifdex.index import artifact, store
 from gifdex.index.build import Origin
 from gifdex.index.engines import registry
@@ -30,7 +32,7 @@ from gifdex.pipeline.run import RunSummary, commit_statistics, start
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.errors import ArtifactError, PipelineError, ProjectionError
-from gifdex.schemas.manifest import FORMAT_VERSION, EncoderRecord
+from gifdex.schemas.manifest import FORMAT_VERSION, EncoderRecord, FeaturesRecord
 from gifdex.schemas.progress import QUIET, Progress
 
 
@@ -94,9 +96,11 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
         commit_lists(workspace, build_id, lists, cache.fingerprint)
         is_there = _is_whole(workspace, build_id)
         if not is_there:
-            origin = Origin(build_id, _record(images), cache.fingerprint, _record(texts))
+            origin = Origin(
+                build_id, _record(images), cache.fingerprint, _record(texts), _features(images, settings.encode)
+            )
             sentences = tuning_sentences(images, texts, projection)
-            planned = IndexPlan(origin, lists.items, projection, projection_path, sentences)
+            planned = IndexPlan(origin, lists.items, projection, projection_path, sentences, images.classifier())
             write_version(planned, settings, workspace, cache, progress)
     manifest = artifact.read_manifest(workspace.store / build_id)
     if manifest.items != len(lists.items):
@@ -118,6 +122,13 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
 
 def _record(encoder: ImageEncoder | TextEncoder) -> EncoderRecord:
     return EncoderRecord(encoder.name, encoder.fingerprint, encoder.dimensions)
+
+
+def _features(encoder: ImageEncoder, settings: EncodeSettings) -> FeaturesRecord:
+    """Return how features are made."""
+    recipe, sampling = features_recipe(encoder, settings), settings.sampling
+    decoder = settings.decoder if "decoder" in recipe else None
+    return FeaturesRecord(sampling.strategy, sampling.count, encoder.precision, decoder)
 
 
 def _projection(

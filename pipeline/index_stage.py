@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from gifdex.encoders.base import FloatArray, ImageEncoder, TextEncoder, encode_known
+from gifdex.encoders.base import Classifier, FloatArray, ImageEncoder, TextEncoder, encode_known
 from gifdex.encoders.feature_cache import FeatureCache
 from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.projections.zero_shot import PROMPT, scene_descriptions
@@ -45,6 +45,7 @@ class IndexPlan:
     projection: Projection
     projection_path: Path
     sentences: FloatArray | None
+    classifier: Classifier | None
 
 
 def tuning_sentences(images: ImageEncoder, texts: TextEncoder, projection: Projection) -> FloatArray | None:
@@ -100,7 +101,8 @@ def write_version(
     engine_tasks = _plan_engines(version, fields, [task.items for task in tasks])
     options = shards.beam_options(settings.beam_options, len(engine_tasks))
     run_tasks("index", engine_tasks, lambda: shards.RunEngineTask(index.engines), options, progress)
-    finish_version(version, plan.origin, [task.items for task in tasks], fields, plan.projection, plan.sentences)
+    counts = [task.items for task in tasks]
+    finish_version(version, plan.origin, counts, fields, plan.projection, plan.sentences, plan.classifier)
 
 
 def _plan_engines(version: Path, fields: Mapping[str, FieldPlan], shard_items: list[int]) -> list[shards.EngineTask]:

@@ -37,6 +37,20 @@ class EncoderRecord:
 
 
 @dataclass(frozen=True)
+class FeaturesRecord:
+    """How features were made from GIFs, so that a GIF that is a query is encoded in the same way.
+
+    `sampling` is the strategy and `frames` the maximum number of frames; `precision` is what the image encoder computed
+    in; `decoder` is the decoder if it gives other pixels than the usual ones, else None.
+    """
+
+    sampling: str
+    frames: int
+    precision: str
+    decoder: str | None
+
+
+@dataclass(frozen=True)
 class ProjectionRecord:
     """Which projection the embeddings went through; `file` holds its tensors."""
 
@@ -147,7 +161,8 @@ class Manifest:
     """Everything a reader must know before it opens the other files.
 
     `metric` is always "cosine", `items_file` is the table of items, `fields` are the sets of vectors by name (there is
-    always "image"), and `files` lists every other file of the directory.
+    always "image"), and `files` lists every other file of the directory. `features` says how features were made;
+    `classifier` is the file of the image encoder's classifier. Versions without these two keys have None.
     """
 
     format: str
@@ -163,6 +178,8 @@ class Manifest:
     items_file: str
     fields: dict[str, FieldRecord]
     files: dict[str, FileRecord]
+    features: FeaturesRecord | None = None
+    classifier: str | None = None
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON; equal manifests give equal text."""
@@ -203,16 +220,19 @@ class Manifest:
 def decode(kind: Any, value: Any, where: str) -> Any:
     """Turn parsed JSON into `kind`: a dataclass, tuple[X, ...], dict[str, X], X | None or a plain type.
 
-    Raises TypeError or KeyError with the path of the value, beginning with `where`.
+    A key may be missing where the dataclass has a default. Raises TypeError or KeyError with the path of the value,
+    beginning with `where`.
     """
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         _expect(value, dict, where)
         hints = typing.get_type_hints(kind)
-        missing = [name for name in hints if name not in value]
+        optional = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+        missing = [name for name in hints if name not in value and name not in optional]
         if missing:
             raise KeyError(f"{where}.{missing[0]} is missing")
-        return kind(**{name: decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+        given = {name: hint for name, hint in hints.items() if name in value}
+        return kind(**{name: decode(hint, value[name], f"{where}.{name}") for name, hint in given.items()})
     if origin is types.UnionType:  # X | None
         return None if value is None else decode(typing.get_args(kind)[0], value, where)
     if origin is tuple:

@@ -25,7 +25,8 @@ from gifdex.index.build import (
     write_items,
     write_rows,
 )
-from gifdex.index.lookup import Hit, Index
+from gifdex.index.hits import Hit
+from gifdex.index.lookup import Index
 from gifdex.index.opening import open_index
 from gifdex.schemas import tables
 from gifdex.schemas.errors import GifdexError

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 import gifdex
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.index.engines import registry
-from gifdex.index.lookup import Hit, Index
+from gifdex.index.hits import Hit
+from gifdex.index.lookup import Index
 from gifdex.index.queries.vectors import unit_queries
 from gifdex.schemas.errors import QueryError
 

@@ -19,7 +19,8 @@ from gifdex.encoders.registry import text_encoder
 from gifdex.index.engines import registry
 from gifdex.index.evaluation import engine_recall
 from gifdex.index.fields import SearchMethod
-from gifdex.index.lookup import Hit, Index
+from gifdex.index.hits import Hit
+from gifdex.index.lookup import Index
 from gifdex.schemas.errors import QueryError
 
 DIMENSIONS = 16

@@ -16,6 +16,7 @@ from gifdex.schemas.manifest import (
     FORMAT_VERSION,
     EncoderRecord,
     EngineRecord,
+    FeaturesRecord,
     FieldRecord,
     FileRecord,
     Manifest,
@@ -54,6 +55,8 @@ MANIFEST = Manifest(
         ),
         "features": FieldRecord(SpaceRecord("lite0", "00ff"), 1280, "float16", 2, SHARDS[:1], None, None, {}),
     },
+    features=FeaturesRecord("uniform", 8, "float32", None),
+    classifier="classifier.safetensors",
     files={"a.ann": FileRecord(10, "aa"), "b.ann": FileRecord(20, "bb")},
 )
 
@@ -109,6 +112,8 @@ _manifests = st.builds(
     items_file=_texts,
     fields=st.dictionaries(_texts, _fields, max_size=2),
     files=st.dictionaries(_texts, st.builds(FileRecord, _counts, _texts), max_size=3),
+    features=st.none() | st.builds(FeaturesRecord, _texts, _counts, _texts, st.none() | _texts),
+    classifier=st.none() | _texts,
 )
 
 
@@ -156,7 +161,17 @@ def test_an_unknown_field_of_a_later_minor_release_is_ignored() -> None:
     assert read(parsed() | {"a field of tomorrow": [1]}) == MANIFEST
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Manifest)][2:])
+OPTIONAL = ["features", "classifier"]
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_a_manifest_of_an_earlier_release_lacks_optional_fields(name: str) -> None:
+    value = parsed()
+    del value[name]
+    assert read(value) == dataclasses.replace(MANIFEST, **{name: None})
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Manifest)][2 : -len(OPTIONAL)])
 def test_a_missing_field_is_named(name: str) -> None:
     value = parsed()
     del value[name]
