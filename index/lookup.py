@@ -141,7 +141,7 @@ class Index:
         EncoderError where a sentence needs an encoder that is not the one the index was built with; CorruptIndexError
         where a file was changed in place.
         """
-        count, asked = at_least_one("k", k), search_method(engine, num_candidates, exact)
+        count, method = at_least_one("k", k), search_method(engine, num_candidates, exact)
         fused = self._fusion(fields)
         one = isinstance(query, str) or (isinstance(query, np.ndarray) and query.ndim == 1)
         if isinstance(query, np.ndarray):
@@ -150,10 +150,10 @@ class Index:
             fused.check_takes_sentences()
             vectors = self.embed([query] if isinstance(query, str) else query)
         units = unit_queries(vectors, fused.dimensions)
-        self._open(fused, asked, len(units))
+        self._open(fused, method, len(units))
         self._watch.check()
         among = None if where is None else self._items.matching(where)
-        found = [self._hits(*answer) for answer in fused.search(units, count, asked, among)]
+        found = [self._hits(*answer) for answer in fused.search(units, count, method, among)]
         return found[0] if one else found
 
     def embed(self, sentences: Sequence[str]) -> FloatArray:
@@ -180,10 +180,10 @@ class Index:
     def _fusion(self, fields: Mapping[str, float] | None) -> Fusion:
         return self._usual if fields is None else fusion(self.path, self._fields, fields)
 
-    def _open(self, fused: Fusion, asked: SearchMethod, queries: int) -> None:
+    def _open(self, fused: Fusion, method: SearchMethod, queries: int) -> None:
         """Open the engines that will be asked; their files must still be those of this version."""
         for field, _ in fused.parts:
-            engine = field.engine_for(asked, queries)
+            engine = field.engine_for(method, queries)
             if engine is not None and (field.name, engine) not in self._opened:
                 field.searcher.prepare(engine)
                 self._watch.check(replaced=True)
