@@ -38,8 +38,9 @@ def open_index(
     `text_encoder` names the index's text encoder if it has another path here, such as glove:<file>, or is at a URL. A
     different encoder is refused at the first sentence.
 
-    Checks the format version, sizes, counts and dimensions before mapping a file, which takes milliseconds. Offsets in
-    engine files are bounds-checked. `verify` also hashes every file (about a second per gigabyte), as `gifdex verify`
+    Before it maps a file, it checks the format version, sizes, counts and dimensions, in milliseconds. Offsets in the
+    default engine's files are bounds-checked here or as they are followed, those of other engines from their first
+    search on. `verify` also hashes every file (about a second per gigabyte), as `gifdex verify`
     does; without it, altered vectors are not noticed. Raises an ArtifactError that says what is wrong.
     """
     if is_url(path):

@@ -155,9 +155,7 @@ def _of_shard(version: Path, shard: ShardRecord) -> tuple[Items, Items]:
         ends, items = column.offsets.to_numpy()[1:], column.flatten().to_numpy()
         whole = len(ends) == shard.rows and not column.null_count and ends[-1] == len(items)
         if not whole or (np.diff(ends, prepend=0) < 1).any():
-            raise ValueError(
-                f"it has {len(ends):,} rows, or some without items; expected {shard.rows:,} rows with items"
-            )
+            raise ValueError(f"it has {len(ends):,} rows; expected {shard.rows:,}, each with an item or more")
         if items.min(initial=0) < 0 or items.max(initial=0) >= shard.items:
             raise ValueError(f"it names items beyond the shard's {shard.items:,}")
     except (OSError, pa.ArrowException, ValueError, IndexError) as err:

@@ -124,18 +124,18 @@ def tune(searcher: Searcher, queries: FloatArray | None) -> dict[str, EngineReco
     `queries` are sentences as unit vectors float32 (n, d), None for a field that sentences cannot search.
     """
     stored = stored_vectors(searcher)
-    asked = None if queries is None else sentences(searcher, queries)
+    described = None if queries is None else sentences(searcher, queries)
     if not searcher.engines:
         return {}
-    # Engines leave Python while they search, so each can have a thread: the answers are the same in any order.
+    # Engines release the GIL while they search, so each has a thread; the answers do not depend on that.
     with ThreadPoolExecutor(len(searcher.engines)) as threads:
-        tuned = threads.map(lambda name: _tuned(searcher, name, stored, asked), searcher.engines)
+        tuned = threads.map(lambda name: _tuned(searcher, name, stored, described), searcher.engines)
         return dict(zip(searcher.engines, tuned, strict=True))
 
 
-def _tuned(searcher: Searcher, name: str, stored: Probe, asked: Probe | None) -> EngineRecord:
+def _tuned(searcher: Searcher, name: str, stored: Probe, described: Probe | None) -> EngineRecord:
     tuning = registry.kind(name).tuning
-    measures = [None if probe is None else _Measure(searcher, name, tuning, probe) for probe in (stored, asked)]
+    measures = [None if probe is None else _Measure(searcher, name, tuning, probe) for probe in (stored, described)]
     counts = list(_rising(searcher.rows))
     # Sentences need the most candidates, and recall grows with their number, so the vectors start from there.
     for measure in reversed(measures):

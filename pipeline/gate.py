@@ -117,7 +117,7 @@ def _shrink(index: Index, folder: Path, settings: GateSettings) -> Iterator[Refu
             yield Refusal(
                 "max_shrink",
                 f"it has {len(index):,} items and the published version {build_id} has {before:,}: "
-                f"{1 - len(index) / before:.1%} fewer, more than {settings.max_shrink:.1%}",
+                f"{1 - len(index) / before:.1%} fewer; the limit is {settings.max_shrink:.1%}",
             )
         return
     if published:

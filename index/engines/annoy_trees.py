@@ -200,7 +200,8 @@ class AnnoyKind:
         """See EngineKind."""
         expected = EUCLIDEAN if shape.reduced else ANGULAR
         if (record.library, record.metric) != ("annoy", expected):
-            return f"has {record.library!r:.40} and the metric {record.metric!r:.40}, not 'annoy' and {expected!r}"
+            found = f"has the library {record.library!r:.40} and the metric {record.metric!r:.40}"
+            return f"{found}, not 'annoy' and {expected!r}"
         return None
 
     def check(self, path: Path, rows: int, record: EngineRecord) -> None:

@@ -54,18 +54,18 @@ class SentenceEmbedder:
         record = self._record
         if self._name is not None:
             return registry.text_encoder(self._name)
-        here = "give its new place with --text-encoder, or text_encoder= in gifdex.open"
+        here = "with --text-encoder, or text_encoder= in gifdex.open"
         if "://" in record.name:  # a module is a program, and an index may come from anyone
             raise EncoderError(
                 f"the index {self._path} was built with the text encoder {record.name} ({record.fingerprint}), which "
-                f"would be downloaded and run: if you trust it, {here}"
+                f"would be downloaded and run: if you trust it, name it {here}"
             )
         try:
             return registry.text_encoder(record.name)
         except WeightsError as err:
             raise WeightsError(
                 f"the index {self._path} was built with the text encoder {record.name} ({record.fingerprint}), which "
-                f"is not available here: {here} ({err})"
+                f"is not available here: give its new place {here} ({err})"
             ) from err
 
 

@@ -96,7 +96,7 @@ def test_without_a_file_row_i_is_item_i() -> None:
     [
         ([[0], [1]], "it has 2 rows"),
         ([[0], [1], [2], [3]], "it has 4 rows"),
-        ([[0], [], [1]], "it has 3 rows, or some without items"),
+        ([[0], [], [1]], "it has 3 rows; expected 3, each with an item or more"),
         ([[0], [1], [4]], "names items beyond the shard's 4"),
         ([[0], [1], [2**62]], "names items beyond the shard's 4"),
         ([[0], [-1], [2]], "names items beyond the shard's 4"),

@@ -60,11 +60,11 @@ class ToyKind:
         """See EngineKind."""
         return f"{stem}.toy.npy"
 
-    def build(self, folder: Path, stem: str, seen: FloatArray, record: EngineRecord) -> None:
+    def build(self, folder: Path, stem: str, vectors: FloatArray, record: EngineRecord) -> None:
         """See EngineKind."""
         path = folder / self.file(stem, False)
         with committing(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, np.ascontiguousarray(seen))
+            np.save(stream, np.ascontiguousarray(vectors))
 
     def problem(self, record: EngineRecord, shape: Shape) -> str | None:
         """See EngineKind."""

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageSequence
 
+from gifdex.jobs.cli import _JOBS
 from gifdex.jobs.demo_corpus import make_corpus
 from tests.commands import run, run_cold
 
@@ -144,7 +145,7 @@ def test_evaluate_prints_every_measure_and_names_missing_ids(built: Built, tmp_p
     captions = tmp_path / "captions.jsonl"
     rows = [("cat-pan", "a cat"), ("coffee-pan", "a cup of coffee"), ("flower-zoom", "a flower"), ("nowhere", "x")]
     captions.write_text("".join(json.dumps({"id": key, "caption": text}) + "\n" for key, text in rows))
-    done = run("evaluate", built.store, "--captions", captions, "--json")
+    done = run_cold("evaluate", built.store, "--captions", captions, "--json")
     assert done.returncode == 0, done.stderr
     measures = json.loads(done.stdout)
     assert measures["queries"] == 3
@@ -188,7 +189,7 @@ def test_inspect_shows_the_manifest(built: Built) -> None:
 def test_verify_accepts_an_intact_index_and_names_an_altered_file(built: Built, tmp_path: Path) -> None:
     copy = tmp_path / "store"
     shutil.copytree(built.store, copy)
-    assert run("verify", copy).returncode == 0
+    assert run_cold("verify", copy).returncode == 0
     victim = next(copy.rglob("*.vectors.npy"))
     data = bytearray(victim.read_bytes())
     data[-1] ^= 1
@@ -328,9 +329,9 @@ def test_a_closed_pipe_ends_the_command_silently(built: Built) -> None:
 
 def test_every_command_has_help_with_an_example() -> None:
     overview = run("--help").stdout
-    for name in ("build", "encode", "encoders", "search", "evaluate", "inspect", "export", "verify", "demo"):
+    for name in _JOBS:
         assert name in overview
-        text = run(name, "--help").stdout
+        text = run_cold(name, "--help").stdout
         assert f"gifdex {name}" in text.split("Example")[1]
 
 

@@ -220,7 +220,7 @@ def test_an_index_that_names_a_remote_module_runs_nothing_without_consent(glove_
     done = run("search", store, "a cat")
     assert done.returncode == 1
     (sentence,) = done.stderr.splitlines()
-    assert "would be downloaded and run: if you trust it, give its new place with --text-encoder" in sentence
+    assert "would be downloaded and run: if you trust it, name it with --text-encoder" in sentence
 
 
 def test_a_query_with_another_encoder_is_refused_with_both_names_and_fingerprints(glove_built: Path) -> None:

@@ -132,7 +132,7 @@ def test_of_two_simultaneous_runs_one_works_and_the_other_exits_with_75_within_s
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     started = time.monotonic()
-    busy = site.night("--log-json")
+    busy = run_cold("nightly", site.config, "--log-json")
     assert (busy.returncode, time.monotonic() - started < 5) == (75, True)  # the figure is in docs/measurements.md
     (line,) = map(json.loads, busy.stderr.splitlines())
     assert (line["event"], line["error"], line["exit_code"]) == ("failed", "WorkspaceBusyError", 75)
@@ -288,7 +288,7 @@ def test_a_path_in_the_configuration_is_relative_to_its_file(tmp_path: Path) -> 
 
 def test_versions_lists_a_damaged_version(site: Site, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    assert run("push", site.store, copy).returncode == 0
+    assert run_cold("push", site.store, copy).returncode == 0
     (copy / ("f" * 16)).mkdir()
     (copy / ("f" * 16) / "manifest.json").write_text("{")
     rows = [json.loads(line) for line in run("versions", copy, "--json").stdout.splitlines()]

@@ -168,7 +168,7 @@ OPTIONAL = ["features", "classifier"]
 def test_a_manifest_of_an_earlier_release_lacks_optional_fields(name: str) -> None:
     value = parsed()
     del value[name]
-    assert read(value) == dataclasses.replace(MANIFEST, **{name: None})
+    assert json.loads(read(value).to_json()) == parsed() | {name: None}
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Manifest)][2 : -len(OPTIONAL)])

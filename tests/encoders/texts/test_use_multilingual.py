@@ -62,6 +62,7 @@ def test_encoders_of_one_process_share_a_model() -> None:
     loaded = use_multilingual._load.cache_info().misses
     second(["a"])
     assert use_multilingual._load.cache_info().misses == loaded
+    assert first._model is second._model
 
 
 def test_fingerprint_and_no_sentences_need_no_model_and_encoding_needs_no_tensorflow() -> None:
