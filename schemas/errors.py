@@ -26,6 +26,7 @@
     │   └── GateError               ... because the quality gate refuses it
     ├── ConfigError                 a configuration file cannot be used
     ├── RemoteError                 a remote store cannot be read or written
+    ├── SourceError                 an outside source of candidates cannot be asked, or does not answer
     ├── ExportError                 an export cannot be written
     ├── QueryError                  a query cannot be answered: dimensions, NaN, zero, empty
     └── MissingExtraError           an optional dependency is not installed
@@ -154,6 +155,10 @@ class ConfigError(GifdexError):
 
 class RemoteError(GifdexError):
     """A remote store cannot be reached, read or written."""
+
+
+class SourceError(GifdexError):
+    """An outside source of candidates cannot be asked, refuses, or answers nonsense; or a file cannot be fetched."""
 
 
 class ExportError(GifdexError):
