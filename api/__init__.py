@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from gifdex.index.hits import Hit
     from gifdex.index.lookup import Index
     from gifdex.index.opening import open_index as open
+    from gifdex.index.queries.examples import Example
     from gifdex.index.store.serving import ServedIndex, ServingStatus, serve_latest
     from gifdex.schemas.errors import GifdexError
 
 __all__ = [
+    "Example",
     "GifdexError",
     "Hit",
     "Index",
@@ -35,6 +37,7 @@ __version__ = version("gifdex")
 
 # Looked up at first use, so that `gifdex --help` does not wait for numpy and pyarrow.
 _HOMES = {
+    "Example": ("gifdex.index.queries.examples", "Example"),
     "GifdexError": ("gifdex.schemas.errors", "GifdexError"),
     "Hit": ("gifdex.index.hits", "Hit"),
     "Index": ("gifdex.index.lookup", "Index"),

@@ -12,19 +12,22 @@ from gifdex.index.field_records import IMAGE
 from gifdex.index.fields import Field, SearchMethod
 from gifdex.index.hits import Hit
 from gifdex.index.opened import Opened
+from gifdex.index.queries.examples import ExampleEncoder, Examples
 from gifdex.index.queries.fuse import Fusion
 from gifdex.index.queries.options import SearchOptions
 from gifdex.index.queries.search import Query, search
 from gifdex.index.queries.sentences import SentenceEmbedder
+from gifdex.index.queries.similar import SimilarOptions, similar
 from gifdex.index.warming import warm_up
 
 
 class Index:
     """One opened version of an index; several threads may ask it at once."""
 
-    def __init__(self, opened: Opened, embedder: SentenceEmbedder) -> None:
+    def __init__(self, opened: Opened, embedder: SentenceEmbedder, examples: ExampleEncoder) -> None:
         self._opened = opened
         self._embedder = embedder
+        self._examples = examples
         self.path = opened.path
         self.manifest = opened.manifest
         self.prepare()  # so that this version may be deleted while it answers
@@ -105,6 +108,32 @@ class Index:
         where a file was changed in place.
         """
         return search(self._opened, self._embedder, query, k, **options)
+
+    def similar(
+        self,
+        k: int = 10,
+        *,
+        gif: Examples = None,
+        image: Examples = None,
+        id: Examples = None,  # as items call it
+        **options: Unpack[SimilarOptions],
+    ) -> list[Hit]:
+        """Return the k items most similar to examples, best first.
+
+        Examples are GIFs (`gif`: a path, bytes or an open binary file), pictures (`image`: the same, or pixels uint8
+        RGB (height, width, 3)) and items (`id`); each may be a list. They are added up as unit vectors of the space
+        that is searched; `examples` are more of them as `Example(..., weight=)`, and those of `minus` are subtracted.
+        Items that examples name, and their copies, are left out of the answer. GIFs and pictures need the index's
+        image encoder, which is loaded at the first one.
+
+        `towards` is the name or number of a class of the image encoder's classifier. Features are then multiplied by
+        that class's weights before they are compared (Ameisen, "Image search from scratch", 2018), so the part of the
+        example that the class sees counts more. That needs an index with the field "features".
+
+        The other options are those of `search`; fields={"features": 1} compares features. Raises as `search` does,
+        DecodeError for a GIF or a picture that cannot be decoded, MissingExtraError where the encoder needs a package.
+        """
+        return similar(self._opened, self._examples, k, gif=gif, image=image, id=id, **options)
 
     def embed(self, sentences: Sequence[str]) -> FloatArray:
         """Return n sentences as unit embeddings float32 (n, d); raises as `search` does."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from gifdex.encoders.base import FloatArray
+from gifdex.encoders import classifiers
+from gifdex.encoders.base import Classifier, FloatArray
 from gifdex.index.engines.base import Rows
+from gifdex.index.field_records import FEATURES
 from gifdex.index.fields import Field, SearchMethod
 from gifdex.index.file_watch import FileWatch
 from gifdex.index.hits import Hit
 from gifdex.index.items import Items, Where
 from gifdex.index.queries.fuse import Fusion, fusion
 from gifdex.index.vectors import Scores
+from gifdex.schemas.errors import QueryError
 from gifdex.schemas.manifest import Manifest
 
 
@@ -37,6 +41,30 @@ class Opened:
         """The items; raises CorruptIndexError if a file was changed in place."""
         self._watch.check()
         return self._items
+
+    @functools.cached_property
+    def classifier(self) -> Classifier:
+        """The image encoder's classifier; raises QueryError if the version has none."""
+        if self.manifest.classifier is None:
+            encoder = self.manifest.image_encoder.name
+            raise QueryError(
+                f"the index {self.path} has no classifier of its image encoder {encoder}: build it again, with an "
+                "encoder that has one"
+            )
+        return classifiers.load(self.path / self.manifest.classifier)
+
+    def class_weights(self, wanted: str | int) -> FloatArray:
+        """Return the classifier's weights float32 (d_image,) of a class, by name or number; raises EncoderError."""
+        weights: FloatArray = self.classifier.weight[classifiers.find_class(self.classifier.labels, wanted)]
+        return weights
+
+    def feature_field(self) -> Field:
+        """Return the field of features; raises QueryError if the version does not keep them."""
+        if FEATURES not in self.fields:
+            raise QueryError(
+                f"the index {self.path} does not keep features, which this query needs: build it with --keep-features"
+            )
+        return self.fields[FEATURES]
 
     def fusion(self, fields: Mapping[str, float] | None) -> Fusion:
         """Return the fields to search, with their weights; raises QueryError for unknown ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from gifdex.encoders import projections
@@ -14,6 +15,7 @@ from gifdex.index.fields import open_field
 from gifdex.index.file_watch import FileWatch
 from gifdex.index.lookup import Index
 from gifdex.index.opened import Opened
+from gifdex.index.queries.examples import ExampleEncoder
 from gifdex.index.queries.sentences import SentenceEmbedder
 from gifdex.index.store import resolve
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, ProjectionError
@@ -23,11 +25,22 @@ from gifdex.schemas.manifest import Manifest
 _TRIES = 5  # attempts, in case new versions are published while one is opened
 
 
+@dataclass(frozen=True)
+class _Here:
+    """What the encoders of an index are called on this machine, None if unchanged."""
+
+    text_encoder: str | None
+    image_encoder: str | None
+    weights: Path | None
+
+
 def open_index(
     path: str | os.PathLike[str],
     *,
     verify: bool = False,
     text_encoder: str | None = None,
+    image_encoder: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> Index:
     """Open a store's published version, or one version's folder, on this machine or at a URL such as s3://bucket/index.
@@ -36,27 +49,29 @@ def open_index(
     folder). Only missing files are downloaded, and each is checked by its SHA-256.
 
     `text_encoder` names the index's text encoder if it has another path here, such as glove:<file>, or is at a URL. A
-    different encoder is refused at the first sentence.
+    different encoder is refused at the first sentence. `image_encoder` and `weights` do the same for GIFs and pictures
+    as queries: the image encoder's name, and the file of its weights if it takes one.
 
     Before it maps a file, it checks the format version, sizes, counts and dimensions, in milliseconds. Offsets in the
     default engine's files are bounds-checked here or as they are followed, those of other engines from their first
     search on. `verify` also hashes every file (about a second per gigabyte), as `gifdex verify`
     does; without it, altered vectors are not noticed. Raises an ArtifactError that says what is wrong.
     """
+    here = _Here(text_encoder, image_encoder, None if weights is None else Path(weights))
     if is_url(path):
         try:
-            return _open_version(local_version(path, cache), verify, text_encoder)
+            return _open_version(local_version(path, cache), verify, here)
         except CorruptIndexError:  # the cache may be damaged
-            return _open_version(local_version(path, cache, distrust=True), verify, text_encoder)
+            return _open_version(local_version(path, cache, distrust=True), verify, here)
     for _ in range(_TRIES - 1):
         version = resolve(Path(path))
         try:
-            return _open_version(version, verify, text_encoder)
+            return _open_version(version, verify, here)
         except ArtifactError:
             if resolve(Path(path)) == version:
                 raise
             # Another version was published, and this one pruned, while it was being opened.
-    return _open_version(resolve(Path(path)), verify, text_encoder)
+    return _open_version(resolve(Path(path)), verify, here)
 
 
 def local_version(
@@ -73,7 +88,7 @@ def local_version(
     return fetch.fetch(str(path), None if cache is None else Path(cache), distrust=distrust)
 
 
-def _open_version(version: Path, verify: bool, text_encoder: str | None) -> Index:
+def _open_version(version: Path, verify: bool, here: _Here) -> Index:
     manifest = read_manifest(version)
     used = check_sizes(version, manifest)
     if verify:
@@ -86,8 +101,9 @@ def _open_version(version: Path, verify: bool, text_encoder: str | None) -> Inde
     items = item_files.load(version / manifest.items_file, manifest.items)
     projection = _projection(version, manifest)
     fields = {name: open_field(version, name, record, manifest.items) for name, record in manifest.fields.items()}
-    embedder = SentenceEmbedder(version, manifest.text_encoder, projection, text_encoder)
-    return Index(Opened(version, manifest, fields, items, watch), embedder)
+    embedder = SentenceEmbedder(version, manifest.text_encoder, projection, here.text_encoder)
+    opened = Opened(version, manifest, fields, items, watch)
+    return Index(opened, embedder, ExampleEncoder(opened, projection, here.image_encoder, here.weights))
 
 
 def _projection(version: Path, manifest: Manifest) -> Projection:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import gifdex
-from gifdex.encoders.base import FloatArray, unit
+from gifdex.encoders.base import Classifier, FloatArray, unit
 from gifdex.encoders.projections.linear import LinearProjection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index.build import (
@@ -109,6 +109,7 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         fields: Mapping[str, NDArray[Any]] | None = None,
         engines: Engines | None = None,
         sentences: FloatArray | None = None,
+        classifier: Classifier | None = None,
     ) -> Path:
         random = np.random.default_rng(seed)
         projection = LinearProjection(
@@ -131,7 +132,7 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         for name, plan in plans.items():
             write_field(version, name, vectors if name == IMAGE else (fields or {})[name], counts, plan)
         origin = Origin(version.name, EncoderRecord("pixels", "0" * 16, 4), "1" * 16, text)
-        finish_version(version, origin, counts, plans, projection, sentences)
+        finish_version(version, origin, counts, plans, projection, sentences, classifier)
         return version
 
     return make

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageSequence
 
+import gifdex
 from gifdex.jobs.cli import _JOBS
 from gifdex.jobs.demo_corpus import make_corpus
+from gifdex.schemas.errors import DecodeError, QueryError
 from tests.commands import run, run_cold
 
 IDS = ["cat-pan", "coffee-pan", "deep/rocket-zoom", "flower-zoom"]
@@ -139,6 +142,26 @@ def test_search_prints_a_table_best_first(built: Built) -> None:
     header, first, _second = found.stdout.splitlines()
     assert header.split() == ["rank", "score", "id", "uri"]
     assert first.split()[2] == "deep/rocket-zoom"
+
+
+def test_gifs_and_pictures_find_their_own_item_and_broken_ones_are_named(built: Built, tmp_path: Path) -> None:
+    index = gifdex.open(built.store)
+    path = built.corpus / "cat-pan.gif"
+    with path.open("rb") as stream:
+        for example in (path, str(path), path.read_bytes(), stream):
+            (hit, _) = index.similar(2, gif=example)
+            assert (hit.id, round(hit.score, 4)) == ("cat-pan", 1.0)
+    with Image.open(path) as animation:
+        frame = animation.convert("RGB")
+    frame.save(tmp_path / "cat.jpg")
+    for picture in (tmp_path / "cat.jpg", np.asarray(frame)):
+        assert index.similar(1, image=picture)[0].id == "cat-pan"
+    with pytest.raises(DecodeError, match=r"cannot use the GIF .*broken\.gif: "):
+        index.similar(gif=built.corpus / "broken.gif")
+    with pytest.raises(DecodeError, match=r"cannot use the picture .*broken\.gif: "):
+        index.similar(image=built.corpus / "broken.gif")
+    with pytest.raises(QueryError, match="cannot read the example nowhere: No such file"):
+        index.similar(gif="nowhere")
 
 
 def test_evaluate_prints_every_measure_and_names_missing_ids(built: Built, tmp_path: Path) -> None:
