@@ -130,7 +130,6 @@ class ExampleEncoder:
 
     def _construct(self) -> ImageEncoder:
         from gifdex.encoders import registry
-        from gifdex.encoders.features import features_fingerprint
 
         record, made = self._manifest.image_encoder, self._manifest.features
         if self._name is None and "://" in record.name:  # a module is a program, and an index may come from anyone
@@ -147,6 +146,8 @@ class ExampleEncoder:
                 f"the example would be encoded by {encoder.name} ({encoder.fingerprint}): give the encoder and the "
                 "weights that it was built with, or rebuild"
             )
+        from gifdex.encoders.features import features_fingerprint  # imports Pillow, which encoders' extras install
+
         if features_fingerprint(encoder, self._settings()) != self._manifest.features_fingerprint:
             raise EncoderError(
                 f"the index {self._path} was built with features {self._manifest.features_fingerprint}, made in a way "
