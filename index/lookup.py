@@ -86,21 +86,8 @@ class Index:
         A sentence or an array (d,) gives a list of hits; several sentences or an array (n, d) give a list
         of such lists. Scores are exact cosines; equal ones come in the items' order.
 
-        `fields` are the fields that answer, and their weights: {"image": 1.0} unless you say otherwise. An item's
-        score is the weighted sum of its cosines in all of them, 0 in a field where it has no vector. Fields must lie
-        in one space.
-
-        `where` lets through only some items, of which the best are found exactly: a dict of metadata, such as
-        {"tag": "cat"} (several keys must all fit; a list means any of its values; of an item's list, one element
-        must fit), or a pyarrow expression over the metadata, such as `pyarrow.compute.field("year") > 2015`; `id`,
-        `uri`, `sha256` and `caption` can be named too.
-
-        Without it, an engine proposes candidates, and `num_candidates` of them in each shard (at least half as many
-        again as k) are rescored for ten hits or fewer, with the root of k more for more: the more, the better and the
-        slower. Both have defaults that were chosen when the index was built, see `manifest.fields`. Several vectors
-        are scanned by products of matrices where that is faster than to ask the engine for each. `exact` scores every
-        item instead. Fewer than k hits mean that there are fewer items, or fewer that `where` lets through or that
-        reach `min_score`.
+        The options are those of `SearchOptions` (gifdex.index.queries.options). Fewer than k hits mean that there are
+        fewer items, or fewer that `where` lets through or that reach `min_score`.
 
         Several threads may search at once. Raises QueryError for a query of the wrong dimensions, with NaN or
         infinity, of length zero, or empty, and for a filter, a field or an engine that the index does not have;

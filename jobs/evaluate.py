@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from gifdex.jobs.console import PlaceOption, pairs_table, print_json, print_table
+from gifdex.jobs.console import pairs_table, print_json, print_table
 from gifdex.jobs.native_logs import filtered_stderr
-from gifdex.jobs.option_types import FieldWeights
+from gifdex.jobs.queries import fields_option, store_argument, text_encoder_option
 from gifdex.schemas.errors import CaptionsError
 from gifdex.schemas.files import json_lines
 
@@ -21,19 +21,15 @@ Examples:
 
 
 @click.command("evaluate", epilog=_EPILOG)
-@click.argument("store", type=PlaceOption(file_okay=True))
+@store_argument
 @click.option(
     "--captions",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="JSON Lines with `id` and `caption`.",
 )
-@click.option(
-    "--fields",
-    type=FieldWeights(),
-    help="Fields to search, with weights: image,caption=0.5.  [default: image]",
-)
-@click.option("--text-encoder", help="The index's text encoder, if it has moved since the build.")
+@fields_option
+@text_encoder_option
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as one JSON object.")
 def command(
     store: Path | str, captions: Path, fields: dict[str, float] | None, text_encoder: str | None, as_json: bool

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from gifdex.schemas.errors import CorruptIndexError, FormatVersionError
 
 FORMAT = "gifdex-index"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST_NAME = "manifest.json"
 # Converts the parsed JSON of one format version to the next.
 Upgrade: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]

@@ -154,4 +154,9 @@ def _engine_3(engine: _Engine2) -> dict[str, Any]:
     return record | {"vector_recall": vector_recall, "sentence_recall": None}
 
 
-UPGRADES: dict[int, Upgrade] = {1: _to_format_2, 2: _to_format_3}
+def _to_format_4(value: dict[str, Any]) -> dict[str, Any]:
+    """Upgrade a manifest of format 3, which is one of format 4 without the new kinds of fields."""
+    return value
+
+
+UPGRADES: dict[int, Upgrade] = {1: _to_format_2, 2: _to_format_3, 3: _to_format_4}

@@ -17,7 +17,23 @@ _MAX_COUNT = 2**48  # of hits and candidates; no index has this many items
 
 
 class SearchOptions(TypedDict, total=False):
-    """The options of `Index.search`; its docstring explains them."""
+    """The options of every search.
+
+    `fields` are the fields that answer, and their weights: {"image": 1.0} unless you say otherwise. An item's score is
+    the weighted sum of its cosines in all of them, 0 in a field where it has no vector. Fields must lie in one space.
+
+    `where` lets through only some items, of which the best are found exactly: a dict of metadata, such as
+    {"tag": "cat"} (several keys must all fit; a list means any of its values; of an item's list, one element must fit),
+    or a pyarrow expression over the metadata, such as `pyarrow.compute.field("year") > 2015`; `id`, `uri`, `sha256` and
+    `caption` can be named too.
+
+    Without it, `engine` proposes candidates, and `num_candidates` of them in each shard (at least half as many again as
+    k) are rescored for ten hits or fewer, with the root of k more for more: the more, the better and the slower. Both
+    have defaults that were chosen when the index was built, see `manifest.fields`. Several vectors are scanned by
+    products of matrices where that is faster than to ask the engine for each. `exact` scores every item instead.
+
+    Hits that score less than `min_score` are left out.
+    """
 
     fields: Mapping[str, float] | None
     where: Where | None

@@ -15,8 +15,8 @@ class PlainReader:
     def __init__(self, store: str, field: str = "image") -> None:
         version = Path(store) / (Path(store) / "CURRENT").read_text(encoding="ascii").strip()
         manifest = json.loads((version / "manifest.json").read_text(encoding="utf-8"))
-        if (manifest["format"], manifest["format_version"]) != ("gifdex-index", 3):
-            raise ValueError(f"{version} has format version {manifest['format_version']}, expected 3")
+        if (manifest["format"], manifest["format_version"]) != ("gifdex-index", 4):
+            raise ValueError(f"{version} has format version {manifest['format_version']}, expected 4")
         for name, file in manifest["files"].items():
             if Path(name).name != name or (version / name).stat().st_size != file["bytes"]:
                 raise ValueError(f"{version / name} is not of {file['bytes']} bytes")

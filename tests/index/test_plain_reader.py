@@ -125,10 +125,10 @@ def test_the_reader_refuses_what_the_documentation_says_to_refuse(store: Path, t
     shutil.copytree(store, tmp_path / "index")
     manifest = tmp_path / "index" / "00000000000000cc" / "manifest.json"
     text = manifest.read_text()
-    manifest.write_text(text.replace('"format_version": 3', '"format_version": 4'))
+    manifest.write_text(text.replace('"format_version": 4', '"format_version": 5'))
     done, _ = ask(tmp_path / "index", np.ones((1, 128), np.float32), tmp_path)
     assert done.returncode == 1
-    assert "has format version 4, expected 3" in done.stderr
+    assert "has format version 5, expected 4" in done.stderr
     manifest.write_text(text)
     with (manifest.parent / "image-00001.ann").open("r+b") as stream:
         stream.truncate(1000)

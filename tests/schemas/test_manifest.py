@@ -286,10 +286,13 @@ def test_an_older_format_is_upgraded_one_step_at_a_time() -> None:
     def to_3(value: dict[str, Any]) -> dict[str, Any]:
         return {**value, "metric": "cosine"}
 
+    def unchanged(value: dict[str, Any]) -> dict[str, Any]:
+        return value
+
     old = parsed() | {"format_version": 1, "things": 5}
     del old["items"], old["metric"]
-    manifest = Manifest.from_json(json.dumps(old), WHERE, {1: to_2, 2: to_3})
+    manifest = Manifest.from_json(json.dumps(old), WHERE, {1: to_2, 2: to_3, 3: unchanged})
     assert manifest == dataclasses.replace(MANIFEST, format_version=1)
     del old["things"]
     with pytest.raises(CorruptIndexError, match=rf"^{WHERE} is damaged \(things\)"):
-        Manifest.from_json(json.dumps(old), WHERE, {1: to_2, 2: to_3})
+        Manifest.from_json(json.dumps(old), WHERE, {1: to_2, 2: to_3, 3: unchanged})

@@ -19,7 +19,7 @@ from gifdex.index import artifact
 from gifdex.index.engines import registry
 from gifdex.index.engines.names import HNSW
 from gifdex.schemas.errors import CorruptIndexError
-from gifdex.schemas.manifest import MANIFEST_NAME
+from gifdex.schemas.manifest import FORMAT_VERSION, MANIFEST_NAME
 
 pytestmark = pytest.mark.heavy  # these tests damage every file
 
@@ -306,7 +306,10 @@ def test_a_manifest_that_is_missing_truncated_or_garbage_raises_one_error(
     cases: dict[str, tuple[str, Damage]] = {
         "gone": (MANIFEST_NAME, Path.unlink),
         "folder": (MANIFEST_NAME, become_folder),
-        "newer": (MANIFEST_NAME, lambda path: rewrite(path.parent, lambda manifest: manifest.update(format_version=4))),
+        "newer": (
+            MANIFEST_NAME,
+            lambda path: rewrite(path.parent, lambda manifest: manifest.update(format_version=FORMAT_VERSION + 1)),
+        ),
         "text": become(b"not JSON"),
         "list": become(b"[]"),
         "deep": become(b"[" * 100_000),

@@ -1,0 +1,104 @@
+"""What all commands that query an index share: their options, and how they print hits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gifdex.jobs.console import PlaceOption, print_json, print_table, table
+from gifdex.jobs.option_types import FieldWeights
+
+if TYPE_CHECKING:
+    from gifdex.index.hits import Hit
+    from gifdex.index.lookup import Index
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+store_argument = click.argument("store", type=PlaceOption(file_okay=True))
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line: rank, id, score, uri, metadata."
+)
+fields_option = click.option(
+    "--fields", type=FieldWeights(), help="Fields to search, with weights: image,caption=0.5.  [default: image]"
+)
+text_encoder_option = click.option("--text-encoder", help="The index's text encoder, if it has moved since the build.")
+# The names are those of `Index.search`'s options, but for `where`, which `chosen_items` reads.
+_SEARCH = (
+    click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many items to return."),
+    click.option("--exact", is_flag=True, help="Score every item instead of an engine's candidates."),
+    click.option("--engine", help="Engine that proposes candidates: annoy, scan or hnsw.  [default: the index's own]"),
+    click.option(
+        "--num-candidates",
+        type=click.IntRange(1),
+        help="Candidates per shard to rescore for ten hits.  [default: the index's own]",
+    ),
+    fields_option,
+    click.option("--min-score", type=float, help="Leave out hits that score less."),
+    click.option(
+        "--where", multiple=True, metavar="KEY=VALUE", help="Only items with this metadata; all of several must match."
+    ),
+)
+
+
+def search_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that every search has."""
+    for option in reversed(_SEARCH):
+        command = option(command)
+    return command
+
+
+def chosen_items(index: Index, where: Sequence[str]) -> Mapping[str, Any] | None:
+    """Return the filter that --where means for this index; raises a usage error."""
+    return {key: _value(value, index.columns.get(key, "")) for key, value in _parsed(where).items()} or None
+
+
+def _parsed(given: Sequence[str]) -> dict[str, str]:
+    """Return KEY=VALUE arguments as a dict; raises a usage error for any other."""
+    pairs = {}
+    for argument in given:
+        key, equals, value = argument.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"--where {argument!r} is not KEY=VALUE; expected an argument such as tag=cat")
+        if key in pairs:
+            raise click.UsageError(f'--where names {key} twice; to match any of several values, use {key}=["a", "b"]')
+        pairs[key] = value
+    return pairs
+
+
+def _value(text: str, kind: str) -> Any:
+    """Parse VALUE for a column of an Arrow type: as JSON if possible, but as text for a column of text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if "string" not in kind:
+        return value
+    if isinstance(value, list):  # a CSV catalog has even 2015 as text
+        return [one if isinstance(one, str) else json.dumps(one) for one in value]
+    return value if isinstance(value, str) or value is None else text
+
+
+def print_hits(hits: Sequence[Hit], as_json: bool) -> None:
+    """Print hits on stdout: a table, or one JSON object a line."""
+    if as_json:
+        for rank, hit in enumerate(hits, start=1):
+            print_json(_hit_json(rank, hit))
+        return
+    shown = table("rank", "score", "id", "uri", numbers=("rank", "score"))
+    for rank, hit in enumerate(hits, start=1):
+        shown.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.uri)
+    print_table(shown)
+
+
+def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
+    """Return a hit as JSON; what a query does not give is left out."""
+    return {
+        "rank": rank,
+        "id": hit.id,
+        "score": round(hit.score, 6),
+        "uri": hit.uri,
+        "metadata": dict(hit.metadata),
+    }
