@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gifdex.index.lookup import Index
     from gifdex.index.opening import open_index as open
     from gifdex.index.queries.examples import Example
+    from gifdex.index.queries.hybrid import Outside
     from gifdex.index.store.serving import ServedIndex, ServingStatus, serve_latest
     from gifdex.schemas.errors import GifdexError
 
@@ -26,6 +27,7 @@ __all__ = [
     "GifdexError",
     "Hit",
     "Index",
+    "Outside",
     "ServedIndex",
     "ServingStatus",
     "__version__",
@@ -41,6 +43,7 @@ _HOMES = {
     "GifdexError": ("gifdex.schemas.errors", "GifdexError"),
     "Hit": ("gifdex.index.hits", "Hit"),
     "Index": ("gifdex.index.lookup", "Index"),
+    "Outside": ("gifdex.index.queries.hybrid", "Outside"),
     "ServedIndex": ("gifdex.index.store.serving", "ServedIndex"),
     "ServingStatus": ("gifdex.index.store.serving", "ServingStatus"),
     "open": ("gifdex.index.opening", "open_index"),

@@ -123,6 +123,18 @@ class FeatureCache:
         is_valid = pc.or_(pc.is_null(table["error"]), pc.equal(table["attempt"], self.attempt))
         return table.filter(is_valid).select(columns[:3]).replace_schema_metadata(None)
 
+    def outcomes_in(self, part: Path) -> list[Outcome]:
+        """Return the outcomes with features of one part file; raises WorkspaceError if it cannot be read.
+
+        Features of another size are left out.
+        """
+        table = _read_part(part, ["sha256", "frames", "features", "reason"])
+        return [
+            Outcome(row["sha256"], row["frames"], np.frombuffer(row["features"], "<f4"), reason=row["reason"])
+            for row in table.to_pylist()
+            if row["features"] is not None and len(row["features"]) == 4 * self.dimensions
+        ]
+
     def features(self, keys: list[str]) -> FloatArray:
         """Return the features of distinct `keys` (hexadecimal SHA-256s) as float32 (n, d), in their order.
 

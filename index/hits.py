@@ -7,9 +7,13 @@ from typing import Any, NamedTuple
 
 
 class Hit(NamedTuple):
-    """One result: an item's id, uri and metadata, and its score: an exact cosine, or a weighted sum of cosines."""
+    """One result: an item's id, uri and metadata, and its score: an exact cosine, or a weighted sum of cosines.
+
+    `source` is the outside source that a hit comes from, None for an item of the index.
+    """
 
     id: str
     score: float
     uri: str
     metadata: Mapping[str, Any]
+    source: str | None = None

@@ -142,6 +142,11 @@ class Items:
                 "file or rebuild"
             ) from err
 
+    def holding(self, keys: Sequence[str]) -> set[str]:
+        """Return those of some SHA-256s that an item's bytes have."""
+        column = self._whole["sha256"]
+        return set(column.filter(pc.is_in(column, pa.array(keys, column.type))).to_pylist())
+
     def matching(self, where: Where) -> Rows:
         """Return the rows that match a filter, ascending; raises QueryError if it cannot be applied."""
         table = self._whole

@@ -94,7 +94,7 @@ class Index:
         EncoderError where a sentence needs an encoder that is not the one the index was built with; CorruptIndexError
         where a file was changed in place.
         """
-        return search(self._opened, self._embedder, query, k, **options)
+        return search(self._opened, self._embedder, query, k, examples=self._examples, **options)
 
     def similar(
         self,

@@ -30,12 +30,20 @@ def load(path: Path, command: click.Command, ctx: click.Context) -> dict[str, An
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
         raise ConfigError(f"cannot read {path}: {err}; expected TOML: fix it") from err
     options = {param.name: param for param in command.params if param.name is not None}
-    return {key: _converted(path, table, key, value, options[key], ctx) for table, key, value in _keys(path, found)}
+    return {
+        (name := _name(table, key)): _converted(path, table, key, value, options[name], ctx)
+        for table, key, value in _keys(path, found)
+    }
 
 
 def _known(table: str) -> list[str]:
     """Return the keys of a table."""
-    return [setting.name for setting in SETTINGS if setting.table == table]
+    return [setting.file_key for setting in SETTINGS if setting.table == table]
+
+
+def _name(table: str, key: str) -> str:
+    """Return the name of the setting with a key in a table."""
+    return next(setting.name for setting in SETTINGS if (setting.table, setting.file_key) == (table, key))
 
 
 def _keys(path: Path, found: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -63,7 +71,8 @@ def _unknown(path: Path, table: str, shown: str, name: str, known: Collection[st
     if name in {*ONLY_OPTIONS, "json"}:
         hint = f"it applies to a single run, so use the option --{name.replace('_', '-')}"
     elif elsewhere is not None:
-        hint = f"it belongs{_place(elsewhere.table)}"
+        key = elsewhere.file_key
+        hint = f"it belongs{_place(elsewhere.table)}" + (f" as {key}" if key != name else "")
     elif near := difflib.get_close_matches(name, known, 1, 0.5):
         hint = f"did you mean {near[0]}?"
     else:

@@ -39,7 +39,7 @@ def _given(*options: Decorator) -> Decorator:
 _CORPUS = (click.argument("corpus"), _BEAM, BY_NAME["workspace"].option(required=True))
 _PLACES = ("corpus", "workspace")
 encode_options = _given(*_CORPUS, *_options(TOP, "encode", without=_PLACES), *_OUTPUT)
-build_options = _given(*_CORPUS, *_options(TOP, "encode", "index", without=_PLACES), *_OUTPUT)
+build_options = _given(*_CORPUS, *_options(TOP, "inbox", "encode", "index", without=_PLACES), *_OUTPUT)
 nightly_options = _given(*_options(*TABLES), _BEAM, *_OUTPUT)
 
 
@@ -53,7 +53,7 @@ def example() -> str:
     for table, note in TABLES.items():
         mark = {True: "", False: "# "}
         lines = [
-            (f"{mark[setting.name in _PLACES]}{setting.name} = {setting.toml}", setting.note)
+            (f"{mark[setting.name in _PLACES]}{setting.file_key} = {setting.toml}", setting.note)
             for setting in SETTINGS
             if setting.table == table
         ]

@@ -19,7 +19,10 @@ Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 store_argument = click.argument("store", type=PlaceOption(file_okay=True))
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object per line: rank, id, score, uri, metadata."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object per line: rank, id, score, uri, metadata; and source, if from outside.",
 )
 fields_option = click.option(
     "--fields", type=FieldWeights(), help="Fields to search, with weights: image,caption=0.5.  [default: image]"
@@ -87,9 +90,11 @@ def print_hits(hits: Sequence[Hit], as_json: bool) -> None:
         for rank, hit in enumerate(hits, start=1):
             print_json(_hit_json(rank, hit))
         return
-    shown = table("rank", "score", "id", "uri", numbers=("rank", "score"))
+    with_sources = any(hit.source is not None for hit in hits)
+    shown = table("rank", "score", "id", *(["source"] if with_sources else []), "uri", numbers=("rank", "score"))
     for rank, hit in enumerate(hits, start=1):
-        shown.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.uri)
+        source = [hit.source or "index"] if with_sources else []
+        shown.add_row(str(rank), f"{hit.score:.3f}", hit.id, *source, hit.uri)
     print_table(shown)
 
 
@@ -101,4 +106,5 @@ def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
         "score": round(hit.score, 6),
         "uri": hit.uri,
         "metadata": dict(hit.metadata),
+        **({} if hit.source is None else {"source": hit.source}),
     }

@@ -39,13 +39,16 @@ def build_settings(
     from gifdex.encoders.settings import EncodeSettings
     from gifdex.index.build import DEFAULT_ENGINES
     from gifdex.index.engines.names import ANNOY, HNSW
-    from gifdex.pipeline.settings import BuildSettings, IndexSettings
+    from gifdex.pipeline.settings import BuildSettings, InboxSettings, IndexSettings
 
     found = records(options)
     encode = EncodeSettings(sampling=Sampling(**found["sampling"]), limits=Limits(**found["limits"]), **found["encode"])
     engines = {**DEFAULT_ENGINES, ANNOY: found["annoy"], **({HNSW: {}} if found["engines"].get("hnsw") else {})}
     index = IndexSettings(engines=engines, **found["index"])
-    return BuildSettings(corpus, workspace, encode=encode, index=index, beam_options=beam_options, **found["build"])
+    inbox = InboxSettings(**found["inbox"])
+    return BuildSettings(
+        corpus, workspace, encode=encode, index=index, inbox=inbox, beam_options=beam_options, **found["build"]
+    )
 
 
 def require_pipeline() -> None:

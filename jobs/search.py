@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
+from gifdex.jobs.console import stage_progress
 from gifdex.jobs.native_logs import filtered_stderr
+from gifdex.jobs.outside import outside_of, outside_options
 from gifdex.jobs.queries import (
     chosen_items,
     json_option,
@@ -25,6 +28,8 @@ Examples:
   gifdex search ws/index "a cat" --fields image,caption=0.5
   gifdex search ws/index "a cat" --min-score 0.2
   gifdex search ws/index "a cat" --text-encoder glove:/models/glove.txt
+  GIPHY_API_KEY=... gifdex search ws/index "a cat" --min-score 0.25 --outside giphy --inbox inbox/
+  gifdex search ws/index "a cat" --outside source.toml --outside-when always
 """
 
 
@@ -32,6 +37,7 @@ Examples:
 @store_argument
 @click.argument("sentence", nargs=-1, required=True)
 @search_options
+@outside_options
 @text_encoder_option
 @json_option
 def command(
@@ -40,6 +46,11 @@ def command(
     k: int,
     where: tuple[str, ...],
     text_encoder: str | None,
+    outside: str | None,
+    outside_when: str,
+    inbox: Path | None,
+    image_encoder: str | None,
+    weights: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -48,10 +59,21 @@ def command(
     STORE is an index store (its published version answers) or the folder of one version. Scores are exact cosines, or
     their weighted sums if several fields are searched. VALUE is JSON (3, true, null, or ["cat", "dog"] for either of
     them); for text metadata it is the text itself.
+
+    An outside source answers where the index has nothing good enough: its candidates are downloaded, encoded as the
+    index's own GIFs were, and ranked together with them; see docs/outside-sources.md. If it fails, the index's own
+    items are printed, and one sentence on stderr says why.
     """
     from gifdex.index.opening import open_index
 
-    with filtered_stderr():  # for text encoders on TensorFlow
-        index = open_index(store, text_encoder=text_encoder)
+    if outside is None and inbox is not None:
+        raise click.UsageError("--inbox keeps what an outside source gave, and there is none; name it with --outside")
+    with ExitStack() as stack:
+        if outside is None:
+            stack.enter_context(filtered_stderr())  # for text encoders on TensorFlow
+        else:
+            progress = stack.enter_context(stage_progress(False))
+            options["outside"] = outside_of(outside, outside_when, inbox, progress)
+        index = open_index(store, text_encoder=text_encoder, image_encoder=image_encoder, weights=weights)
         hits = index.search(" ".join(sentence), k, where=chosen_items(index, where), **options)
     print_hits(hits, as_json)

@@ -25,6 +25,8 @@ class Setting:
 
     `name` is the name of the option and of the TOML key, `table` the TOML table ("" is the top level). The value
     becomes `field` of `record`; without a record, the command itself uses it. `type` is a click type, None for a flag.
+    A name that begins with its table's, such as inbox_folder, has a shorter key there: folder. `flag` is the option's
+    name, where it is another.
     `help` and `default` are texts for the option. `toml` and `note` are the value and the comment in the example file;
     the value is the default unless `is_example`.
     """
@@ -39,6 +41,12 @@ class Setting:
     default: str = ""
     field: str = ""
     is_example: bool = False
+    flag: str = ""
+
+    @property
+    def file_key(self) -> str:
+        """The key in its table of the file."""
+        return self.name.removeprefix(f"{self.table}_") if self.table else self.name
 
     @property
     def key(self) -> tuple[str, str]:
@@ -47,17 +55,18 @@ class Setting:
 
     def option(self, **changes: Any) -> Decorator:
         """Return the command line's option."""
-        flag = self.name.replace("_", "-")
+        flag = self.flag or self.name.replace("_", "-")
         help_ = self.help + (f"  [default: {self.default}]" if self.default else "")
         if self.type is None:
             return click.option(f"--{flag}/--no-{flag}", default=None, help=help_, **changes)
-        return click.option(f"--{flag}", type=self.type, help=help_, **changes)
+        return click.option(f"--{flag}", self.name, type=self.type, help=help_, **changes)
 
 
 TOP = ""
 # The tables of the file, in order, each with its comment.
 TABLES: Mapping[str, str] = {
     TOP: "",
+    "inbox": "GIFs that searches fetched from outside sources",
     "encode": "",
     "index": "",
     "gate": "the rules for publishing a version",
@@ -107,6 +116,40 @@ SETTINGS: tuple[Setting, ...] = (
         "Hash every file again instead of trusting size and time.",
         "false",
         "hash every file again instead of trusting size and time",
+    ),
+    Setting(
+        "inbox",
+        "inbox_folder",
+        "inbox",
+        PathOption(file_okay=False),
+        "Folder of GIFs that searches fetched from outside sources; they join the corpus.",
+        '"inbox/"',
+        "they join the corpus, see docs/outside-sources.md",
+        field="folder",
+        is_example=True,
+        flag="inbox",
+    ),
+    Setting(
+        "inbox",
+        "inbox_max_days",
+        "inbox",
+        click.FloatRange(0, min_open=True),
+        "Delete what was fetched into the inbox longer ago.",
+        "30.0",
+        "default: no limit; what was fetched longer ago is deleted",
+        field="max_days",
+        is_example=True,
+    ),
+    Setting(
+        "inbox",
+        "inbox_max_bytes",
+        "inbox",
+        _COUNT,
+        "Delete the oldest in the inbox while it has more bytes.",
+        "10000000000",
+        "default: no limit; the oldest beyond it are deleted",
+        field="max_bytes",
+        is_example=True,
     ),
     Setting(
         "encode",

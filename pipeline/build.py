@@ -26,6 +26,7 @@ from gifdex.index.opening import open_index
 from gifdex.index.speed import queries_per_second
 from gifdex.pipeline import shards
 from gifdex.pipeline.holding import held_workspace, store_name
+from gifdex.pipeline.inbox import prune_inbox
 from gifdex.pipeline.index_stage import IndexPlan, tuning_sentences, write_version
 from gifdex.pipeline.lists import commit_lists, recipe_id, split
 from gifdex.pipeline.run import RunSummary, commit_statistics, start
@@ -94,6 +95,7 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
         lists = split(scanned, encoded, settings.strict)
         build_id = _build_id(lists.items, settings, cache, projection, images, texts)
         commit_lists(workspace, build_id, lists, cache.fingerprint)
+        prune_inbox(settings.inbox)
         is_there = _is_whole(workspace, build_id)
         if not is_there:
             origin = Origin(

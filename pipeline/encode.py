@@ -106,12 +106,12 @@ def plan_encode(missing: Sequence[Source], task_items: int, cache: FeatureCache)
         sources = list(group)
         for start in range(0, len(sources), size):
             part = tuple(sources[start : start + size])
-            tasks.append(EncodeTask(partition, part, _unused(cache, partition, part)))
+            tasks.append(EncodeTask(partition, part, unused_part(cache, partition, part)))
     return tasks
 
 
-def _unused(cache: FeatureCache, partition: str, sources: Sequence[Source]) -> Path:
-    """Return a new part file named after a task's keys; a retry of the same keys gets another name."""
+def unused_part(cache: FeatureCache, partition: str, sources: Sequence[Source]) -> Path:
+    """Return the path of a new part file, named after a task's keys; a retry of the same keys gets another name."""
     keys = "".join(source.sha256 for source in sources)
     tries = 0
     while True:

@@ -17,6 +17,7 @@ from apache_beam.utils.shared import Shared
 from gifdex.encoders.base import ImageEncoder
 from gifdex.encoders.feature_cache import FeatureCache
 from gifdex.pipeline.encode import Encoded, acquire_encoder, encode_missing, look_up, open_cache
+from gifdex.pipeline.inbox import known_features, take_in
 from gifdex.pipeline.lists import Lists
 from gifdex.pipeline.plan import RunPlan, plan_run
 from gifdex.pipeline.scan import Scan, scan
@@ -96,11 +97,14 @@ class Run:
     def plan(self, scanned: Scan) -> RunPlan:
         """Return what the run has to do."""
         missing = look_up(scanned.catalog, self.cache).missing
-        return plan_run(scanned, len(missing), self.workspace, self.cache, self.encoder.name)
+        to_encode = len(missing) - len(known_features(self.settings.inbox, missing, self.cache))
+        return plan_run(scanned, to_encode, self.workspace, self.cache, self.encoder.name)
 
     def encode(self, scanned: Scan) -> Encoded:
         """Encode the GIFs that are not cached, after a notice if another encoder was chosen."""
         found = look_up(scanned.catalog, self.cache)
+        if take_in(self.settings.inbox, found.missing, self.cache):
+            found = look_up(scanned.catalog, self.cache)
         planned = plan_run(scanned, len(found.missing), self.workspace, self.cache, self.encoder.name)
         if planned.notice is not None:
             self.progress.notice(planned.notice)

@@ -33,11 +33,28 @@ class IndexSettings:
 
 
 @dataclass(frozen=True)
+class InboxSettings:
+    """Settings of the inbox, the `folder` that searches put GIFs from outside sources into; None if there is none.
+
+    Items that were fetched more than `max_days` ago leave it, and the oldest do while it has more than `max_bytes`.
+    """
+
+    folder: Path | None = None
+    max_days: float | None = None
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_days", "max_bytes"):
+            if getattr(self, name) is not None and self.folder is None:
+                raise ConfigError(f"{name} of the inbox is given, but no inbox is: name its folder, or leave it out")
+
+
+@dataclass(frozen=True)
 class BuildSettings:
     """All settings of a build: the corpus, the workspace (a folder, or a URL such as s3://bucket/ws), and the stages.
 
     `checksum` hashes every file again instead of trusting size and modification time. `strict` rejects GIFs that can
-    only be decoded in part. `beam_options` are passed to Beam unchanged.
+    only be decoded in part. The items of the `inbox` join the corpus. `beam_options` are passed to Beam unchanged.
     """
 
     corpus: str
@@ -46,6 +63,7 @@ class BuildSettings:
     strict: bool = False
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     index: IndexSettings = field(default_factory=IndexSettings)
+    inbox: InboxSettings = field(default_factory=InboxSettings)
     beam_options: tuple[str, ...] = ()
 
 

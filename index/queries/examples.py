@@ -6,14 +6,14 @@ import math
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gifdex.encoders.base import FloatArray, ImageEncoder, ImageEncoderOptions, unit
+from gifdex.encoders.base import FloatArray, ImageEncoder, ImageEncoderOptions, available_cpus, unit
 from gifdex.encoders.projections.base import Projection
 from gifdex.index.engines.base import Rows
 from gifdex.index.field_records import IMAGE
@@ -21,6 +21,9 @@ from gifdex.index.fields import JOINT_SPACE
 from gifdex.index.opened import Opened
 from gifdex.schemas.errors import DecodeError, EncoderError, QueryError
 from gifdex.schemas.manifest import SpaceRecord
+
+if TYPE_CHECKING:
+    from gifdex.encoders.feature_cache import Outcome
 
 MAX_WEIGHT = 1_000_000
 # A path, the bytes, or an opened file; for pictures also the pixels.
@@ -94,6 +97,23 @@ class ExampleEncoder:
                 raise type(err)(f"cannot use the picture {where}: {err}") from err
         features: FloatArray = encoder(frames)[0]
         return features
+
+    @property
+    def cached_as(self) -> tuple[str, int]:
+        """The fingerprint of the index's features, which names their cache, and their dimensions."""
+        return self._manifest.features_fingerprint, self._manifest.image_encoder.dimensions
+
+    def outcomes(self, sources: Iterable[tuple[str, bytes]]) -> list[Outcome]:
+        """Return the outcome of each GIF, given as a distinct key and bytes: features, or why there are none.
+
+        Batches are filled while later sources are still awaited. Raises EncoderError.
+        """
+        encoder = self._loaded()
+        from gifdex.encoders.features import encode
+        from gifdex.encoders.frames.decode import FrameDecoder
+
+        with FrameDecoder() as decode:
+            return encode(encoder, sources, replace(self._settings(), threads=available_cpus()), decode)
 
     def _of_gif(self, encoder: ImageEncoder, source: Source) -> FloatArray:
         from gifdex.encoders.features import encode

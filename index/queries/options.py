@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from gifdex.index.fields import SearchMethod
 from gifdex.index.items import Where
 from gifdex.schemas.errors import QueryError
+
+if TYPE_CHECKING:
+    from gifdex.index.queries.hybrid import Outside
 
 _MAX_COUNT = 2**48  # of hits and candidates; no index has this many items
 
@@ -33,6 +36,9 @@ class SearchOptions(TypedDict, total=False):
     products of matrices where that is faster than to ask the engine for each. `exact` scores every item instead.
 
     Hits that score less than `min_score` are left out.
+
+    `outside` is an outside source (see `Outside`) whose GIFs are ranked together with the index's own, for sentences,
+    by the field "image"; `min_score` holds for them too.
     """
 
     fields: Mapping[str, float] | None
@@ -41,6 +47,7 @@ class SearchOptions(TypedDict, total=False):
     num_candidates: int | None
     exact: bool
     min_score: float | None
+    outside: Outside | None
 
 
 def search_method(engine: str | None, num_candidates: int | None, exact: bool) -> SearchMethod:

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from gifdex.index.hits import Hit
 from gifdex.index.items import Where
 from gifdex.index.opened import Opened
+from gifdex.index.queries import hybrid
+from gifdex.index.queries.examples import ExampleEncoder
+from gifdex.index.queries.hybrid import Outside
 from gifdex.index.queries.options import at_least_one, checked_score, search_method
 from gifdex.index.queries.sentences import SentenceEmbedder
 from gifdex.index.queries.vectors import unit_queries
@@ -30,9 +33,13 @@ def search(
     num_candidates: int | None = None,
     exact: bool = False,
     min_score: float | None = None,
+    outside: Outside | None = None,
+    examples: ExampleEncoder,
 ) -> list[Hit] | list[list[Hit]]:
     """See `Index.search`."""
     count, method, lowest = at_least_one("k", k), search_method(engine, num_candidates, exact), checked_score(min_score)
+    if outside is not None:
+        hybrid.check(outside, query, fields, where, lowest is not None)
     fused = opened.fusion(fields)
     is_single = isinstance(query, str) or (isinstance(query, np.ndarray) and query.ndim == 1)
     if isinstance(query, np.ndarray):
@@ -40,5 +47,12 @@ def search(
     else:
         fused.check_takes_sentences()
         vectors = embedder.embed([query] if isinstance(query, str) else query)
-    found = opened.search(fused, unit_queries(vectors, fused.dimensions), count, method, where, lowest)
+    units = unit_queries(vectors, fused.dimensions)
+    found = opened.search(fused, units, count, method, where, lowest)
+    if outside is not None:
+        sentences, weight = [query] if isinstance(query, str) else list(query), fused.parts[0][1]
+        found = [
+            hybrid.with_outside(opened, examples, outside, sentence, unit, own, count, weight, lowest)
+            for sentence, unit, own in zip(sentences, units, found, strict=True)
+        ]
     return found[0] if is_single else found

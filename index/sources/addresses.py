@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
+from gifdex.index.sources.deadline import within
 from gifdex.schemas.errors import SourceError
 
 # Services of cloud hosts at addresses that Python counts as public: Oracle's metadata (older Pythons), Azure's agent.
@@ -64,7 +63,7 @@ class AddressRules:
 
         Raises SourceError if one is not allowed, TimeoutError after `seconds`, and OSError if the host is unknown.
         """
-        found = _within(seconds, self.resolver, host, port)
+        found = within(seconds, self.resolver, host, port)
         if not (self.allow_private or host.lower() in {name.lower() for name in self.private_hosts}):
             for address in found:
                 if not is_public(address):
@@ -73,17 +72,3 @@ class AddressRules:
                         "unless the host is in private_hosts"
                     )
         return found
-
-
-def _within(seconds: float, resolver: Resolver, host: str, port: int) -> list[str]:
-    """Call a resolver in a thread of its own: the operating system's cannot be interrupted."""
-    future: Future[list[str]] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(resolver(host, port))
-        except Exception as err:  # noqa: BLE001  # raised where the result is wanted
-            future.set_exception(err)
-
-    threading.Thread(target=work, daemon=True, name="gifdex-resolver").start()
-    return future.result(timeout=seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ class Download:
 
 def download(
     candidates: Sequence[Candidate], budget: DownloadBudget | None = None, options: HttpOptions | None = None
-) -> Iterator[Download]:
+) -> Generator[Download, None, None]:
     """Yield one result for each candidate, as they arrive; never raises for one of them.
 
     Only http:// and https:// are fetched, and only from public addresses (see `AddressRules`); redirects are checked

@@ -1,0 +1,256 @@
+"""Hybrid search: candidates of an outside source, embedded as the index's own GIFs were, and ranked together with them.
+
+As DeepGIF did (Zain Shah, 2015): precomputed vectors answer if they score high enough. Otherwise the first candidates
+of a GIF service are fetched, ranked by the same model, and kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gifdex.encoders.base import FloatArray
+from gifdex.index.field_records import IMAGE
+from gifdex.index.hits import Hit
+from gifdex.index.opened import Opened
+from gifdex.index.queries.examples import ExampleEncoder
+from gifdex.index.sources.base import Candidate, CandidateSource
+from gifdex.index.sources.deadline import within
+from gifdex.schemas.errors import QueryError, SourceError
+from gifdex.schemas.progress import Progress
+
+if TYPE_CHECKING:  # which import the extra hybrid, or take time
+    from gifdex.encoders.feature_cache import FeatureCache, Outcome
+    from gifdex.index.inbox import Inbox
+    from gifdex.index.sources.downloads import DownloadBudget
+    from gifdex.index.sources.http import HttpOptions
+
+BELOW, ALWAYS = "below", "always"
+_WRITERS = 8  # threads that write to the inbox, as they mostly wait for the disk
+
+
+class _Logged:
+    """A Progress that logs notices as warnings."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        pass
+
+    def notice(self, sentence: str) -> None:
+        logging.getLogger(__name__).warning(sentence)
+
+
+_LOGGED = _Logged()
+
+
+@dataclass(frozen=True)
+class Outside:
+    """An outside source that a search asks, and what that may cost.
+
+    It is asked where no item of the index reaches the search's `min_score` (`when="below"`), or for every query
+    (`when="always"`). Its first `count` candidates are downloaded within `budget` (a `DownloadBudget`) and `http` (an
+    `HttpOptions`, which also says which addresses are allowed). `seconds` bound all of that; encoding what has arrived
+    comes on top. What was fetched is kept in the folder `inbox`, which `gifdex build --inbox` takes in.
+
+    A source that fails gives no error: the index's own hits are returned, and `progress` gets a notice, which is
+    logged as a warning by default.
+    """
+
+    source: CandidateSource
+    when: str = BELOW
+    count: int = 100
+    seconds: float = 20.0
+    budget: DownloadBudget | None = None
+    http: HttpOptions | None = None
+    inbox: str | os.PathLike[str] | None = None
+    progress: Progress = _LOGGED
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, CandidateSource):
+            raise QueryError(
+                f"the source is a {type(self.source).__name__}; expected an object with name, fingerprint and "
+                "candidates(sentence, count), such as gifdex.index.sources.giphy.GiphySource()"
+            )
+        if self.when not in (BELOW, ALWAYS):
+            raise QueryError(f"an outside source is asked {self.when!r:.40}; expected when='below' or when='always'")
+        if self.count < 1 or not self.seconds > 0:
+            raise QueryError(
+                f"an outside source may give {self.count} candidates in {self.seconds} seconds; expected at least 1, "
+                "in more than 0"
+            )
+
+
+def check(outside: Outside, query: Any, fields: Mapping[str, float] | None, where: Any, has_minimum: bool) -> None:
+    """Raise QueryError if a search with these options cannot ask an outside source."""
+    if not isinstance(outside, Outside):
+        raise QueryError(f"outside is a {type(outside).__name__}; expected a gifdex.Outside(source)")
+    if isinstance(query, np.ndarray):
+        raise QueryError("the query is a vector, which an outside source cannot be asked; give a sentence")
+    if fields is not None and list(fields) != [IMAGE]:
+        raise QueryError(
+            f"GIFs from outside are ranked by the field {IMAGE} alone, but fields is {dict(fields)!r:.80}: leave it out"
+        )
+    if where is not None:
+        raise QueryError("a filter knows nothing of GIFs from outside: leave out where, or outside")
+    if outside.when == BELOW and not has_minimum:
+        raise QueryError(
+            "an outside source is asked where no item of the index reaches min_score, and there is none: give "
+            "min_score, or ask it always (when='always', --outside-when always)"
+        )
+
+
+def with_outside(
+    opened: Opened,
+    encoder: ExampleEncoder,
+    outside: Outside,
+    sentence: str,
+    query: FloatArray,
+    own: list[Hit],
+    k: int,
+    weight: float = 1.0,
+    min_score: float | None = None,
+) -> list[Hit]:
+    """Return the k best of the index's own hits and of the candidates from outside for a unit query (d,)."""
+    if own and outside.when == BELOW:
+        return own
+    fetched = _Fetch(opened, encoder, outside, sentence).run()
+    if not fetched:
+        return own
+    embeddings = encoder.embed(np.stack([features for _, features in fetched]))
+    cosines = np.clip(embeddings.astype(np.float64) @ query.astype(np.float64), -1, 1)
+    hits = [_hit(candidate, float(score)) for (candidate, _), score in zip(fetched, weight * cosines, strict=True)]
+    found = [hit for hit in hits if min_score is None or hit.score >= min_score]
+    return sorted([*own, *found], key=lambda hit: -hit.score)[:k]
+
+
+def _hit(candidate: Candidate, score: float) -> Hit:
+    from gifdex.index.inbox import clean, described, item_id
+
+    described_by = described(candidate.title, candidate.page_url)
+    return Hit(item_id(candidate), score, clean(candidate.uri), described_by, source=clean(candidate.source))
+
+
+class _Fetch:
+    """Fetches and encodes the candidates for one sentence."""
+
+    def __init__(self, opened: Opened, encoder: ExampleEncoder, outside: Outside, sentence: str) -> None:
+        self._opened, self._encoder, self._outside, self._sentence = opened, encoder, outside, sentence
+        self._until = time.monotonic() + outside.seconds
+        self._candidates: dict[str, Candidate] = {}  # by SHA-256
+        self._data: dict[str, bytes] = {}
+        self._reasons: list[str] = []
+        self._inbox: Inbox | None = None
+        if outside.inbox is not None:
+            from gifdex.index.inbox import Inbox
+
+            self._inbox = Inbox(Path(outside.inbox))
+
+    def run(self) -> list[tuple[Candidate, FloatArray]]:
+        """Return the candidates that the index does not have, with their features float32 (d_image,)."""
+        candidates = self._asked()
+        if not candidates:
+            return []
+        known, missing = self._from_inbox(candidates)
+        made = {outcome.sha256: outcome for outcome in self._encoded(missing)}
+        held = self._opened.items.holding(list(made))
+        made = {key: outcome for key, outcome in made.items() if key not in held}
+        self._keep([outcome for outcome in made.values() if outcome.features is not None])
+        found = [
+            (self._candidates[outcome.sha256], outcome.features)
+            for outcome in [*known, *made.values()]
+            if outcome.features is not None
+        ]
+        self._reasons += [outcome.reason for outcome in made.values() if outcome.features is None and outcome.reason]
+        if not found and self._reasons and not held:
+            first = self._reasons[0]
+            self._notice(f"gave nothing that can be used, of {len(candidates):,}; the first: {first}")
+        return found
+
+    def _encoded(self, missing: Sequence[Candidate]) -> list[Outcome]:
+        if not missing:
+            return []
+        with closing(self._sources(missing)) as sources:
+            return self._encoder.outcomes(sources)
+
+    def _notice(self, what: str) -> None:
+        self._outside.progress.notice(f"the outside source {self._outside.source.name} {what}")
+
+    def _asked(self) -> Sequence[Candidate]:
+        """Return the source's candidates, none if it fails or takes too long."""
+        from gifdex.index.inbox import item_id
+
+        outside = self._outside
+        try:
+            found = within(outside.seconds, outside.source.candidates, self._sentence, outside.count)
+        except SourceError as err:
+            self._notice(f"was not used: {err}")
+        except TimeoutError:
+            self._notice(f"was not used: it did not answer within {outside.seconds:g} seconds; try again later")
+        else:
+            return list({item_id(candidate): candidate for candidate in found[: outside.count]}.values())
+        return []
+
+    def _from_inbox(self, candidates: Sequence[Candidate]) -> tuple[list[Outcome], Sequence[Candidate]]:
+        """Return the outcomes of candidates that are in the inbox and not in the index; and the other candidates."""
+        if self._inbox is None:
+            return [], candidates
+        from gifdex.index.inbox import features_of
+
+        entries = [(candidate, self._inbox.find(candidate)) for candidate in candidates]
+        keys = {entry.sha256: candidate for candidate, entry in entries if entry is not None}
+        outcomes = features_of(self._cache(self._inbox), keys)
+        held = self._opened.items.holding(list(keys))
+        self._candidates |= {key: keys[key] for key in outcomes if key not in held}
+        done = outcomes.keys() | held
+        missing = [candidate for candidate, entry in entries if entry is None or entry.sha256 not in done]
+        return [outcomes[key] for key in self._candidates], missing
+
+    def _sources(self, missing: Sequence[Candidate]) -> Generator[tuple[str, bytes], None, None]:
+        """Yield the distinct GIFs, as they arrive."""
+        from gifdex.index.sources.downloads import DownloadBudget, download
+
+        budget = self._outside.budget or DownloadBudget()
+        budget = replace(budget, seconds=max(0.0, min(budget.seconds, self._until - time.monotonic())))
+        progress, total = self._outside.progress, len(missing)
+        progress.stage("fetch", 0, total)
+        with closing(download(missing, budget, self._outside.http)) as downloads:
+            for done, result in enumerate(downloads, start=1):
+                progress.stage("fetch", done, total)
+                if result.data is None:
+                    self._reasons.append(result.reason or "")
+                    continue
+                key = sha256(result.data).hexdigest()
+                if key not in self._candidates:
+                    self._candidates[key], self._data[key] = result.candidate, result.data
+                    yield key, result.data
+
+    def _cache(self, inbox: Inbox) -> FeatureCache:
+        return inbox.features(*self._encoder.cached_as)
+
+    def _keep(self, outcomes: Sequence[Outcome]) -> None:
+        """Write what was fetched to the inbox, if there is one."""
+        if self._inbox is None:
+            return
+        inbox, cache = self._inbox, self._cache(self._inbox)
+
+        def add(outcome: Outcome) -> None:
+            key = outcome.sha256
+            inbox.add(self._candidates[key], self._sentence, self._data[key], outcome, cache)
+
+        try:
+            with ThreadPoolExecutor(_WRITERS, thread_name_prefix="gifdex-inbox") as threads:
+                list(threads.map(add, outcomes))
+        except OSError as err:
+            self._notice(
+                f"gave GIFs that could not be kept in the inbox {inbox.folder}: {err.strerror or err}; free some space "
+                "or fix the permissions"
+            )

@@ -1,0 +1,155 @@
+"""The options of a search that asks an outside source, and the file that describes one."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import string
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gifdex.jobs.console import PathOption
+from gifdex.schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gifdex.index.queries.hybrid import Outside
+    from gifdex.index.sources.base import CandidateSource
+    from gifdex.schemas.progress import Progress
+
+GIPHY = "giphy"
+_Type = type | tuple[type, ...]
+_NUMBER = (int, float)
+_TYPES: Mapping[_Type, str] = {str: "a text", int: "a whole number", _NUMBER: "a number", list: "a list of texts"}
+# The keys of a source's file, by table.
+_KEYS: Mapping[str, Mapping[str, _Type]] = {
+    "": {"name": str, "url": str, "page_size": int, "count": int, "seconds": _NUMBER, "private_hosts": list},
+    "keys": {"items": str, "url": str, "id": str, "page_url": str, "title": str},
+    "rate_limit": {"calls": int, "seconds": _NUMBER},
+    "budget": {"max_files": int, "max_file_bytes": int, "max_bytes": int, "seconds": _NUMBER, "connections": int},
+}
+_NEEDED = {"": ("name", "url", "keys"), "keys": ("items", "url"), "rate_limit": ("calls", "seconds")}
+_ANY_KEYS = "headers"
+
+_OPTIONS = (
+    click.option(
+        "--outside",
+        metavar="giphy|FILE",
+        help="Also rank GIFs of an outside source: giphy, or a TOML file that describes one.",
+    ),
+    click.option(
+        "--outside-when",
+        type=click.Choice(("below", "always")),
+        default="below",
+        show_default=True,
+        help="When to ask it: where no item of the index reaches --min-score, or always.",
+    ),
+    click.option(
+        "--inbox",
+        type=PathOption(file_okay=False),
+        help="Folder that keeps what was fetched, for `gifdex build --inbox`.",
+    ),
+    click.option("--image-encoder", help="The index's image encoder, if it has moved since the build."),
+    click.option("--weights", type=PathOption(), help="Its weights file, if it takes one."),
+)
+
+
+def outside_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of an outside source."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def outside_of(given: str, when: str, inbox: Path | None, progress: Progress) -> Outside:
+    """Return the source that --outside names; raises ConfigError. Its answers are kept in the user's cache."""
+    from gifdex.index.queries.hybrid import Outside
+    from gifdex.index.sources.giphy import GiphySource
+    from gifdex.index.sources.results_cache import CachedSource, ResultsCache
+    from gifdex.index.store.fetch import default_cache
+
+    def cached(source: CandidateSource) -> CandidateSource:
+        return CachedSource(source, ResultsCache(default_cache() / "outside"))
+
+    if given == GIPHY:
+        return Outside(cached(GiphySource()), when, inbox=inbox, progress=progress)
+    source, limits = _described(Path(given))
+    return Outside(cached(source), when, inbox=inbox, progress=progress, **limits)
+
+
+def _described(path: Path) -> tuple[CandidateSource, dict[str, Any]]:
+    """Return the source that a file describes, and what `Outside` needs to know of it besides."""
+    from gifdex.index.sources.addresses import AddressRules
+    from gifdex.index.sources.downloads import DownloadBudget
+    from gifdex.index.sources.http import HttpOptions
+    from gifdex.index.sources.json_http import JsonKeys, JsonSource
+    from gifdex.index.sources.rate_limit import RateLimit
+
+    found = _read(path)
+    http = HttpOptions(addresses=AddressRules(private_hosts=frozenset(found.pop("private_hosts", ()))))
+    limits: dict[str, Any] = {name: found.pop(name) for name in ("count", "seconds") if name in found}
+    try:
+        if "budget" in found:
+            limits["budget"] = DownloadBudget(**found.pop("budget"))
+        rate = RateLimit(**found.pop("rate_limit")) if "rate_limit" in found else None
+    except ValueError as err:
+        raise ConfigError(f"{path} has a limit that cannot be used: {err}") from err
+    keys = JsonKeys(**found.pop("keys"))
+    own = {"seconds": limits["seconds"]} if "seconds" in limits else {}
+    source = JsonSource(keys=keys, options=http, rate_limit=rate, **own, **found)
+    return source, {**limits, "http": http}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            found = tomllib.load(stream)
+    except FileNotFoundError as err:
+        raise ConfigError(
+            f"there is no outside source {path}; expected {GIPHY}, or a TOML file that describes a source"
+        ) from err
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise ConfigError(f"cannot read {path}: {err}; expected TOML: fix it") from err
+    headers = found.pop(_ANY_KEYS, {})
+    tables = {name: table for name, table in found.items() if isinstance(table, dict)}
+    _check(path, "", {name: value for name, value in found.items() if name not in tables}, tuple(tables))
+    for name, table in tables.items():
+        _check(path, name, table)
+    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+        raise ConfigError(f"{_ANY_KEYS} of {path} is {headers!r:.80}; expected a table of texts")
+    found["url"] = _filled(path, "url", found["url"])
+    return found | {"headers": {name: _filled(path, name, value) for name, value in headers.items()}}
+
+
+def _check(path: Path, table: str, found: Mapping[str, Any], tables: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError unless a table has known keys of the right types, and those that are needed."""
+    where = f"[{table}] of {path}" if table else str(path)
+    if table not in _KEYS:
+        raise ConfigError(f"{path} has the table [{table}]; expected {', '.join(name for name in _KEYS if name)}")
+    known = _KEYS[table]
+    for name, value in found.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"{where} has {name}, which no outside source has: {hint}")
+        texts = not isinstance(value, list) or all(isinstance(each, str) for each in value)
+        if not isinstance(value, known[name]) or isinstance(value, bool) or not texts:
+            raise ConfigError(f"{name} of {where} is {value!r:.80}; expected {_TYPES[known[name]]}")
+    for name in _NEEDED.get(table, ()):
+        if name not in found and name not in tables:
+            raise ConfigError(f"{where} has no {name}, which an outside source needs; add it")
+
+
+def _filled(path: Path, name: str, text: str) -> str:
+    """Return a text with $VARIABLES from the environment, which is where secrets belong; $$ is a dollar sign."""
+    try:
+        return string.Template(text).substitute(os.environ)
+    except KeyError as err:
+        raise ConfigError(
+            f"{name} of {path} needs the environment variable {err.args[0]}, which is not set: set it"
+        ) from err
+    except ValueError as err:
+        raise ConfigError(f"{name} of {path} has a $ that names no variable; write $$ for a dollar sign") from err
