@@ -115,9 +115,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {err}; expected TOML: fix it") from err
     headers = found.pop(_ANY_KEYS, {})
     tables = {name: table for name, table in found.items() if isinstance(table, dict)}
-    _check(path, "", {name: value for name, value in found.items() if name not in tables}, tuple(tables))
     for name, table in tables.items():
         _check(path, name, table)
+    _check(path, "", {name: value for name, value in found.items() if name not in tables}, tuple(tables))
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
         raise ConfigError(f"{_ANY_KEYS} of {path} is {headers!r:.80}; expected a table of texts")
     found["url"] = _filled(path, "url", found["url"])
@@ -128,7 +128,8 @@ def _check(path: Path, table: str, found: Mapping[str, Any], tables: tuple[str, 
     """Raise ConfigError unless a table has known keys of the right types, and those that are needed."""
     where = f"[{table}] of {path}" if table else str(path)
     if table not in _KEYS:
-        raise ConfigError(f"{path} has the table [{table}]; expected {', '.join(name for name in _KEYS if name)}")
+        known_tables = ", ".join([*filter(None, _KEYS), _ANY_KEYS])
+        raise ConfigError(f"{path} has the table [{table}], which no outside source has; there are {known_tables}")
     known = _KEYS[table]
     for name, value in found.items():
         if name not in known:

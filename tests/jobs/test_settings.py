@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gifdex.jobs import build, config, encode, nightly
 from gifdex.jobs.nightly import _settings
 from gifdex.jobs.options import ONLY_OPTIONS, example, records
 from gifdex.jobs.settings import BY_NAME, DECODERS, SETTINGS, TABLES
-from gifdex.pipeline.settings import BuildSettings, NightlySettings
+from gifdex.pipeline.settings import BuildSettings, InboxSettings, NightlySettings
 
 
 def options_of(command: click.Command) -> set[str]:
@@ -30,7 +31,7 @@ def test_every_key_of_the_file_is_an_option_and_vice_versa() -> None:
 
 def test_the_jobs_have_the_same_options() -> None:
     command_only = {"corpus", "workspace", "beam_options", "as_json", "verbose"}
-    tables = {"encode": {"", "encode"}, "build": {"", "encode", "index"}}
+    tables = {"encode": {"", "encode"}, "build": {"", "inbox", "encode", "index"}}
     for command in (encode.command, build.command):
         wanted = {setting.name for setting in SETTINGS if setting.table in tables[str(command.name)]}
         assert options_of(command) == wanted | command_only
@@ -45,7 +46,7 @@ def test_the_example_is_toml_with_every_key_in_its_table() -> None:
     found = tomllib.loads(full_example())
     keys = {(table, key) for table, keys in found.items() if isinstance(keys, dict) for key in keys}
     keys |= {("", key) for key, value in found.items() if not isinstance(value, dict)}
-    assert keys == {(setting.table, setting.name) for setting in SETTINGS}
+    assert keys == {(setting.table, setting.file_key) for setting in SETTINGS}
     assert set(tomllib.loads(example())) == {"corpus", "workspace"} | set(TABLES) - {""}
 
 
@@ -59,15 +60,18 @@ def settings(path: Path, text: str) -> NightlySettings:
 
 def test_the_example_shows_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "gifdex.toml"
-    lines = [line for line in full_example().splitlines() if not _is_example(line)]
-    shown = settings(path, "\n".join(lines))
+    shown = settings(path, "\n".join(_without_examples(full_example())))
     assert shown == NightlySettings(BuildSettings(f"{tmp_path}/gifs/", tmp_path / "ws"))
     assert settings(path, example()) == shown
 
 
-def _is_example(line: str) -> bool:
-    name = line.partition(" = ")[0]
-    return name in BY_NAME and BY_NAME[name].is_example and name not in ("corpus", "workspace")
+def _without_examples(text: str) -> Iterator[str]:
+    examples = {(s.table, s.file_key) for s in SETTINGS if s.is_example} - {("", "corpus"), ("", "workspace")}
+    table = ""
+    for line in text.splitlines():
+        table = line[1:].partition("]")[0] if line.startswith("[") else table
+        if (table, line.partition(" = ")[0]) not in examples:
+            yield line
 
 
 def test_every_key_reaches_its_record(tmp_path: Path) -> None:
@@ -78,6 +82,7 @@ def test_every_key_reaches_its_record(tmp_path: Path) -> None:
     assert found.build.beam_options == ("--direct_num_workers=1",)
     assert found.gate.canaries == tmp_path / "canaries.jsonl"
     assert (found.keep, found.push) == (3, "s3://bucket/index")
+    assert found.build.inbox == InboxSettings(tmp_path / "inbox", 30.0, 10**10)
 
 
 def test_a_setting_that_is_not_given_keeps_its_default() -> None:
