@@ -45,7 +45,13 @@ _OPTIONS = (
         type=click.Choice(("below", "always")),
         default="below",
         show_default=True,
-        help="When to ask it: where no item of the index reaches --min-score, or always.",
+        help="When to ask it: where the index's best hit is below a score, or always.",
+    ),
+    click.option(
+        "--outside-below",
+        type=float,
+        metavar="SCORE",
+        help="The score below which the index's best hit is not good enough.  [default: --min-score]",
     ),
     click.option(
         "--inbox",
@@ -64,7 +70,7 @@ def outside_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def outside_of(given: str, when: str, inbox: Path | None, progress: Progress) -> Outside:
+def outside_of(given: str, when: str, below: float | None, inbox: Path | None, progress: Progress) -> Outside:
     """Return the source that --outside names; raises ConfigError. Its answers are kept in the user's cache."""
     from gifdex.index.queries.hybrid import Outside
     from gifdex.index.sources.giphy import GiphySource
@@ -75,9 +81,9 @@ def outside_of(given: str, when: str, inbox: Path | None, progress: Progress) ->
         return CachedSource(source, ResultsCache(default_cache() / "outside"))
 
     if given == GIPHY:
-        return Outside(cached(GiphySource()), when, inbox=inbox, progress=progress)
+        return Outside(cached(GiphySource()), when, below, inbox=inbox, progress=progress)
     source, limits = _described(Path(given))
-    return Outside(cached(source), when, inbox=inbox, progress=progress, **limits)
+    return Outside(cached(source), when, below, inbox=inbox, progress=progress, **limits)
 
 
 def _described(path: Path) -> tuple[CandidateSource, dict[str, Any]]:

@@ -28,7 +28,7 @@ Examples:
   gifdex search ws/index "a cat" --fields image,caption=0.5
   gifdex search ws/index "a cat" --min-score 0.2
   gifdex search ws/index "a cat" --text-encoder glove:/models/glove.txt
-  GIPHY_API_KEY=... gifdex search ws/index "a cat" --min-score 0.25 --outside giphy --inbox inbox/
+  GIPHY_API_KEY=... gifdex search ws/index "a cat" --outside giphy --outside-below 0.4 --inbox inbox/
   gifdex search ws/index "a cat" --outside source.toml --outside-when always
 """
 
@@ -48,6 +48,7 @@ def command(
     text_encoder: str | None,
     outside: str | None,
     outside_when: str,
+    outside_below: float | None,
     inbox: Path | None,
     image_encoder: str | None,
     weights: Path | None,
@@ -73,7 +74,7 @@ def command(
             stack.enter_context(filtered_stderr())  # for text encoders on TensorFlow
         else:
             progress = stack.enter_context(stage_progress(False))
-            options["outside"] = outside_of(outside, outside_when, inbox, progress)
+            options["outside"] = outside_of(outside, outside_when, outside_below, inbox, progress)
         index = open_index(store, text_encoder=text_encoder, image_encoder=image_encoder, weights=weights)
         hits = index.search(" ".join(sentence), k, where=chosen_items(index, where), **options)
     print_hits(hits, as_json)

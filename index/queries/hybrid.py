@@ -24,6 +24,7 @@ from gifdex.index.field_records import IMAGE
 from gifdex.index.hits import Hit
 from gifdex.index.opened import Opened
 from gifdex.index.queries.examples import ExampleEncoder
+from gifdex.index.queries.options import checked_score
 from gifdex.index.sources.base import Candidate, CandidateSource
 from gifdex.index.sources.deadline import within
 from gifdex.schemas.errors import QueryError, SourceError
@@ -56,10 +57,12 @@ _LOGGED = _Logged()
 class Outside:
     """An outside source that a search asks, and what that may cost.
 
-    It is asked where no item of the index reaches the search's `min_score` (`when="below"`), or for every query
-    (`when="always"`). Its first `count` candidates are downloaded within `budget` (a `DownloadBudget`) and `http` (an
-    `HttpOptions`, which also says which addresses are allowed). `seconds` bound all of that; encoding what has arrived
-    comes on top. What was fetched is kept in the folder `inbox`, which `gifdex build --inbox` takes in.
+    It is asked where the index's best hit scores less than `below` (`when="below"`), or for every query
+    (`when="always"`). Without `below` it is asked where no item reaches the search's `min_score`.
+
+    Its first `count` candidates are downloaded within `budget` (a `DownloadBudget`) and `http` (an `HttpOptions`, which
+    also says which addresses are allowed). `seconds` bound all of that; encoding what has arrived comes on top. What was
+    fetched is kept in the folder `inbox`, which `gifdex build --inbox` takes in.
 
     A source that fails gives no error: the index's own hits are returned, and `progress` gets a notice, which is
     logged as a warning by default.
@@ -67,6 +70,7 @@ class Outside:
 
     source: CandidateSource
     when: str = BELOW
+    below: float | None = None
     count: int = 100
     seconds: float = 20.0
     budget: DownloadBudget | None = None
@@ -82,6 +86,7 @@ class Outside:
             )
         if self.when not in (BELOW, ALWAYS):
             raise QueryError(f"an outside source is asked {self.when!r:.40}; expected when='below' or when='always'")
+        checked_score(self.below, "below")
         if self.count < 1 or not self.seconds > 0:
             raise QueryError(
                 f"an outside source may give {self.count} candidates in {self.seconds} seconds; expected at least 1, "
@@ -101,10 +106,10 @@ def check(outside: Outside, query: Any, fields: Mapping[str, float] | None, wher
         )
     if where is not None:
         raise QueryError("a filter knows nothing of GIFs from outside: leave out where, or outside")
-    if outside.when == BELOW and not has_minimum:
+    if outside.when == BELOW and outside.below is None and not has_minimum:
         raise QueryError(
-            "an outside source is asked where no item of the index reaches min_score, and there is none: give "
-            "min_score, or ask it always (when='always', --outside-when always)"
+            "nothing says when to ask the outside source: give the score below which the index's best hit is not good "
+            "enough (below=, --outside-below), or min_score, or ask always (when='always', --outside-when always)"
         )
 
 
@@ -120,7 +125,7 @@ def with_outside(
     min_score: float | None = None,
 ) -> list[Hit]:
     """Return the k best of the index's own hits and of the candidates from outside for a unit query (d,)."""
-    if own and outside.when == BELOW:
+    if own and outside.when == BELOW and (outside.below is None or own[0].score >= outside.below):
         return own
     fetched = _Fetch(opened, encoder, outside, sentence).run()
     if not fetched:

@@ -67,11 +67,11 @@ def at_least_one(name: str, value: int) -> int:
     return min(count, _MAX_COUNT)
 
 
-def checked_score(min_score: float | None) -> float | None:
+def checked_score(score: float | None, name: str = "min_score") -> float | None:
     """Return the lowest score wanted; raises QueryError unless it is a finite number or None."""
-    if min_score is None:
+    if score is None:
         return None
-    is_number = isinstance(min_score, (int, float, np.integer, np.floating)) and not isinstance(min_score, bool)
-    if not is_number or not math.isfinite(min_score):
-        raise QueryError(f"min_score is {min_score!r:.40}; expected a number, such as 0.2")
-    return float(min_score)
+    is_number = isinstance(score, (int, float, np.integer, np.floating)) and not isinstance(score, bool)
+    if not is_number or not math.isfinite(score):
+        raise QueryError(f"{name} is {score!r:.40}; expected a number, such as 0.2")
+    return float(score)

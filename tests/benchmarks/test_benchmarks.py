@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import run as run_command
 from tests.commands import run_script
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -112,6 +113,17 @@ def test_encoders_measures_every_kind(corpus: Path) -> None:
     assert measured["gflop_per_frame"] == pytest.approx(0.77, abs=0.01)
     assert {"bare_frames_per_s", "compiled_frames_per_s", "encoder_frames_per_s", "step_frames_per_s"} < set(measured)
     assert all(math.isfinite(figure) and figure > 0 for figure in figures(measured))
+
+
+@pytest.mark.heavy
+def test_hybrid_asks_more_often_the_higher_the_score(corpus: Path, tmp_path: Path) -> None:
+    assert run_command("build", corpus, "--workspace", tmp_path / "ws").returncode == 0
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text("".join(json.dumps({"id": f"g{n}", "caption": f"pattern {n}"}) + "\n" for n in range(3)))
+    lines = run("hybrid.py", tmp_path / "ws" / "index", "--captions", captions).splitlines()[2:]
+    asked = [float(line.split()[1]) for line in lines]
+    assert (asked[0], asked[-1]) == (0, 1)
+    assert asked == sorted(asked)
 
 
 @pytest.mark.heavy

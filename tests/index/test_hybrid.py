@@ -116,6 +116,15 @@ def test_a_source_is_asked_only_where_no_item_reaches_the_minimum(index: Index, 
     assert all(hit.source == "listed" for hit in hits)
 
 
+def test_below_a_score_of_its_own_the_source_is_asked_and_all_are_ranked(index: Index, fetched: Fetched) -> None:
+    best = index.search(SENTENCE, 1)[0].score
+    everything = index.search(SENTENCE, 100, outside=fetched.outside())
+    assert index.search(SENTENCE, 100, outside=fetched.outside("below", below=best + 1e-3)) == everything
+    asked = fetched.source.asked
+    own = index.search(SENTENCE, 100, outside=fetched.outside("below", below=best - 1e-3))
+    assert (own, fetched.source.asked) == (index.search(SENTENCE, 100), asked)
+
+
 def test_the_minimum_and_the_weight_hold_for_candidates_too(index: Index, fetched: Fetched) -> None:
     hits = index.search(SENTENCE, 100, min_score=0.1, outside=fetched.outside())
     assert hits == [hit for hit in index.search(SENTENCE, 100, outside=fetched.outside()) if hit.score >= 0.1]
@@ -185,7 +194,8 @@ def test_a_source_gives_no_more_than_it_was_asked_for_and_no_id_twice(index: Ind
         (SENTENCE, {"fields": {"image": 1, "caption": 1}}, "ranked by the field image alone, but fields is"),
         (SENTENCE, {"where": {"row": 3}}, "a filter knows nothing of GIFs from outside"),
         (np.ones(16), {}, "the query is a vector, which an outside source cannot be asked"),
-        (SENTENCE, {"when": "below"}, "there is none: give min_score, or ask it always"),
+        (SENTENCE, {"when": "below"}, "nothing says when to ask the outside source: give the score below which"),
+        (SENTENCE, {"below": float("nan")}, "below is nan; expected a number, such as 0.2"),
         (SENTENCE, {"when": "never"}, "is asked 'never'; expected when='below' or when='always'"),
         (SENTENCE, {"count": 0}, "may give 0 candidates in 20.0 seconds"),
         (SENTENCE, {"seconds": float("nan")}, "may give 100 candidates in nan seconds"),
@@ -194,7 +204,7 @@ def test_a_source_gives_no_more_than_it_was_asked_for_and_no_id_twice(index: Ind
     ],
 )
 def test_a_mistake_gives_one_sentence(index: Index, query: Any, options: dict[str, Any], message: str) -> None:
-    ours = {name: options.pop(name) for name in ("when", "count", "seconds", "source") if name in options}
+    ours = {name: options.pop(name) for name in ("when", "below", "count", "seconds", "source") if name in options}
 
     def search() -> None:
         outside = options.pop("outside", None) or gifdex.Outside(**{"source": Listed([]), "when": "always", **ours})

@@ -156,7 +156,7 @@ def test_giphy_without_a_key_is_one_sentence_and_the_indexes_own_answer(site: Si
         ('name = "x"\nurl = 3\n[keys]\nitems = "a"\nurl = "b"', "url of {} is 3; expected a text"),
         ('nam = "x"', "has nam, which no outside source has: did you mean name?"),
         ('name = "x"\nurl = "{query}"\n[keys]\nitems = "a"', "[keys] of {} has no url, which an outside source needs"),
-        ('name = "x"\nurl = "{query}"\n[key]\nitems = "a"', "has the table [key]; expected keys, rate_limit, budget"),
+        ('name = "x"\nurl = "{query}"\n[key]\nitems = "a"', "has the table [key], which no outside source has"),
         (
             'name = "x"\nurl = "http://x/{query}?k=$NO_SUCH"\n[keys]\nitems = "a"\nurl = "b"',
             "needs the environment variable NO_SUCH, which is not set: set it",
@@ -181,7 +181,7 @@ def test_a_file_that_describes_no_source_gives_one_sentence(site: Site, text: st
 def test_an_outside_source_needs_a_minimum_and_an_inbox_needs_a_source(site: Site) -> None:
     done = site.search("a cat")
     assert done.returncode == 1
-    assert "give min_score, or ask it always (when='always', --outside-when always)" in done.stderr
+    assert "or min_score, or ask always (when='always', --outside-when always)" in done.stderr
     done = run("search", site.root / "ws" / "index", "a cat", "--inbox", site.root)
     assert done.returncode == 2
     assert "--inbox keeps what an outside source gave" in done.stderr

@@ -148,7 +148,7 @@ def test_a_caller_that_stops_early_leaves_nothing_running(service: Service, loca
     results = download([candidate(service.url(f"/gif/{number % 10}?{number}")) for number in range(50)],
                        DownloadBudget(connections=1), local)  # fmt: skip
     assert next(results).data
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert sum(service.asked.values()) < 50
 
 
