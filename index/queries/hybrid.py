@@ -61,8 +61,8 @@ class Outside:
     (`when="always"`). Without `below` it is asked where no item reaches the search's `min_score`.
 
     Its first `count` candidates are downloaded within `budget` (a `DownloadBudget`) and `http` (an `HttpOptions`, which
-    also says which addresses are allowed). `seconds` bound all of that; encoding what has arrived comes on top. What was
-    fetched is kept in the folder `inbox`, which `gifdex build --inbox` takes in.
+    also says which addresses are allowed). `seconds` bound all of that; encoding what has arrived comes on top. What
+    was fetched is kept in the folder `inbox`, which `gifdex build --inbox` takes in.
 
     A source that fails gives no error: the index's own hits are returned, and `progress` gets a notice, which is
     logged as a warning by default.
@@ -153,6 +153,7 @@ class _Fetch:
         self._candidates: dict[str, Candidate] = {}  # by SHA-256
         self._data: dict[str, bytes] = {}
         self._reasons: list[str] = []
+        self._held = 0  # candidates that the index has
         self._inbox: Inbox | None = None
         if outside.inbox is not None:
             from gifdex.index.inbox import Inbox
@@ -165,17 +166,16 @@ class _Fetch:
         if not candidates:
             return []
         known, missing = self._from_inbox(candidates)
-        made = {outcome.sha256: outcome for outcome in self._encoded(missing)}
-        held = self._opened.items.holding(list(made))
-        made = {key: outcome for key, outcome in made.items() if key not in held}
-        self._keep([outcome for outcome in made.values() if outcome.features is not None])
+        made = self._encoded(missing)
+        self._keep([outcome for outcome in made if outcome.features is not None])
+        # In an order that does not depend on arrival, on which last digits of products and equal scores do.
         found = [
             (self._candidates[outcome.sha256], outcome.features)
-            for outcome in [*known, *made.values()]
+            for outcome in sorted([*known, *made], key=lambda outcome: outcome.sha256)
             if outcome.features is not None
         ]
-        self._reasons += [outcome.reason for outcome in made.values() if outcome.features is None and outcome.reason]
-        if not found and self._reasons and not held:
+        self._reasons += [outcome.reason for outcome in made if outcome.features is None and outcome.reason]
+        if not found and self._reasons and not self._held:
             first = self._reasons[0]
             self._notice(f"gave nothing that can be used, of {len(candidates):,}; the first: {first}")
         return found
@@ -214,13 +214,14 @@ class _Fetch:
         keys = {entry.sha256: candidate for candidate, entry in entries if entry is not None}
         outcomes = features_of(self._cache(self._inbox), keys)
         held = self._opened.items.holding(list(keys))
+        self._held += len(held)
         self._candidates |= {key: keys[key] for key in outcomes if key not in held}
         done = outcomes.keys() | held
         missing = [candidate for candidate, entry in entries if entry is None or entry.sha256 not in done]
         return [outcomes[key] for key in self._candidates], missing
 
     def _sources(self, missing: Sequence[Candidate]) -> Generator[tuple[str, bytes], None, None]:
-        """Yield the distinct GIFs, as they arrive."""
+        """Yield the distinct GIFs that the index does not have, as they arrive."""
         from gifdex.index.sources.downloads import DownloadBudget, download
 
         budget = self._outside.budget or DownloadBudget()
@@ -234,7 +235,9 @@ class _Fetch:
                     self._reasons.append(result.reason or "")
                     continue
                 key = sha256(result.data).hexdigest()
-                if key not in self._candidates:
+                if self._opened.items.holding([key]):
+                    self._held += 1
+                elif key not in self._candidates:
                     self._candidates[key], self._data[key] = result.candidate, result.data
                     yield key, result.data
 
