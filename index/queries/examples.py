@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gifdex.encoders.feature_cache import Outcome
 
 MAX_WEIGHT = 1_000_000
+_MAX_SECONDS = 2.0  # to decode one of many GIFs; features are the same whatever the limit
 # A path, the bytes, or an opened file; for pictures also the pixels.
 Source = str | os.PathLike[str] | bytes | BinaryIO
 Picture = Source | NDArray[np.uint8]
@@ -106,14 +107,17 @@ class ExampleEncoder:
     def outcomes(self, sources: Iterable[tuple[str, bytes]]) -> list[Outcome]:
         """Return the outcome of each GIF, given as a distinct key and bytes: features, or why there are none.
 
-        Batches are filled while later sources are still awaited. Raises EncoderError.
+        Batches are filled while later sources are still awaited. A GIF may take two seconds to decode, for someone
+        waits for all of them. Raises EncoderError.
         """
         encoder = self._loaded()
         from gifdex.encoders.features import encode
         from gifdex.encoders.frames.decode import FrameDecoder
+        from gifdex.encoders.frames.limits import Limits
 
         with FrameDecoder() as decode:
-            return encode(encoder, sources, replace(self._settings(), threads=available_cpus()), decode)
+            limits = Limits(seconds=_MAX_SECONDS)
+            return encode(encoder, sources, replace(self._settings(), threads=available_cpus(), limits=limits), decode)
 
     def _of_gif(self, encoder: ImageEncoder, source: Source) -> FloatArray:
         from gifdex.encoders.features import encode

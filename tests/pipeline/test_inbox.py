@@ -110,6 +110,12 @@ def test_a_repeated_query_downloads_and_encodes_nothing(site: Site) -> None:
     assert sum(site.service.asked.values()) == asked + 1  # the list of candidates alone
 
 
+def test_what_the_corpus_has_is_left_out(site: Site) -> None:
+    site.service.gifs[5] = (site.root / "corpus" / "g2.gif").read_bytes()
+    assert len([hit for hit in site.search() if hit.source]) == SERVED - 1
+    assert len(site.inbox.entries()) == SERVED - 1
+
+
 def test_a_deleted_entry_leaves_the_next_index(site: Site) -> None:
     site.search()
     site.build()
