@@ -7,9 +7,13 @@ from typing import Any, NamedTuple
 
 
 class Hit(NamedTuple):
-    """One result: an item's id, uri and metadata, and its score: an exact cosine, or a weighted sum of cosines."""
+    """One result: an item's id, uri and metadata, and its score: an exact cosine, or a weighted sum of cosines.
+
+    `duplicates` are the ids of its near duplicates among the results, if the search groups them.
+    """
 
     id: str
     score: float
     uri: str
     metadata: Mapping[str, Any]
+    duplicates: tuple[str, ...] = ()
