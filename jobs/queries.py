@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gifdex.jobs.console import PlaceOption, print_json, print_table, table
-from gifdex.jobs.option_types import FieldWeights
+from gifdex.jobs.option_types import FieldWeights, GroupScore
 
 if TYPE_CHECKING:
     from gifdex.index.hits import Hit
@@ -40,6 +40,15 @@ _SEARCH = (
     *_CANDIDATES,
     fields_option,
     click.option("--min-score", type=float, help="Leave out hits that score less."),
+    click.option(
+        "--group",
+        is_flag=False,
+        flag_value=0.98,
+        default=False,
+        type=GroupScore(),
+        metavar="[SCORE]",
+        help="Show one of each group of near duplicates: of items whose vectors have this score.  [0.98 without SCORE]",
+    ),
     click.option(
         "--where", multiple=True, metavar="KEY=VALUE", help="Only items with this metadata; all of several must match."
     ),
@@ -99,18 +108,20 @@ def print_hits(hits: Sequence[Hit], as_json: bool) -> None:
         for rank, hit in enumerate(hits, start=1):
             print_json(_hit_json(rank, hit))
         return
-    shown = table("rank", "score", "id", "uri", numbers=("rank", "score"))
+    more = ("duplicates",) if any(hit.duplicates for hit in hits) else ()
+    shown = table("rank", "score", "id", "uri", *more, numbers=("rank", "score"))
     for rank, hit in enumerate(hits, start=1):
-        shown.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.uri)
+        shown.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.uri, *[", ".join(hit.duplicates) for _ in more])
     print_table(shown)
 
 
 def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
     """Return a hit as JSON; what a query does not give is left out."""
-    return {
+    found = {
         "rank": rank,
         "id": hit.id,
         "score": round(hit.score, 6),
         "uri": hit.uri,
         "metadata": dict(hit.metadata),
     }
+    return {**found, "duplicates": list(hit.duplicates)} if hit.duplicates else found

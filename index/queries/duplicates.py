@@ -19,7 +19,7 @@ from gifdex.index.groups import Groups
 from gifdex.index.hits import Hit
 from gifdex.index.opened import Opened
 from gifdex.index.pairs import connect_all
-from gifdex.index.queries.options import checked_score, search_method
+from gifdex.index.queries.options import search_method
 from gifdex.index.vectors import ROUNDING, Scores
 from gifdex.schemas.errors import QueryError
 from gifdex.schemas.progress import QUIET, Progress
@@ -83,10 +83,10 @@ def duplicate_score(name: str, given: float) -> float:
 
     It is a little below 1 for 1, because the scores of equal vectors are rounded.
     """
-    score = checked_score(given)
-    if score is None or not 0 < score <= 1:
+    is_number = isinstance(given, (int, float, np.integer, np.floating)) and not isinstance(given, bool)
+    if not is_number or not 0 < given <= 1:
         raise QueryError(f"{name} is {given!r:.40}; expected a score above 0 and up to 1, such as {DEFAULT_SCORE}")
-    return min(score, 1 - ROUNDING)
+    return min(float(given), 1 - ROUNDING)
 
 
 def _engine(field: Field, method: SearchMethod) -> str | None:

@@ -33,6 +33,9 @@ class SearchOptions(TypedDict, total=False):
     products of matrices where that is faster than to ask the engine for each. `exact` scores every item instead.
 
     Hits that score less than `min_score` are left out.
+
+    `group` shows one of each group of near duplicates: items whose image vectors have at least that score with a
+    better hit's (True: 0.98) are not shown, and their ids are in that hit's `duplicates`. There are still k hits.
     """
 
     fields: Mapping[str, float] | None
@@ -41,6 +44,7 @@ class SearchOptions(TypedDict, total=False):
     num_candidates: int | None
     exact: bool
     min_score: float | None
+    group: bool | float
 
 
 def search_method(engine: str | None, num_candidates: int | None, exact: bool) -> SearchMethod:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gifdex.index.hits import Hit
 from gifdex.index.items import Where
 from gifdex.index.opened import Opened
+from gifdex.index.queries.grouped import group_score, grouped_search
 from gifdex.index.queries.options import at_least_one, checked_score, search_method
 from gifdex.index.queries.sentences import SentenceEmbedder
 from gifdex.index.queries.vectors import unit_queries
@@ -30,8 +31,10 @@ def search(
     num_candidates: int | None = None,
     exact: bool = False,
     min_score: float | None = None,
+    group: bool | float = False,
 ) -> list[Hit] | list[list[Hit]]:
     """See `Index.search`."""
+    score = group_score(group)
     count, method, lowest = at_least_one("k", k), search_method(engine, num_candidates, exact), checked_score(min_score)
     fused = opened.fusion(fields)
     is_single = isinstance(query, str) or (isinstance(query, np.ndarray) and query.ndim == 1)
@@ -40,5 +43,9 @@ def search(
     else:
         fused.check_takes_sentences()
         vectors = embedder.embed([query] if isinstance(query, str) else query)
-    found = opened.search(fused, unit_queries(vectors, fused.dimensions), count, method, where, lowest)
+    queries = unit_queries(vectors, fused.dimensions)
+    if score is None:
+        found = opened.search(fused, queries, count, method, where, lowest)
+    else:
+        found = grouped_search(opened, fused, queries, count, method, where, lowest, score)
     return found[0] if is_single else found

@@ -184,3 +184,67 @@ def test_fields_and_engines_that_cannot_answer_are_refused(index: Index, version
         index.duplicates(engine="faiss")
     with pytest.raises(QueryError, match="num_candidates"):
         index.duplicates(num_candidates=0)
+
+
+def one_of_each(vectors: FloatArray, ranked: list[int], k: int, score: float) -> list[tuple[int, list[int]]]:
+    """Return what a grouped search shows of ranked items, with the duplicates of each, one item at a time."""
+    shown: list[tuple[int, list[int]]] = []
+    for item in ranked:
+        near = [own for leader, own in shown if float(vectors[leader].astype(np.float64) @ vectors[item]) >= score]
+        if near:
+            near[0].append(item)
+        elif len(shown) == k:
+            break
+        else:
+            shown.append((item, []))
+    return shown
+
+
+def pairs_of(hits: list[gifdex.Hit]) -> list[tuple[int, list[int]]]:
+    return [(int(hit.id[-5:]), [int(key[-5:]) for key in hit.duplicates]) for hit in hits]
+
+
+@pytest.mark.parametrize("k", [1, 10, 300, 2000])
+@pytest.mark.parametrize("score", [0.6, 0.95])
+def test_a_grouped_search_shows_one_of_each(index: Index, planted: FloatArray, k: int, score: float) -> None:
+    for query in planted[[0, 100, 700]]:
+        ranked = [int(hit.id[-5:]) for hit in index.search(query, ITEMS, exact=True)]
+        expected = one_of_each(planted, ranked, k, score)
+        assert pairs_of(index.search(query, k, exact=True, group=score)) == expected
+        lowest = 0.4
+        kept = [item for item in ranked if float(planted[item] @ query) >= lowest]
+        found = index.search(query, k, exact=True, group=score, min_score=lowest)
+        assert pairs_of(found) == one_of_each(planted, kept, k, score)
+
+
+def test_a_grouped_search_looks_further_until_it_has_k_hits(index: Index, planted: FloatArray) -> None:
+    plain, found = index.search(planted[100], 3), index.search(planted[100], 3, group=True)
+    assert len({hit.id for hit in plain} - {hit.id for hit in found}) == 2
+    assert all(hit.duplicates == () for hit in plain)
+    assert len(found) == 3
+    assert len(found[0].duplicates) >= 79
+    assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
+
+
+def test_several_queries_and_filters_are_grouped_too(index: Index, planted: FloatArray) -> None:
+    found = index.search(planted[[100, 700]], 4, group=0.95)
+    assert [hits[0].id for hits in found] == [index.search(query, 1)[0].id for query in planted[[100, 700]]]
+    some = [f"gif-{item:05d}" for item in range(90, 110)]
+    (hit, *_) = index.search(planted[100], 5, group=0.95, where={"id": some})
+    assert {hit.id, *hit.duplicates} <= set(some)
+    assert len(hit.duplicates) >= 9
+
+
+def test_similar_items_are_grouped(index: Index, planted: FloatArray) -> None:
+    ranked = [int(hit.id[-5:]) for hit in index.similar(ITEMS, id="gif-00010", exact=True)]
+    assert not {10, 20, 30} & set(ranked)
+    found = index.similar(6, id="gif-00010", exact=True, group=0.6)
+    assert pairs_of(found) == one_of_each(planted, ranked, 6, 0.6)
+
+
+@pytest.mark.parametrize("group", [0, -1, 1.5, "yes", float("nan")])
+def test_a_group_that_means_nothing_is_refused(index: Index, planted: FloatArray, group: float) -> None:
+    with pytest.raises(QueryError, match="group is"):
+        index.search(planted[0], group=group)
+    with pytest.raises(QueryError, match="group is"):
+        index.similar(id="gif-00000", group=group)
