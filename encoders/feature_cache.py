@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from gifdex.encoders.base import Classifier, FloatArray
 from gifdex.schemas import tables
@@ -31,7 +32,8 @@ class Outcome:
     """The outcome of one GIF: its pooled features float32 (d,), or why there are none.
 
     A `reason` without an `error` says why only the beginning of the GIF counts. A reject that is not due to the bytes
-    (the file could not be read) is not `lasting`: the next run tries again.
+    (the file could not be read) is not `lasting`: the next run tries again. `canvas` is the width and the height in
+    pixels.
     """
 
     sha256: str
@@ -40,15 +42,18 @@ class Outcome:
     error: str | None = None
     reason: str | None = None
     lasting: bool = True
+    canvas: tuple[int, int] | None = None
 
 
 class DamagedPartError(WorkspaceError):
     """A part file could not be read, and was deleted."""
 
 
-def _read_part(path: Path, columns: list[str]) -> pa.Table:
+def _read_part(path: Path, columns: list[str], optional: tuple[str, ...] = ()) -> pa.Table:
+    """Read columns of a part, and those of `optional` that it has."""
     try:
-        return read_table(path, columns)
+        names = pq.read_schema(path).names if optional else []
+        return read_table(path, [*columns, *(name for name in optional if name in names)])
     except (OSError, pa.ArrowException) as err:
         detail = " ".join(str(err).split())[:200]
         if isinstance(err, OSError) and (type(err) is not OSError or err.errno is not None):  # the file may be whole
@@ -95,6 +100,8 @@ class FeatureCache:
             "error": [o.error for o in outcomes],
             "reason": [o.reason for o in outcomes],
             "attempt": [self.attempt if o.lasting else "" for o in outcomes],
+            "width": [o.canvas and o.canvas[0] for o in outcomes],
+            "height": [o.canvas and o.canvas[1] for o in outcomes],
         }
         commit_table(path, pa.table(rows, schema=tables.features(self.dimensions, self.fingerprint)))
 
@@ -153,3 +160,15 @@ class FeatureCache:
         if not found.all():
             raise KeyError(keys[int(np.argmin(found))])
         return result
+
+    def canvases(self, keys: list[str]) -> dict[str, int]:
+        """Return the canvas in pixels of those of `keys` for which it is known; caches of older versions lack it."""
+        found: dict[str, int] = {}
+        wanted = pa.array(keys, pa.string())
+        for path in self._parts(min(keys), max(keys)) if keys else ():
+            table = _read_part(path, ["sha256"], ("width", "height"))
+            if table.column_names == ["sha256", "width", "height"]:
+                table = table.filter(pc.and_(pc.is_in(table["sha256"], wanted), pc.is_valid(table["width"])))
+                columns = (table[name].to_pylist() for name in table.column_names)
+                found |= {key: width * height for key, width, height in zip(*columns, strict=True)}
+        return found

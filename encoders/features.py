@@ -60,14 +60,14 @@ def encode(
     """
     batcher = _Batcher(encoder)
     keys: list[str] = []
-    frames: dict[str, tuple[int, str | None]] = {}
+    frames: dict[str, tuple[int, str | None, tuple[int, int] | None]] = {}
     rejected: dict[str, Outcome] = {}
     for key, loaded in _loaded_ahead(sources, settings, encoder, decode):
         keys.append(key)
         if isinstance(loaded, Outcome):
             rejected[key] = loaded
         else:
-            frames[key] = len(loaded.frames), loaded.damage
+            frames[key] = len(loaded.frames), loaded.damage, loaded.canvas
             batcher.add(key, loaded)
     batcher.flush()
     return [rejected.get(key) or _outcome(key, *frames[key], batcher.pooled[key]) for key in keys]
@@ -140,8 +140,10 @@ class _Batcher:
         self._owners.clear()
 
 
-def _outcome(key: str, frames: int, damage: str | None, pooled: NDArray[np.float64]) -> Outcome:
+def _outcome(
+    key: str, frames: int, damage: str | None, canvas: tuple[int, int] | None, pooled: NDArray[np.float64]
+) -> Outcome:
     features: FloatArray = pooled.astype(np.float32)
     if not np.isfinite(features).all():
         return Outcome(key, frames, None, "EncoderError", "the image encoder gave values that are not finite")
-    return Outcome(key, frames, features, reason=damage)
+    return Outcome(key, frames, features, reason=damage, canvas=canvas)

@@ -72,6 +72,10 @@ def read_manifest(version: Path) -> Manifest:
 
 def _check_records(path: Path, manifest: Manifest) -> None:
     """Raise CorruptIndexError if the manifest is inconsistent or names an unknown engine."""
+    if manifest.duplicates < 0:
+        raise CorruptIndexError(
+            f"{path} says {manifest.duplicates:,} duplicates; expected 0 or more: restore it or rebuild"
+        )
     if manifest.metric != "cosine" or IMAGE not in manifest.fields or not 1 <= manifest.items <= MAX_ITEMS:
         raise CorruptIndexError(
             f"{path} says {manifest.items:,} items, metric {manifest.metric!r:.40} and fields "

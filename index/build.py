@@ -60,13 +60,14 @@ DEFAULT_ENGINES: Engines = {name: {} for name in registry.DEFAULTS}
 
 @dataclass(frozen=True)
 class Origin:
-    """The build id of a version, and the encoders behind it."""
+    """The build id of a version, the encoders behind it, and the number of items left out as near duplicates."""
 
     build_id: str
     image_encoder: EncoderRecord
     features_fingerprint: str
     text_encoder: EncoderRecord
     features: FeaturesRecord | None = None
+    duplicates: int = 0
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,7 @@ def finish_version(
         files=file_records(version, names),
         features=origin.features,
         classifier=None if classifier is None else CLASSIFIER_NAME,
+        duplicates=origin.duplicates,
     )
     commit_manifest(version, manifest)
     return manifest

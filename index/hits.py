@@ -10,6 +10,7 @@ class Hit(NamedTuple):
     """One result: an item's id, uri and metadata, and its score: an exact cosine, or a weighted sum of cosines.
 
     `source` is the outside source that a hit comes from, None for an item of the index.
+    `duplicates` are the ids of its near duplicates among the results, if the search groups them.
     """
 
     id: str
@@ -17,3 +18,4 @@ class Hit(NamedTuple):
     uri: str
     metadata: Mapping[str, Any]
     source: str | None = None
+    duplicates: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from gifdex.index.field_records import IMAGE
 from gifdex.index.fields import Field, SearchMethod
 from gifdex.index.hits import Hit
 from gifdex.index.opened import Opened
+from gifdex.index.queries.duplicates import DuplicateOptions, duplicates
 from gifdex.index.queries.examples import ExampleEncoder, Examples
 from gifdex.index.queries.fuse import Fusion
 from gifdex.index.queries.options import SearchOptions
@@ -121,6 +122,15 @@ class Index:
         DecodeError for a GIF or a picture that cannot be decoded, MissingExtraError where the encoder needs a package.
         """
         return similar(self._opened, self._examples, k, gif=gif, image=image, id=id, **options)
+
+    def duplicates(self, min_score: float = 0.98, **options: Unpack[DuplicateOptions]) -> list[list[Hit]]:
+        """Return groups of near duplicates: items connected by exact scores of at least `min_score`.
+
+        The largest group comes first. In a group, the most central item comes first; scores are those with it. All
+        items are compared with all, unless the default engine proposes candidates faster (it may then miss a pair).
+        The options are those of `DuplicateOptions` (gifdex.index.queries.duplicates). Raises QueryError.
+        """
+        return duplicates(self._opened, min_score, **options)
 
     def embed(self, sentences: Sequence[str]) -> FloatArray:
         """Return n sentences as unit embeddings float32 (n, d); raises as `search` does."""

@@ -76,7 +76,8 @@ def command(store: Path | str, measure: bool, as_json: bool) -> None:
     lines = {
         "path": str(version),
         "format": f"{manifest.format} {manifest.format_version}, by {manifest.created_by}",
-        "items": f"{manifest.items:,}",
+        "items": f"{manifest.items:,}"
+        + (f" (near duplicates left out: {manifest.duplicates:,})" if manifest.duplicates else ""),
         "image encoder": f"{manifest.image_encoder.name} ({manifest.image_encoder.fingerprint})",
         "text encoder": f"{manifest.text_encoder.name} ({manifest.text_encoder.fingerprint})",
         "projection": f"{manifest.projection.kind} ({manifest.projection.fingerprint})",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gifdex.jobs.console import PlaceOption, print_json, print_table, table
-from gifdex.jobs.option_types import FieldWeights
+from gifdex.jobs.option_types import FieldWeights, GroupScore
 
 if TYPE_CHECKING:
     from gifdex.index.hits import Hit
@@ -28,9 +28,7 @@ fields_option = click.option(
     "--fields", type=FieldWeights(), help="Fields to search, with weights: image,caption=0.5.  [default: image]"
 )
 text_encoder_option = click.option("--text-encoder", help="The index's text encoder, if it has moved since the build.")
-# The names are those of `Index.search`'s options, but for `where`, which `chosen_items` reads.
-_SEARCH = (
-    click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many items to return."),
+_CANDIDATES = (
     click.option("--exact", is_flag=True, help="Score every item instead of an engine's candidates."),
     click.option("--engine", help="Engine that proposes candidates: annoy, scan or hnsw.  [default: the index's own]"),
     click.option(
@@ -38,8 +36,22 @@ _SEARCH = (
         type=click.IntRange(1),
         help="Candidates per shard to rescore for ten hits.  [default: the index's own]",
     ),
+)
+# The names are those of `Index.search`'s options, but for `where`, which `chosen_items` reads.
+_SEARCH = (
+    click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many items to return."),
+    *_CANDIDATES,
     fields_option,
     click.option("--min-score", type=float, help="Leave out hits that score less."),
+    click.option(
+        "--group",
+        is_flag=False,
+        flag_value=0.98,
+        default=False,
+        type=GroupScore(),
+        metavar="[SCORE]",
+        help="Show one of each group of near duplicates: of items whose vectors have this score.  [0.98 without SCORE]",
+    ),
     click.option(
         "--where", multiple=True, metavar="KEY=VALUE", help="Only items with this metadata; all of several must match."
     ),
@@ -48,7 +60,16 @@ _SEARCH = (
 
 def search_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that every search has."""
-    for option in reversed(_SEARCH):
+    return _with(command, _SEARCH)
+
+
+def candidate_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how candidates are found."""
+    return _with(command, _CANDIDATES)
+
+
+def _with(command: Callable[..., None], options: Sequence[Decorator]) -> Callable[..., None]:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -90,21 +111,34 @@ def print_hits(hits: Sequence[Hit], as_json: bool) -> None:
         for rank, hit in enumerate(hits, start=1):
             print_json(_hit_json(rank, hit))
         return
-    with_sources = any(hit.source is not None for hit in hits)
-    shown = table("rank", "score", "id", *(["source"] if with_sources else []), "uri", numbers=("rank", "score"))
+    more = {name: column for name, column in _MORE.items() if any(column[0](hit) for hit in hits)}
+    shown = table("rank", "score", "id", "uri", *more, numbers=("rank", "score"))
     for rank, hit in enumerate(hits, start=1):
-        source = [hit.source or "index"] if with_sources else []
-        shown.add_row(str(rank), f"{hit.score:.3f}", hit.id, *source, hit.uri)
+        shown.add_row(
+            str(rank),
+            f"{hit.score:.3f}",
+            hit.id,
+            hit.uri,
+            *[shown_as(hit) or other for shown_as, other in more.values()],
+        )
     print_table(shown)
+
+
+# Further columns of the table: what they show of a hit, and of one without it. A column that is empty is left out.
+_MORE: Mapping[str, tuple[Callable[[Hit], str | None], str]] = {
+    "source": (lambda hit: hit.source, "index"),
+    "duplicates": (lambda hit: ", ".join(hit.duplicates), ""),
+}
 
 
 def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
     """Return a hit as JSON; what a query does not give is left out."""
+    further = {"source": hit.source, "duplicates": list(hit.duplicates)}
     return {
         "rank": rank,
         "id": hit.id,
         "score": round(hit.score, 6),
         "uri": hit.uri,
         "metadata": dict(hit.metadata),
-        **({} if hit.source is None else {"source": hit.source}),
+        **{name: value for name, value in further.items() if value},
     }

@@ -88,6 +88,10 @@ def summary_table(run: RunSummary, seconds: Mapping[str, float], workspace: str,
         "time": times + speed,
         **results,
     }
+    if run.duplicates:
+        rows["duplicates"] = (
+            f"{run.duplicates:,} items left out: duplicate_of in {workspace}/builds/{run.build_id}/catalog"
+        )
     if run.ignored:
         rows["ignored"] = f"{run.ignored:,} other file{'s' if run.ignored != 1 else ''} (by name, not animations)"
     if run.partial:

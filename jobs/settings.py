@@ -338,6 +338,16 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "index",
+        "dedupe",
+        "index",
+        click.FloatRange(0, 1, min_open=True),
+        "Index one of each group of near duplicates: of GIFs whose vectors have this score, such as 0.98.",
+        "0.98",
+        "index one of each group of near duplicates with this score",
+        is_example=True,
+    ),
+    Setting(
+        "index",
         "shards",
         "index",
         ShardCount(),

@@ -8,8 +8,6 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from gifdex.encoders import projections
 from gifdex.encoders.base import ImageEncoder, TextEncoder
 from gifdex.encoders.feature_cache import FeatureCache
@@ -25,10 +23,11 @@ from gifdex.index.field_records import IMAGE
 from gifdex.index.opening import open_index
 from gifdex.index.speed import queries_per_second
 from gifdex.pipeline import shards
+from gifdex.pipeline.dedupe import without_duplicates
 from gifdex.pipeline.holding import held_workspace, store_name
 from gifdex.pipeline.inbox import prune_inbox
 from gifdex.pipeline.index_stage import IndexPlan, tuning_sentences, write_version
-from gifdex.pipeline.lists import commit_lists, recipe_id, split
+from gifdex.pipeline.lists import Lists, commit_lists, recipe_id, split
 from gifdex.pipeline.run import RunSummary, commit_statistics, start
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.workspace import Workspace
@@ -91,16 +90,20 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
         projection_path, projection = _projection(settings.index, workspace, images, texts)
         progress.stage("projection", 1, 1)
     encoded = run.encode(scanned)
+    lists = split(scanned, encoded, settings.strict)
+    if settings.index.dedupe is not None:
+        with run.times.timed("dedupe"):
+            lists = without_duplicates(
+                lists, settings.index.dedupe, settings.encode, workspace, cache, projection, progress
+            )
     with run.times.timed("index"):
-        lists = split(scanned, encoded, settings.strict)
-        build_id = _build_id(lists.items, settings, cache, projection, images, texts)
+        build_id = _build_id(lists, settings, cache, projection, images, texts)
         commit_lists(workspace, build_id, lists, cache.fingerprint)
         prune_inbox(settings.inbox)
         is_there = _is_whole(workspace, build_id)
         if not is_there:
-            origin = Origin(
-                build_id, _record(images), cache.fingerprint, _record(texts), _features(images, settings.encode)
-            )
+            made = _features(images, settings.encode)
+            origin = Origin(build_id, _record(images), cache.fingerprint, _record(texts), made, lists.duplicates)
             sentences = tuning_sentences(images, texts, projection)
             planned = IndexPlan(origin, lists.items, projection, projection_path, sentences, images.classifier())
             write_version(planned, settings, workspace, cache, progress)
@@ -166,7 +169,7 @@ def _projection(
 
 
 def _build_id(
-    items: pa.Table,
+    lists: Lists,
     settings: BuildSettings,
     cache: FeatureCache,
     projection: Projection,
@@ -186,8 +189,9 @@ def _build_id(
         "keep_features": settings.index.keep_features,
         "written_by": [package_version(package) for package in writers],
         "shards": settings.index.shards,
+        "duplicates": lists.duplicates,
     }
-    return recipe_id(recipe, items)
+    return recipe_id(recipe, lists.items)
 
 
 def _is_whole(workspace: Workspace, build_id: str) -> bool:

@@ -28,6 +28,11 @@ class Lists:
     items: pa.Table
     rejects: pa.Table
 
+    @property
+    def duplicates(self) -> int:
+        """How many items were left out as near duplicates of others."""
+        return len(self.catalog) - int(self.catalog["duplicate_of"].null_count)
+
 
 def split(scanned: Scan, encoded: Encoded, strict: bool) -> Lists:
     """Separate the items with features from the rejects of both stages; with `strict`, partial items are rejects.

@@ -31,7 +31,8 @@ from gifdex.schemas.progress import Progress
 class RunSummary:
     """The result of scanning and encoding. `tried`, `encoded` and `reused` count distinct GIFs, the others items.
 
-    `precision` is what the image encoder computes in. Of `partial` items, only the frames before some damage count;
+    `precision` is what the image encoder computes in; `duplicates` are the items left out as near duplicates of others.
+    Of `partial` items, only the frames before some damage count;
     `example_partial` has the URI and the damage of the first one. `example_rejects` has the URI and reason of the first
     reject of each class of error. `tried` GIFs were not in the cache; `encoded` of them have features now, and
     `gifs_per_second` counts all of them. `seconds` are by stage.
@@ -47,6 +48,7 @@ class RunSummary:
     example_rejects: dict[str, str] = field(default_factory=dict)
     unchanged: int = 0
     ignored: int = 0
+    duplicates: int = 0
     tried: int = 0
     encoded: int = 0
     reused: int = 0
@@ -128,6 +130,7 @@ class Run:
             example_rejects={row["error"]: f"{row['uri']}: {row['reason']}" for row in reversed(rejects)},
             unchanged=scanned.unchanged,
             ignored=scanned.ignored,
+            duplicates=lists.duplicates,
             tried=encoded.tried,
             encoded=encoded.encoded,
             reused=encoded.reused,

@@ -18,7 +18,8 @@ class IndexSettings:
 
     `engines` maps the engines to build to parameters that override their defaults. `keep_features` keeps the image
     encoder's features in the index, as the field `features`. Each of the `shards` is built in its own task; None means
-    as few as keep a task within 2 GiB of features and vectors.
+    as few as keep a task within 2 GiB of features and vectors. `dedupe` is the score of near duplicates, of which only
+    one is indexed; None indexes all.
     """
 
     text_encoder: str = DEFAULT_TEXT_ENCODER
@@ -26,10 +27,13 @@ class IndexSettings:
     engines: Engines = field(default_factory=lambda: dict(DEFAULT_ENGINES))
     shards: int | None = None
     keep_features: bool = False
+    dedupe: float | None = None
 
     def __post_init__(self) -> None:
         if self.shards is not None:
             check_at_least(1, shards=self.shards)
+        if self.dedupe is not None and not 0 < self.dedupe <= 1:
+            raise ConfigError(f"dedupe is {self.dedupe}; expected a score above 0 and up to 1, such as 0.98")
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class RunEmbedTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         projection = projections.load(task.projection)
         keys, places = np.unique(np.asarray(items["sha256"].to_pylist(), dtype=np.str_), return_inverse=True)
         features = self._cache.features([str(key) for key in keys])
-        images = _projected(features, projection)
+        images = projected(features, projection)
         captions, caption_places = self._embed_captions(items["caption"].to_pylist(), projection)
         _write_field(task, IMAGE, images, places)
         _write_field(task, CAPTION, captions, caption_places)
@@ -186,7 +186,7 @@ class RunEngineTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         yield str(task.output), task.items
 
 
-def _projected(features: FloatArray, projection: Projection) -> FloatArray:
+def projected(features: FloatArray, projection: Projection) -> FloatArray:
     """Return the embeddings float32 (n, d) of features float32 (n, d_image)."""
     blocks = [projection.embed_images(features[at : at + _BLOCK]) for at in range(0, len(features), _BLOCK)]
     return np.concatenate(blocks)

@@ -162,7 +162,8 @@ class Manifest:
 
     `metric` is always "cosine", `items_file` is the table of items, `fields` are the sets of vectors by name (there is
     always "image"), and `files` lists every other file of the directory. `features` says how features were made;
-    `classifier` is the file of the image encoder's classifier. Versions without these two keys have None.
+    `classifier` is the file of the image encoder's classifier. Versions without these two keys have None. `duplicates`
+    is how many items the build left out as near duplicates of others.
     """
 
     format: str
@@ -180,6 +181,7 @@ class Manifest:
     files: dict[str, FileRecord]
     features: FeaturesRecord | None = None
     classifier: str | None = None
+    duplicates: int = 0
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON; equal manifests give equal text."""

@@ -7,6 +7,7 @@ import pyarrow as pa
 # One row per readable item of the corpus. `size` is in bytes, `modified` in seconds since 1970 as the filesystem
 # reports it; they only serve to recognise unchanged files. `metadata` is a JSON object of the catalog file's other
 # columns. `damage` says what is wrong with a partial item: only the frames before the damage were indexed.
+# `duplicate_of` is the id of the near duplicate that was indexed in place of this item.
 CATALOG = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -17,6 +18,7 @@ CATALOG = pa.schema(
         pa.field("caption", pa.string()),
         pa.field("metadata", pa.string()),
         pa.field("damage", pa.string()),
+        pa.field("duplicate_of", pa.string()),
     ]
 )
 
@@ -66,7 +68,8 @@ def features(dimensions: int, fingerprint: str) -> pa.Schema:
     `features` holds `dimensions` little-endian float32 values. It is null if the GIF could not be decoded: then
     `error` and `reason` say why, and `attempt` names the decoder and the limits, so that another decoder or other
     limits try again. A `reason` without an `error` describes damage; only the frames before it count. `frames` counts
-    the distinct frames that were encoded.
+    the distinct frames that were encoded. `width` and `height` are those of the canvas in pixels; parts that older
+    versions of gifdex wrote do not have them.
     """
     return pa.schema(
         [
@@ -76,6 +79,8 @@ def features(dimensions: int, fingerprint: str) -> pa.Schema:
             pa.field("error", pa.string()),
             pa.field("reason", pa.string()),
             pa.field("attempt", pa.string(), nullable=False),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
         ],
         metadata={"dtype": "float32", "dimensions": str(dimensions), "fingerprint": fingerprint},
     )

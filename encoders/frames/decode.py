@@ -33,12 +33,14 @@ _THUMBNAIL = 16
 class SampledFrames:
     """`frames` uint8 RGB (n, height, width, 3) and `weights` float32 (n,), which sum to one.
 
-    `damage` describes why decoding stopped early, if it did; the frames are those before the damage.
+    `damage` describes why decoding stopped early, if it did; the frames are those before the damage. `canvas` is the
+    width and the height of the GIF in pixels.
     """
 
     frames: Frames
     weights: NDArray[np.float32]
     damage: str | None = None
+    canvas: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class _Job:
         frames = np.empty((len(sample.indexes), height, width, 3), np.uint8)
         for frame, picture in zip(frames, self.pictures(sample.indexes), strict=True):
             frame[...] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR).convert("RGB"))
-        return SampledFrames(frames, np.asarray(sample.weights, np.float32), self.structure.damage)
+        canvas = self.structure.width, self.structure.height
+        return SampledFrames(frames, np.asarray(sample.weights, np.float32), self.structure.damage, canvas)
 
 
 def _check_structure(structure: Structure, limits: Limits) -> None:

@@ -94,7 +94,9 @@ class Outside:
             )
 
 
-def check(outside: Outside, query: Any, fields: Mapping[str, float] | None, where: Any, has_minimum: bool) -> None:
+def check(
+    outside: Outside, query: Any, fields: Mapping[str, float] | None, where: Any, has_minimum: bool, groups: bool
+) -> None:
     """Raise QueryError if a search with these options cannot ask an outside source."""
     if not isinstance(outside, Outside):
         raise QueryError(f"outside is a {type(outside).__name__}; expected a gifdex.Outside(source)")
@@ -106,6 +108,8 @@ def check(outside: Outside, query: Any, fields: Mapping[str, float] | None, wher
         )
     if where is not None:
         raise QueryError("a filter knows nothing of GIFs from outside: leave out where, or outside")
+    if groups:
+        raise QueryError("GIFs from outside cannot be grouped with near duplicates: leave out group, or outside")
     if outside.when == BELOW and outside.below is None and not has_minimum:
         raise QueryError(
             "nothing says when to ask the outside source: give the score below which the index's best hit is not good "

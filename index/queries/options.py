@@ -39,6 +39,8 @@ class SearchOptions(TypedDict, total=False):
 
     `outside` is an outside source (see `Outside`) whose GIFs are ranked together with the index's own, for sentences,
     by the field "image"; `min_score` holds for them too.
+    `group` shows one of each group of near duplicates: items whose image vectors have at least that score with a
+    better hit's (True: 0.98) are not shown, and their ids are in that hit's `duplicates`. There are still k hits.
     """
 
     fields: Mapping[str, float] | None
@@ -48,6 +50,7 @@ class SearchOptions(TypedDict, total=False):
     exact: bool
     min_score: float | None
     outside: Outside | None
+    group: bool | float
 
 
 def search_method(engine: str | None, num_candidates: int | None, exact: bool) -> SearchMethod:

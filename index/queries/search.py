@@ -13,6 +13,7 @@ from gifdex.index.items import Where
 from gifdex.index.opened import Opened
 from gifdex.index.queries import hybrid
 from gifdex.index.queries.examples import ExampleEncoder
+from gifdex.index.queries.grouped import group_score, grouped_search
 from gifdex.index.queries.hybrid import Outside
 from gifdex.index.queries.options import at_least_one, checked_score, search_method
 from gifdex.index.queries.sentences import SentenceEmbedder
@@ -33,13 +34,15 @@ def search(
     num_candidates: int | None = None,
     exact: bool = False,
     min_score: float | None = None,
+    group: bool | float = False,
     outside: Outside | None = None,
     examples: ExampleEncoder,
 ) -> list[Hit] | list[list[Hit]]:
     """See `Index.search`."""
+    score = group_score(group)
     count, method, lowest = at_least_one("k", k), search_method(engine, num_candidates, exact), checked_score(min_score)
     if outside is not None:
-        hybrid.check(outside, query, fields, where, lowest is not None)
+        hybrid.check(outside, query, fields, where, lowest is not None, score is not None)
     fused = opened.fusion(fields)
     is_single = isinstance(query, str) or (isinstance(query, np.ndarray) and query.ndim == 1)
     if isinstance(query, np.ndarray):
@@ -48,7 +51,10 @@ def search(
         fused.check_takes_sentences()
         vectors = embedder.embed([query] if isinstance(query, str) else query)
     units = unit_queries(vectors, fused.dimensions)
-    found = opened.search(fused, units, count, method, where, lowest)
+    if score is None:
+        found = opened.search(fused, units, count, method, where, lowest)
+    else:
+        found = grouped_search(opened, fused, units, count, method, where, lowest, score)
     if outside is not None:
         sentences, weight = [query] if isinstance(query, str) else list(query), fused.parts[0][1]
         found = [

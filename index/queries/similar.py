@@ -15,6 +15,7 @@ from gifdex.index.hits import Hit
 from gifdex.index.items import Where
 from gifdex.index.opened import Opened
 from gifdex.index.queries.examples import Example, ExampleEncoder, Examples, combined, copies_of, gathered, subtracted
+from gifdex.index.queries.grouped import group_score, grouped
 from gifdex.index.queries.options import at_least_one, checked_score, search_method
 from gifdex.index.search import Found, best
 from gifdex.index.vectors import Scores
@@ -37,6 +38,7 @@ class SimilarOptions(TypedDict, total=False):
     num_candidates: int | None
     exact: bool
     min_score: float | None
+    group: bool | float
 
 
 def similar(
@@ -56,8 +58,10 @@ def similar(
     num_candidates: int | None = None,
     exact: bool = False,
     min_score: float | None = None,
+    group: bool | float = False,
 ) -> list[Hit]:
     """See `Index.similar`."""
+    score = group_score(group)
     count, method, lowest = at_least_one("k", k), search_method(engine, num_candidates, exact), checked_score(min_score)
     plus, less = gathered(gif, image, id, examples), subtracted(minus)
     left_out = copies_of(opened, [*plus, *less])
@@ -66,14 +70,23 @@ def similar(
         if fields is not None and list(fields) != [FEATURES]:
             raise QueryError(f"towards searches the field {FEATURES}, but fields is {dict(fields)!r:.80}: leave it out")
         direction = opened.class_weights(towards)
-        found = _towards(opened, encoder, (plus, less), direction, count + len(left_out), method, among)
+
+        def ranked(wanted: int) -> Found:
+            return _towards(opened, encoder, (plus, less), direction, wanted, method, among)
     else:
         fused = opened.fusion(fields)
         query = combined(opened, encoder, fused.parts[0][0].space, plus, less)
         opened.prepare(fused, method, 1)
-        (found,) = fused.search(query[None], count + len(left_out), method, among)
-    kept = ~np.isin(found[0], left_out)
-    return opened.hits(found[0][kept][:count], found[1][kept][:count], lowest)
+
+        def ranked(wanted: int) -> Found:
+            return fused.search(query[None], wanted, method, among)[0]
+
+    def find(wanted: int) -> Found:
+        items, scores = ranked(wanted + len(left_out))
+        kept = ~np.isin(items, left_out)
+        return items[kept][:wanted], scores[kept][:wanted]
+
+    return opened.hits(*find(count), lowest) if score is None else grouped(opened, find, count, lowest, score)
 
 
 def _towards(

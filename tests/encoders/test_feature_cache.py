@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,6 +112,20 @@ def test_a_missing_or_rejected_key_is_named(tmp_path: Path) -> None:
     cache.commit(cache.part("", "one"), [good(key(1)), Outcome(key(2), 0, None, "DecodeError", "x")])
     with pytest.raises(KeyError, match=key(2)):
         cache.features([key(1), key(2)])
+
+
+def test_canvases_are_known_where_a_part_has_them(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    reject = Outcome(key(2), 0, None, "DecodeError", "x")
+    cache.commit(cache.part("", "one"), [replace(good(key(1)), canvas=(30, 20)), reject])
+    old = cache.part("", "two")  # as older versions of gifdex wrote it
+    cache.commit(old, [replace(good(key(3)), canvas=(30, 20))])
+    pq.write_table(pq.ParquetFile(old).read().drop_columns(["width", "height"]), old)
+    assert cache.canvases([key(1), key(2), key(3), key(4)]) == {key(1): 600}
+    assert cache.canvases([]) == {}
+    assert cache.features([key(1), key(3)]).shape == (2, 3)
+    assert set(standing(cache)) == {key(1), key(2), key(3)}
+    assert old.exists()
 
 
 def test_an_empty_cache_has_no_outcomes(tmp_path: Path) -> None:

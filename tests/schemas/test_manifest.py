@@ -57,6 +57,7 @@ MANIFEST = Manifest(
     },
     features=FeaturesRecord("uniform", 8, "float32", None),
     classifier="classifier.safetensors",
+    duplicates=3,
     files={"a.ann": FileRecord(10, "aa"), "b.ann": FileRecord(20, "bb")},
 )
 
@@ -114,6 +115,7 @@ _manifests = st.builds(
     files=st.dictionaries(_texts, st.builds(FileRecord, _counts, _texts), max_size=3),
     features=st.none() | st.builds(FeaturesRecord, _texts, _counts, _texts, st.none() | _texts),
     classifier=st.none() | _texts,
+    duplicates=_counts,
 )
 
 
@@ -161,14 +163,14 @@ def test_an_unknown_field_of_a_later_minor_release_is_ignored() -> None:
     assert read(parsed() | {"a field of tomorrow": [1]}) == MANIFEST
 
 
-OPTIONAL = ["features", "classifier"]
+OPTIONAL = {"features": None, "classifier": None, "duplicates": 0}
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_a_manifest_of_an_earlier_release_lacks_optional_fields(name: str) -> None:
     value = parsed()
     del value[name]
-    assert json.loads(read(value).to_json()) == parsed() | {name: None}
+    assert json.loads(read(value).to_json()) == parsed() | {name: OPTIONAL[name]}
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Manifest)][2 : -len(OPTIONAL)])
