@@ -46,7 +46,7 @@ class Index:
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of the fields that can be asked here; "image" is always one of them."""
-        return tuple(self._opened.fields)
+        return self._opened.names
 
     @property
     def engines(self) -> tuple[str, ...]:

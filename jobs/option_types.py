@@ -1,4 +1,4 @@
-"""Types of options that click does not have: a count of shards, and fields with weights."""
+"""Types of options that click does not have: a count of shards, names, and fields with weights."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ class ShardCount(click.ParamType[int]):
         if not str(value).isdecimal() or not 1 <= int(value) <= _MAX_SHARDS:
             self.fail(f"{value!r} is neither auto nor a whole number from 1 to {_MAX_SHARDS:,}.", param, ctx)
         return int(value)
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names separated by commas."""
+
+    name = "NAME,..."
+
+    def convert(  # noqa: D102
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        if value is None or isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in str(value).split(","))
+        if not all(names):
+            self.fail(f"{value!r} has an empty name; expected names and commas, such as title,subtitles", param, ctx)
+        return names
 
 
 class FieldWeights(click.ParamType[dict[str, float]]):

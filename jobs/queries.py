@@ -22,7 +22,7 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per line: rank, id, score, uri, metadata."
 )
 fields_option = click.option(
-    "--fields", type=FieldWeights(), help="Fields to search, with weights: image,caption=0.5.  [default: image]"
+    "--fields", type=FieldWeights(), help="Fields to search, with weights: image,text=0.5.  [default: image]"
 )
 text_encoder_option = click.option("--text-encoder", help="The index's text encoder, if it has moved since the build.")
 # The names are those of `Index.search`'s options, but for `where`, which `chosen_items` reads.

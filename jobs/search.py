@@ -25,12 +25,27 @@ Examples:
   gifdex search ws/index "a cat" --fields image,caption=0.5
   gifdex search ws/index "a cat" --min-score 0.2
   gifdex search ws/index "a cat" --text-encoder glove:/models/glove.txt
+  gifdex search ws/index --syntax terms 'cat:2 sofa "ice cream" -dog'
+  gifdex search ws/index --syntax terms -- '-dog sofa'
+  gifdex search ws/index 'a sign "ice cream"' --fields image,text
 """
 
 
 @click.command("search", epilog=_EPILOG)
 @store_argument
 @click.argument("sentence", nargs=-1, required=True)
+@click.option(
+    "--syntax",
+    default="sentence",
+    show_default=True,
+    type=click.Choice(["sentence", "terms"]),
+    help="What SENTENCE is; terms are weighted words.",
+)
+@click.option(
+    "--fusion",
+    type=click.Choice(["ranks", "scores"]),
+    help="Fuse fields by their ranks or their scores.  [default: ranks with the field text, else scores]",
+)
 @search_options
 @text_encoder_option
 @json_option
@@ -46,7 +61,8 @@ def command(
     """Print the items of STORE that are nearest to SENTENCE, best first.
 
     STORE is an index store (its published version answers) or the folder of one version. Scores are exact cosines, or
-    their weighted sums if several fields are searched. VALUE is JSON (3, true, null, or ["cat", "dog"] for either of
+    their weighted sums if several fields are searched. The field text has words: it scores by BM25, and a phrase in
+    quotation marks must occur. VALUE is JSON (3, true, null, or ["cat", "dog"] for either of
     them); for text metadata it is the text itself.
     """
     from gifdex.index.opening import open_index

@@ -11,7 +11,7 @@ import click
 from gifdex.encoders.base import PRECISIONS
 from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES
 from gifdex.jobs.console import PathOption, PlaceOption
-from gifdex.jobs.option_types import ShardCount
+from gifdex.jobs.option_types import Names, ShardCount
 
 # Copied from the registry of decoders, which cannot be imported without their extra.
 DECODERS = ("auto", "numba", "pillow", "imageio", "pyav")
@@ -292,6 +292,16 @@ SETTINGS: tuple[Setting, ...] = (
         "Keep the image encoder's own vectors in the index, as the field features.",
         "false",
         "also keep the image encoder's own vectors, as the field features",
+    ),
+    Setting(
+        "index",
+        "text_columns",
+        "index",
+        Names(),
+        "Columns of the catalog whose words the field text has, besides id, caption and tags: title,subtitles.",
+        '"title,subtitles"',
+        "words for the field text, besides those of id, caption and tags",
+        is_example=True,
     ),
     Setting(
         "index",
