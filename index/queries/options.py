@@ -23,8 +23,8 @@ class SearchOptions(TypedDict, total=False):
     the weighted sum of its cosines in all of them, 0 in a field where it has no vector. Fields must lie in one space.
 
     The field "text" has words. Of a sentence's words an item may have any, but it must have the phrases in quotation
-    marks. Alone, it scores by BM25. Beside fields of vectors, `fusion` says how: "ranks", the default, sums weight / (60
-    + rank) over the fields; "scores" sums cosines and BM25 divided by the query's best, times the weights.
+    marks. Alone, it scores by BM25. `fusion` says how it joins fields of vectors: "ranks", the default, sums weight /
+    (60 + rank) over the fields; "scores" sums cosines and BM25 divided by the query's best, times the weights.
 
     `syntax` is "sentence", or "terms" for weighted words such as 'cat:2 sofa -dog "ice cream"'.
 
