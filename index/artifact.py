@@ -7,9 +7,9 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from gifdex.index import field_records
+from gifdex.index import field_records, text_file
 from gifdex.index.engines.old_formats import UPGRADES
-from gifdex.index.field_records import IMAGE, MAX_ITEMS
+from gifdex.index.field_records import IMAGE, MAX_ITEMS, TEXT
 from gifdex.index.row_items import SUFFIX as ROW_ITEMS_SUFFIX
 from gifdex.index.vectors import NPY_SUFFIX
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError
@@ -85,6 +85,8 @@ def _check_records(path: Path, manifest: Manifest) -> None:
     for name, record in manifest.fields.items():
         if (found := field_records.problem(record, manifest.items)) is not None:
             raise CorruptIndexError(f"{path} is wrong: the field {name!r:.40} {found}; restore it or rebuild")
+    if manifest.text is not None and (found := text_file.problem(manifest.text, manifest.items)) is not None:
+        raise CorruptIndexError(f"{path} is wrong: the field {TEXT!r} {found}; restore it or rebuild")
     spaces = {(record.space, record.dimensions) for record in manifest.fields.values()}
     names, fingerprints = {space.name for space, _ in spaces}, {space.fingerprint for space, _ in spaces}
     if not len(spaces) == len(names) == len(fingerprints):
@@ -122,6 +124,7 @@ def check_sizes(version: Path, manifest: Manifest) -> list[str]:
             )
     needed = [manifest.items_file, manifest.projection.file]
     needed += [] if manifest.classifier is None else [manifest.classifier]
+    needed += [] if manifest.text is None else [manifest.text.file]
     needed += [name for record in manifest.fields.values() for name in field_records.files(record)]
     absent = [name for name in needed if name not in manifest.files]
     if absent:

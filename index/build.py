@@ -51,6 +51,7 @@ from gifdex.schemas.manifest import (
     ReductionRecord,
     ShardRecord,
     SpaceRecord,
+    TextRecord,
 )
 
 # Engines to build, each with the parameters that override its defaults.
@@ -170,12 +171,13 @@ def finish_version(
     projection: Projection,
     sentences: FloatArray | None = None,
     classifier: Classifier | None = None,
+    text: TextRecord | None = None,
 ) -> Manifest:
     """Tune the engines, write the projection, the classifier and the manifest, and return the manifest.
 
     `shard_items` are the shards' item counts. Fields without rows are left out. `sentences` are typical queries, unit
     vectors float32 (n, d) in the joint space; engines are tuned with these and with stored vectors. `classifier` is the
-    image encoder's. Raises CorruptIndexError if the files differ from the plan.
+    image encoder's, `text` what `text_file.write` returned. Raises CorruptIndexError if the files differ from the plan.
     """
     total = sum(shard_items)
     item_files.load(version / ITEMS_NAME, total)
@@ -187,6 +189,7 @@ def finish_version(
         if numbers := shards_with_rows(version, name, len(shard_items)):
             records[name] = _tuned(version, _field_record(version, name, plan, shard_items, numbers), plan, sentences)
     names = [ITEMS_NAME, PROJECTION_NAME, *([] if classifier is None else [CLASSIFIER_NAME])]
+    names += [] if text is None else [text.file]
     names += [name for record in records.values() for name in files(record)]
     manifest = Manifest(
         format=FORMAT,
@@ -205,6 +208,7 @@ def finish_version(
         features=origin.features,
         classifier=None if classifier is None else CLASSIFIER_NAME,
         duplicates=origin.duplicates,
+        text=text,
     )
     commit_manifest(version, manifest)
     return manifest

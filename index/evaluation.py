@@ -9,11 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
+from gifdex.index.field_records import TEXT
 from gifdex.index.fields import SearchMethod
 from gifdex.index.lookup import Index
 from gifdex.index.queries.fuse import Fusion
+from gifdex.index.queries.mixed import DEPTH
 from gifdex.index.queries.vectors import unit_queries
+from gifdex.index.queries.words import read_words
 from gifdex.index.search import recall
+from gifdex.index.text_file import ENGINE
 from gifdex.schemas.errors import CaptionsError
 
 _ENGINE_K = 10
@@ -55,7 +59,8 @@ def evaluate(
     """Search `index` for each caption of the (id, caption) pairs, and rank the item with that id among all items.
 
     `fields` are the fields to search and their weights, as in `Index.search`. An item's rank is one more than the
-    number of items with a higher score, so equal scores share the best rank. Raises CaptionsError if no id is in the
+    number of items with a higher score, so equal scores share the best rank. With the field `text`, an item that is
+    not among the first DEPTH answers ranks after all items. Raises CaptionsError if no id is in the
     index, QueryError for unknown fields.
     """
     places_of = {key: place for place, key in enumerate(index.ids)}
@@ -66,6 +71,8 @@ def evaluate(
             f"none of the {len(absent):,} ids of the captions is in the index {index.path} (the first: {absent[0]}): "
             "give captions of its items"
         )
+    if fields and fields.get(TEXT):
+        return _of_words(index, known, absent, fields)
     places, vectors = index.embed_known([caption for _, caption in known])
     if not places:
         raise CaptionsError(
@@ -81,6 +88,27 @@ def evaluate(
     return Evaluation(
         fused.ranks(queries, items), absent, engine_recall(fused, queries), engine, len(known) - len(places)
     )
+
+
+def _of_words(
+    index: Index, known: Sequence[tuple[str, str]], absent: tuple[str, ...], fields: Mapping[str, float]
+) -> Evaluation:
+    """Evaluate fields of which one is `text`, which give no score to every item."""
+    ranks, recalls, unknown = [], [], 0
+    for key, caption in known:
+        if not read_words(caption).scored:
+            unknown += 1
+            continue
+        hits = index.search(caption, DEPTH, fields=fields)
+        scores = np.array([hit.score for hit in hits])
+        found = next((hit.score for hit in hits if hit.id == key), None)
+        ranks.append(len(index) + 1 if found is None else 1 + np.count_nonzero(scores > found))
+        best = np.array([hit.score for hit in index.search(caption, _ENGINE_K, fields=fields, exact=True)])
+        recalls.append(min(float((scores[:_ENGINE_K] >= best[-1]).sum()) / len(best), 1.0) if len(best) else 1.0)
+    if not ranks:
+        raise CaptionsError(f"none of the {unknown:,} captions has a word (the first: {known[0][1]!r:.80})")
+    engines = [ENGINE if name == TEXT else index.field(name).record.engine or "exact" for name in fields]
+    return Evaluation(np.array(ranks), absent, float(np.mean(recalls)), ", ".join(dict.fromkeys(engines)), unknown)
 
 
 def engine_recall(fused: Fusion, queries: FloatArray, k: int = _ENGINE_K, method: SearchMethod | None = None) -> float:

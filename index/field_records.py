@@ -9,6 +9,7 @@ from gifdex.schemas.manifest import FieldRecord
 
 # The fields that a build makes; every version has the first.
 IMAGE, CAPTION, FEATURES = "image", "caption", "features"
+TEXT = "text"  # has words instead of vectors, see text_file.py
 MAX_ITEMS = 2**48  # more would overflow byte counts
 
 

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 
 class Hit(NamedTuple):
-    """One result: an item's id, uri and metadata, and its score: an exact cosine, or a weighted sum of cosines.
+    """One result: an item's id, uri and metadata, and its score.
 
-    `source` is the outside source that a hit comes from, None for an item of the index.
-    `duplicates` are the ids of its near duplicates among the results, if the search groups them.
+    The score is an exact cosine or a weighted sum of cosines; with the field `text`, BM25 or a fused score. `source`
+    is the outside source that a hit comes from, None for an item of the index. `duplicates` are the ids of its near
+    duplicates among the results, if the search groups them.
     """
 
     id: str

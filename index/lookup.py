@@ -47,7 +47,7 @@ class Index:
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of the fields that can be asked here; "image" is always one of them."""
-        return tuple(self._opened.fields)
+        return self._opened.names
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ class Index:
         EncoderError where a sentence needs an encoder that is not the one the index was built with; CorruptIndexError
         where a file was changed in place.
         """
-        return search(self._opened, self._embedder, query, k, examples=self._examples, **options)
+        return search(self._opened, self._embedder, self._examples, query, k, **options)
 
     def similar(
         self,

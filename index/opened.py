@@ -11,12 +11,13 @@ import numpy as np
 from gifdex.encoders import classifiers
 from gifdex.encoders.base import Classifier, FloatArray
 from gifdex.index.engines.base import Rows
-from gifdex.index.field_records import FEATURES
+from gifdex.index.field_records import FEATURES, TEXT
 from gifdex.index.fields import Field, SearchMethod
 from gifdex.index.file_watch import FileWatch
 from gifdex.index.hits import Hit
 from gifdex.index.items import Items, Where
 from gifdex.index.queries.fuse import Fusion, fusion
+from gifdex.index.text_file import TextFile
 from gifdex.index.vectors import Scores
 from gifdex.schemas.errors import QueryError
 from gifdex.schemas.manifest import Manifest
@@ -26,13 +27,20 @@ class Opened:
     """A version's manifest, fields and items. Several threads may use it at once."""
 
     def __init__(
-        self, path: Path, manifest: Manifest, fields: Mapping[str, Field], items: Items, watch: FileWatch
+        self,
+        path: Path,
+        manifest: Manifest,
+        fields: Mapping[str, Field],
+        items: Items,
+        watch: FileWatch,
+        text: TextFile | None = None,
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.fields = dict(fields)
         self._items = items
         self._watch = watch
+        self._text = text
         self._prepared: set[tuple[str, str]] = set()
         self._default = fusion(path, fields, None)
 
@@ -65,6 +73,20 @@ class Opened:
                 f"the index {self.path} does not keep features, which this query needs: build it with --keep-features"
             )
         return self.fields[FEATURES]
+
+    def text_file(self) -> TextFile:
+        """Return the field of words; raises QueryError if the version has none."""
+        if self._text is None:
+            raise QueryError(
+                f"the index {self.path} has no field {TEXT!r}, only {', '.join(self.fields)}: build it again with this "
+                "gifdex, from items that have a word in their ids or captions"
+            )
+        return self._text
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the fields."""
+        return (*self.fields, *([] if self._text is None else [TEXT]))
 
     def fusion(self, fields: Mapping[str, float] | None) -> Fusion:
         """Return the fields to search, with their weights; raises QueryError for unknown ones."""

@@ -18,6 +18,7 @@ from gifdex.index.opened import Opened
 from gifdex.index.queries.examples import ExampleEncoder
 from gifdex.index.queries.sentences import SentenceEmbedder
 from gifdex.index.store import resolve
+from gifdex.index.text_file import TextFile
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, ProjectionError
 from gifdex.schemas.files import is_url
 from gifdex.schemas.manifest import Manifest
@@ -102,7 +103,8 @@ def _open_version(version: Path, verify: bool, here: _Here) -> Index:
     projection = _projection(version, manifest)
     fields = {name: open_field(version, name, record, manifest.items) for name, record in manifest.fields.items()}
     embedder = SentenceEmbedder(version, manifest.text_encoder, projection, here.text_encoder)
-    opened = Opened(version, manifest, fields, items, watch)
+    text = None if manifest.text is None else TextFile(version / manifest.text.file, manifest.text, manifest.items)
+    opened = Opened(version, manifest, fields, items, watch, text)
     return Index(opened, embedder, ExampleEncoder(opened, projection, here.image_encoder, here.weights))
 
 

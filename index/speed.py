@@ -21,7 +21,7 @@ def queries_per_second(index: Index) -> Mapping[str, Mapping[str, float]]:
 
     Engines use their default number of candidates. Fields without engines are left out.
     """
-    names = [name for name in index.fields if index.field(name).record.engines]
+    names = [name for name, record in index.manifest.fields.items() if record.engines]
     return {
         name: {engine: _measured(index.field(name), engine) for engine in index.field(name).record.engines}
         for name in names

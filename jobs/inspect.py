@@ -84,5 +84,10 @@ def command(store: Path | str, measure: bool, as_json: bool) -> None:
     }
     for name, field in manifest.fields.items():
         lines |= _field_lines(name, field, speeds.get(name, {}))
+    if manifest.text is not None:
+        lines["field text"] = (
+            f"words of {manifest.text.items:,} items, from {', '.join(manifest.text.columns)}; engine fts, SQLite "
+            f"{manifest.text.library_version}"
+        )
     lines |= {name: f"{file.bytes:,} bytes, sha256 {file.sha256[:16]}..." for name, file in manifest.files.items()}
     print_table(pairs_table(lines))

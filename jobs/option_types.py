@@ -1,4 +1,4 @@
-"""Types of options that click does not have: a count of shards, a score of near duplicates, and fields with weights."""
+"""Types of options that click does not have: counts of shards, scores of near duplicates, names, weighted fields."""
 
 from __future__ import annotations
 
@@ -40,6 +40,22 @@ class GroupScore(click.FloatRange):
             return super().convert(value, param, ctx)
         except click.BadParameter:
             self.fail(f"{value!r} is not a score above 0 and up to 1; give one, or put --group last.", param, ctx)
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names separated by commas."""
+
+    name = "NAME,..."
+
+    def convert(  # noqa: D102
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        if value is None or isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in str(value).split(","))
+        if not all(names):
+            self.fail(f"{value!r} has an empty name; expected names and commas, such as title,subtitles", param, ctx)
+        return names
 
 
 class FieldWeights(click.ParamType[dict[str, float]]):

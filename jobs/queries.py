@@ -25,7 +25,7 @@ json_option = click.option(
     help="Print one JSON object per line: rank, id, score, uri, metadata; and source, if from outside.",
 )
 fields_option = click.option(
-    "--fields", type=FieldWeights(), help="Fields to search, with weights: image,caption=0.5.  [default: image]"
+    "--fields", type=FieldWeights(), help="Fields to search, with weights: image,text=0.5.  [default: image]"
 )
 text_encoder_option = click.option("--text-encoder", help="The index's text encoder, if it has moved since the build.")
 _CANDIDATES = (

@@ -30,12 +30,27 @@ Examples:
   gifdex search ws/index "a cat" --text-encoder glove:/models/glove.txt
   GIPHY_API_KEY=... gifdex search ws/index "a cat" --outside giphy --outside-below 0.4 --inbox inbox/
   gifdex search ws/index "a cat" --outside source.toml --outside-when always
+  gifdex search ws/index --syntax terms 'cat:2 sofa "ice cream" -dog'
+  gifdex search ws/index --syntax terms -- '-dog sofa'
+  gifdex search ws/index 'a sign "ice cream"' --fields image,text
 """
 
 
 @click.command("search", epilog=_EPILOG)
 @store_argument
 @click.argument("sentence", nargs=-1, required=True)
+@click.option(
+    "--syntax",
+    default="sentence",
+    show_default=True,
+    type=click.Choice(["sentence", "terms"]),
+    help="What SENTENCE is; terms are weighted words.",
+)
+@click.option(
+    "--fusion",
+    type=click.Choice(["ranks", "scores"]),
+    help="Fuse fields by their ranks or their scores.  [default: ranks with the field text, else scores]",
+)
 @search_options
 @outside_options
 @text_encoder_option
@@ -58,8 +73,9 @@ def command(
     """Print the items of STORE that are nearest to SENTENCE, best first.
 
     STORE is an index store (its published version answers) or the folder of one version. Scores are exact cosines, or
-    their weighted sums if several fields are searched. VALUE is JSON (3, true, null, or ["cat", "dog"] for either of
-    them); for text metadata it is the text itself.
+    their weighted sums if several fields are searched. The field text has words: it scores by BM25, and a phrase in
+    quotation marks must occur. VALUE is JSON (3, true, null, or ["cat", "dog"] for either of them); for text metadata
+    it is the text itself.
 
     An outside source answers where the index has nothing good enough: its candidates are downloaded, encoded as the
     index's own GIFs were, and ranked together with them; see docs/outside-sources.md. If it fails, the index's own

@@ -11,7 +11,7 @@ import click
 from gifdex.encoders.base import PRECISIONS
 from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES
 from gifdex.jobs.console import PathOption, PlaceOption
-from gifdex.jobs.option_types import ShardCount
+from gifdex.jobs.option_types import Names, ShardCount
 
 # Copied from the registry of decoders, which cannot be imported without their extra.
 DECODERS = ("auto", "numba", "pillow", "imageio", "pyav")
@@ -344,6 +344,16 @@ SETTINGS: tuple[Setting, ...] = (
         "Index one of each group of near duplicates: of GIFs whose vectors have this score, such as 0.98.",
         "0.98",
         "index one of each group of near duplicates with this score",
+        is_example=True,
+    ),
+    Setting(
+        "index",
+        "text_columns",
+        "index",
+        Names(),
+        "Columns of the catalog whose words the field text has, besides id, caption and tags: title,subtitles.",
+        '"title,subtitles"',
+        "words for the field text, besides those of id, caption and tags",
         is_example=True,
     ),
     Setting(

@@ -16,7 +16,7 @@ from gifdex.encoders.projections import zero_shot
 from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.encoders.settings import EncodeSettings
-from gifdex.index import artifact, store
+from gifdex.index import artifact, store, text_file
 from gifdex.index.build import Origin
 from gifdex.index.engines import registry
 from gifdex.index.field_records import IMAGE
@@ -30,6 +30,7 @@ from gifdex.pipeline.index_stage import IndexPlan, tuning_sentences, write_versi
 from gifdex.pipeline.lists import Lists, commit_lists, recipe_id, split
 from gifdex.pipeline.run import RunSummary, commit_statistics, start
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
+from gifdex.pipeline.text_columns import check_text_columns
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.errors import ArtifactError, PipelineError, ProjectionError
 from gifdex.schemas.manifest import FORMAT_VERSION, EncoderRecord, FeaturesRecord
@@ -85,6 +86,7 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
     run = start(settings, workspace, progress)
     images, cache = run.encoder, run.cache
     scanned = run.scan()
+    check_text_columns(scanned.catalog, settings.index.text_columns)
     with run.times.timed("projection"):  # before the long stage, so that an unsuitable one fails early
         progress.stage("projection", 0, 1)
         projection_path, projection = _projection(settings.index, workspace, images, texts)
@@ -187,6 +189,7 @@ def _build_id(
         "text_encoder": texts.fingerprint,
         "engines": [[name, dict(parameters)] for name, parameters in engines.items()],  # in the manifest's order
         "keep_features": settings.index.keep_features,
+        "text": [text_file.sqlite_version(), *settings.index.text_columns],
         "written_by": [package_version(package) for package in writers],
         "shards": settings.index.shards,
         "duplicates": lists.duplicates,

@@ -12,7 +12,7 @@ from gifdex.encoders.base import Classifier, FloatArray, ImageEncoder, TextEncod
 from gifdex.encoders.feature_cache import FeatureCache
 from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.projections.zero_shot import PROMPT, scene_descriptions
-from gifdex.index import artifact
+from gifdex.index import artifact, text_file
 from gifdex.index.build import (
     FieldPlan,
     Origin,
@@ -87,6 +87,7 @@ def write_version(
     count = index.shards or shards.automatic_shards(len(plan.items), cache.dimensions, plan.projection.dimensions)
     ordered = shards.row_order(plan.items, count)
     write_items(version, ordered)
+    text = text_file.write(version / text_file.TEXT_NAME, ordered, index.text_columns)
     embeddings = workspace.embeddings(plan.origin.build_id)
     indexed = version / artifact.ITEMS_NAME
     tasks = shards.plan_shards(ordered, count, indexed, plan.projection_path, embeddings, version)
@@ -102,7 +103,7 @@ def write_version(
     options = shards.beam_options(settings.beam_options, len(engine_tasks))
     run_tasks("index", engine_tasks, lambda: shards.RunEngineTask(index.engines), options, progress)
     counts = [task.items for task in tasks]
-    finish_version(version, plan.origin, counts, fields, plan.projection, plan.sentences, plan.classifier)
+    finish_version(version, plan.origin, counts, fields, plan.projection, plan.sentences, plan.classifier, text)
 
 
 def _plan_engines(version: Path, fields: Mapping[str, FieldPlan], shard_items: list[int]) -> list[shards.EngineTask]:

@@ -17,9 +17,10 @@ class IndexSettings:
     """Settings of the index stage. `projection` is a file, or None for the zero-shot one.
 
     `engines` maps the engines to build to parameters that override their defaults. `keep_features` keeps the image
-    encoder's features in the index, as the field `features`. Each of the `shards` is built in its own task; None means
-    as few as keep a task within 2 GiB of features and vectors. `dedupe` is the score of near duplicates, of which only
-    one is indexed; None indexes all.
+    encoder's features in the index, as the field `features`. `dedupe` is the score of near duplicates, of which only
+    one is indexed; None indexes all. `text_columns` are the columns of metadata whose words the field `text` has,
+    besides id, caption and tags. Each of the `shards` is built in its own task; None means as few as keep a task within
+    2 GiB of features and vectors.
     """
 
     text_encoder: str = DEFAULT_TEXT_ENCODER
@@ -28,6 +29,7 @@ class IndexSettings:
     shards: int | None = None
     keep_features: bool = False
     dedupe: float | None = None
+    text_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.shards is not None:

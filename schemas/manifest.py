@@ -157,13 +157,27 @@ class FieldRecord:
 
 
 @dataclass(frozen=True)
+class TextRecord:
+    """The inverted index of the items' words: `file` is an SQLite database with words of `items` items.
+
+    `columns` are what it has the words of: caption, id, tags, and columns of the items' metadata, in the order of the
+    database's columns. `library_version` is that of the SQLite that wrote it.
+    """
+
+    file: str
+    items: int
+    columns: tuple[str, ...]
+    library_version: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything a reader must know before it opens the other files.
 
     `metric` is always "cosine", `items_file` is the table of items, `fields` are the sets of vectors by name (there is
     always "image"), and `files` lists every other file of the directory. `features` says how features were made;
-    `classifier` is the file of the image encoder's classifier. Versions without these two keys have None. `duplicates`
-    is how many items the build left out as near duplicates of others.
+    `classifier` is the file of the image encoder's classifier; `text` describes the items' words. A version without one
+    of these keys has None. `duplicates` is how many items the build left out as near duplicates of others.
     """
 
     format: str
@@ -182,6 +196,7 @@ class Manifest:
     features: FeaturesRecord | None = None
     classifier: str | None = None
     duplicates: int = 0
+    text: TextRecord | None = None
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON; equal manifests give equal text."""

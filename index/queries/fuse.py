@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
 from gifdex.index.engines.base import Rows
-from gifdex.index.field_records import IMAGE
+from gifdex.index.field_records import IMAGE, TEXT
 from gifdex.index.fields import JOINT_SPACE, Field, SearchMethod
 from gifdex.index.search import Found, best, contenders
 from gifdex.index.vectors import ROUNDING, Scores
@@ -63,7 +63,7 @@ class Fusion:
         of the weights, which rounding might exceed.
         """
         found = self._search(queries, k, method, among)
-        return [(items, clipped(scores, self._sum)) for items, scores in found]
+        return [(items, clipped(scores, self.total)) for items, scores in found]
 
     def _search(self, queries: FloatArray, k: int, method: SearchMethod, among: Rows | None) -> list[Found]:
         if len(self.parts) == 1:
@@ -74,7 +74,7 @@ class Fusion:
             field.engine_for(method, len(queries))
         if among is None and not method.exact:
             return [best(items, self.scores_of(query, items), k) for query, items in self._proposed(queries, k, method)]
-        return [self._scan(query, k, among) for query in queries]
+        return [self.scan(query, k, among) for query in queries]
 
     def _proposed(self, queries: FloatArray, k: int, method: SearchMethod) -> list[tuple[FloatArray, Rows]]:
         """Return each query with the distinct items that any field proposes."""
@@ -97,24 +97,34 @@ class Fusion:
         The division keeps small weights from underflowing.
         """
         first, weight = self.parts[0]
-        scores = np.float32(weight / self._sum) * first.rough_scores(query)
+        scores = np.float32(weight / self.total) * first.rough_scores(query)
         for field, weight in self.parts[1:]:
-            scores += np.float32(weight / self._sum) * field.rough_scores(query)
+            scores += np.float32(weight / self.total) * field.rough_scores(query)
         return scores
 
     @property
-    def _sum(self) -> float:
+    def total(self) -> float:
+        """The sum of the weights."""
         return sum(weight for _, weight in self.parts)
 
-    def _scan(self, query: FloatArray, k: int, among: Rows | None) -> Found:
-        scores = self._rough_scores(query)
-        if self._has_row is not None:
-            among = np.flatnonzero(self._has_row) if among is None else among[self._has_row[among]]
+    def scan(self, query: FloatArray, k: int, among: Rows | None = None, added: Scores | None = None) -> Found:
+        """Return the k best of all items, or of `among`, for a unit query (d,), and their exact scores.
+
+        `added` (items,), none of them negative, is added to the items' scores; an item with a score there needs no row.
+        """
+        scores, has_row = self._rough_scores(query), self._has_row
+        if added is not None:
+            total = self.total + added.max(initial=0)
+            scores = scores * np.float32(self.total / total) + (added / total).astype(np.float32)
+            has_row = has_row if has_row is None else has_row | (added > 0)
+        if has_row is not None:
+            among = np.flatnonzero(has_row) if among is None else among[has_row[among]]
         if among is not None:
             scores = scores[among]
         places = contenders(scores, k, _ROUNDING) if len(scores) else np.empty(0, np.int64)
         items = places if among is None else among[places]
-        return best(items, self.scores_of(query, items), k)
+        exact = self.scores_of(query, items)
+        return best(items, exact if added is None else exact + added[items], k)
 
     def ranks(self, queries: FloatArray, items: Rows) -> Rows:
         """Return the exact rank int64 (n,) of `items[i]` for unit query i among all items; equal scores share a rank.
@@ -165,15 +175,14 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
     if not isinstance(weights, Mapping):
         raise QueryError(f"fields is {weights!r:.80}; expected names and weights, such as {{'image': 1.0}}")
     for name, weight in weights.items():
+        if name == TEXT:
+            raise QueryError(f"the field {TEXT} has words and no vectors: search it by a sentence")
         if name not in fields:
             hint = {"caption": ": give the corpus captions", "features": ": build it with --keep-features"}
             raise QueryError(
                 f"the index {path} has no field {name!r:.40}, only {', '.join(fields)}{hint.get(str(name), '')}"
             )
-        if not _is_weight(weight):
-            raise QueryError(
-                f"the weight of the field {name} is {weight!r:.40}; expected a number from 0 to {MAX_WEIGHT:,}"
-            )
+        check_weight(name, weight)
     parts = [(fields[name], float(weight)) for name, weight in weights.items() if float(weight)]
     if not parts:
         raise QueryError(f"the weights {dict(weights)!r:.80} are all 0; expected one above 0, as in {{'image': 1.0}}")
@@ -183,9 +192,13 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
     return Fusion(tuple(sorted(parts, key=lambda part: numbers[part[0].name])))
 
 
-def _is_weight(value: Any) -> bool:
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return bool(is_number and 0 <= value <= MAX_WEIGHT)
+def check_weight(name: str, weight: Any) -> None:
+    """Raise QueryError unless a field's weight is a number from 0 to MAX_WEIGHT."""
+    is_number = isinstance(weight, (int, float, np.integer, np.floating)) and not isinstance(weight, bool)
+    if not is_number or not 0 <= weight <= MAX_WEIGHT:
+        raise QueryError(
+            f"the weight of the field {name} is {weight!r:.40}; expected a number from 0 to {MAX_WEIGHT:,}"
+        )
 
 
 def _check_spaces(parts: Sequence[tuple[Field, float]]) -> None:

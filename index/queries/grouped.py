@@ -6,15 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gifdex.encoders.base import FloatArray
 from gifdex.index.engines.base import Rows
 from gifdex.index.field_records import IMAGE
-from gifdex.index.fields import SearchMethod
 from gifdex.index.hits import Hit
-from gifdex.index.items import Where
 from gifdex.index.opened import Opened
 from gifdex.index.queries.duplicates import DEFAULT_SCORE, duplicate_score
-from gifdex.index.queries.fuse import Fusion
 from gifdex.index.search import Found
 from gifdex.index.vectors import Scores
 
@@ -29,26 +25,6 @@ def group_score(group: bool | float) -> float | None:
     if group is False or group is None:
         return None
     return duplicate_score("group", DEFAULT_SCORE if group is True else group)
-
-
-def grouped_search(
-    opened: Opened,
-    fused: Fusion,
-    queries: FloatArray,
-    k: int,
-    method: SearchMethod,
-    where: Where | None,
-    min_score: float | None,
-    score: float,
-) -> list[list[Hit]]:
-    """Search as `Opened.search` does, and group each query's hits; see `grouped`."""
-    opened.prepare(fused, method, 1)
-    among = None if where is None else opened.items.matching(where)
-
-    def finder(query: FloatArray) -> Finder:
-        return lambda count: fused.search(query[None], count, method, among)[0]
-
-    return [grouped(opened, finder(query), k, min_score, score) for query in queries]
 
 
 def grouped(opened: Opened, find: Finder, k: int, min_score: float | None, score: float) -> list[Hit]:

@@ -25,6 +25,12 @@ class SearchOptions(TypedDict, total=False):
     `fields` are the fields that answer, and their weights: {"image": 1.0} unless you say otherwise. An item's score is
     the weighted sum of its cosines in all of them, 0 in a field where it has no vector. Fields must lie in one space.
 
+    The field "text" has words. Of a sentence's words an item may have any, but it must have the phrases in quotation
+    marks. Alone, it scores by BM25. `fusion` says how it joins fields of vectors: "ranks", the default, sums weight /
+    (60 + rank) over the fields; "scores" sums cosines and BM25 divided by the query's best, times the weights.
+
+    `syntax` is "sentence", or "terms" for weighted words such as 'cat:2 sofa -dog "ice cream"'.
+
     `where` lets through only some items, of which the best are found exactly: a dict of metadata, such as
     {"tag": "cat"} (several keys must all fit; a list means any of its values; of an item's list, one element must fit),
     or a pyarrow expression over the metadata, such as `pyarrow.compute.field("year") > 2015`; `id`, `uri`, `sha256` and
@@ -35,10 +41,11 @@ class SearchOptions(TypedDict, total=False):
     have defaults that were chosen when the index was built, see `manifest.fields`. Several vectors are scanned by
     products of matrices where that is faster than to ask the engine for each. `exact` scores every item instead.
 
-    Hits that score less than `min_score` are left out.
+    Hits that score less than `min_score` are left out, whatever kind of score it is.
 
     `outside` is an outside source (see `Outside`) whose GIFs are ranked together with the index's own, for sentences,
     by the field "image"; `min_score` holds for them too.
+
     `group` shows one of each group of near duplicates: items whose image vectors have at least that score with a
     better hit's (True: 0.98) are not shown, and their ids are in that hit's `duplicates`. There are still k hits.
     """
@@ -49,8 +56,10 @@ class SearchOptions(TypedDict, total=False):
     num_candidates: int | None
     exact: bool
     min_score: float | None
-    outside: Outside | None
+    syntax: str
+    fusion: str | None
     group: bool | float
+    outside: Outside | None
 
 
 def search_method(engine: str | None, num_candidates: int | None, exact: bool) -> SearchMethod:

@@ -1,30 +1,57 @@
-"""Search by sentences or vectors."""
+"""Search by sentences, terms or vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gifdex.encoders.base import FloatArray
+from gifdex.index.field_records import TEXT
+from gifdex.index.fields import SearchMethod
 from gifdex.index.hits import Hit
 from gifdex.index.items import Where
 from gifdex.index.opened import Opened
 from gifdex.index.queries import hybrid
 from gifdex.index.queries.examples import ExampleEncoder
-from gifdex.index.queries.grouped import group_score, grouped_search
+from gifdex.index.queries.fuse import Fusion
+from gifdex.index.queries.grouped import Finder, group_score, grouped
 from gifdex.index.queries.hybrid import Outside
+from gifdex.index.queries.mixed import Mixture, mixture
 from gifdex.index.queries.options import at_least_one, checked_score, search_method
-from gifdex.index.queries.sentences import SentenceEmbedder
+from gifdex.index.queries.sentences import SentenceEmbedder, checked_sentences
+from gifdex.index.queries.terms import embed_terms
 from gifdex.index.queries.vectors import unit_queries
+from gifdex.schemas.errors import QueryError
 
+SENTENCE, TERMS = "sentence", "terms"
 Query = str | Sequence[str] | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which hits are wanted: the k best, how they are found, the lowest score, and that of near duplicates, if any."""
+
+    k: int
+    method: SearchMethod
+    where: Where | None
+    min_score: float | None
+    group: float | None
+
+    def hits(self, opened: Opened, find: Finder) -> list[Hit]:
+        """Return the hits among the items that are found."""
+        if self.group is not None:
+            return grouped(opened, find, self.k, self.min_score, self.group)
+        return opened.hits(*find(self.k), self.min_score)
 
 
 def search(
     opened: Opened,
     embedder: SentenceEmbedder,
+    examples: ExampleEncoder,
     query: Query,
     k: int,
     *,
@@ -34,31 +61,85 @@ def search(
     num_candidates: int | None = None,
     exact: bool = False,
     min_score: float | None = None,
+    syntax: str = SENTENCE,
+    fusion: str | None = None,
     group: bool | float = False,
     outside: Outside | None = None,
-    examples: ExampleEncoder,
 ) -> list[Hit] | list[list[Hit]]:
     """See `Index.search`."""
-    score = group_score(group)
-    count, method, lowest = at_least_one("k", k), search_method(engine, num_candidates, exact), checked_score(min_score)
+    wanted = _Wanted(
+        at_least_one("k", k),
+        search_method(engine, num_candidates, exact),
+        where,
+        checked_score(min_score),
+        group_score(group),
+    )
     if outside is not None:
-        hybrid.check(outside, query, fields, where, lowest is not None, score is not None)
-    fused = opened.fusion(fields)
+        hybrid.check(outside, query, fields, where, wanted.min_score is not None, wanted.group is not None)
+    mixed = mixture(opened, fields, fusion)
+    if mixed is not None:
+        mixed.check_score(wanted.min_score)
+        found = [wanted.hits(opened, find) for find in _mixed_finders(mixed, embedder, query, syntax, wanted)]
+    else:
+        fused = opened.fusion(fields)
+        vectors = query_vectors(fused, embedder, query, syntax)
+        found = _hits_of(opened, fused, vectors, wanted)
+        if outside is not None:
+            weight, sentences = fused.parts[0][1], checked_sentences(query)
+            found = [
+                hybrid.with_outside(
+                    opened, examples, outside, sentence, vector, own, wanted.k, weight, wanted.min_score
+                )
+                for sentence, vector, own in zip(sentences, vectors, found, strict=True)
+            ]
     is_single = isinstance(query, str) or (isinstance(query, np.ndarray) and query.ndim == 1)
-    if isinstance(query, np.ndarray):
-        vectors: NDArray[Any] = query[None] if is_single else query
-    else:
-        fused.check_takes_sentences()
-        vectors = embedder.embed([query] if isinstance(query, str) else query)
-    units = unit_queries(vectors, fused.dimensions)
-    if score is None:
-        found = opened.search(fused, units, count, method, where, lowest)
-    else:
-        found = grouped_search(opened, fused, units, count, method, where, lowest, score)
-    if outside is not None:
-        sentences, weight = [query] if isinstance(query, str) else list(query), fused.parts[0][1]
-        found = [
-            hybrid.with_outside(opened, examples, outside, sentence, unit, own, count, weight, lowest)
-            for sentence, unit, own in zip(sentences, units, found, strict=True)
-        ]
     return found[0] if is_single else found
+
+
+def _hits_of(opened: Opened, fused: Fusion, vectors: FloatArray, wanted: _Wanted) -> list[list[Hit]]:
+    """Return the hits for each of the unit queries (n, d)."""
+    if wanted.group is None:  # all at once, which is faster
+        return opened.search(fused, vectors, wanted.k, wanted.method, wanted.where, wanted.min_score)
+    opened.prepare(fused, wanted.method, 1)
+    among = None if wanted.where is None else opened.items.matching(wanted.where)
+
+    def finder(vector: FloatArray) -> Finder:
+        return lambda count: fused.search(vector[None], count, wanted.method, among)[0]
+
+    return [wanted.hits(opened, finder(vector)) for vector in vectors]
+
+
+def query_vectors(fused: Fusion, embedder: SentenceEmbedder, query: Query, syntax: str) -> FloatArray:
+    """Return a query, or each of several, as unit vectors float32 (n, d)."""
+    if isinstance(query, np.ndarray):
+        _check_syntax(syntax, SENTENCE)
+        return unit_queries(query[None] if query.ndim == 1 else query, fused.dimensions)
+    fused.check_takes_sentences()
+    _check_syntax(syntax)
+    sentences = checked_sentences(query)
+    embedded = embedder.embed(sentences) if syntax == SENTENCE else embed_terms(embedder.embed, sentences)
+    return unit_queries(embedded, fused.dimensions)
+
+
+def _mixed_finders(
+    mixed: Mixture, embedder: SentenceEmbedder, query: Query, syntax: str, wanted: _Wanted
+) -> list[Finder]:
+    """Return what finds the items of each query."""
+    if mixed.text is None and mixed.vectors is not None:
+        return mixed.vector_finders(query_vectors(mixed.vectors, embedder, query, syntax), wanted.method, wanted.where)
+    if isinstance(query, np.ndarray):
+        raise QueryError(f"the field {TEXT} has words and no vectors, but the query is a vector: search by a sentence")
+    _check_syntax(syntax)
+    if syntax == TERMS:
+        raise QueryError(
+            f"syntax={TERMS!r} makes a vector of the query, but the field {TEXT} has words: leave the field out, or "
+            "the syntax"
+        )
+    return mixed.finders(embedder, checked_sentences(query), wanted.method, wanted.where)
+
+
+def _check_syntax(syntax: str, *allowed: str) -> None:
+    if allowed and syntax in (SENTENCE, TERMS) and syntax not in allowed:
+        raise QueryError(f"syntax is {syntax!r}, but the query is a vector: search by words")
+    if syntax not in (SENTENCE, TERMS):
+        raise QueryError(f"syntax is {syntax!r:.40}; expected {SENTENCE!r} or {TERMS!r}")
