@@ -13,3 +13,10 @@ class Hit(NamedTuple):
     score: float
     uri: str
     metadata: Mapping[str, Any]
+
+
+class Word(NamedTuple):
+    """One word or tag, and its score: a cosine, or the probability of a class."""
+
+    word: str
+    score: float

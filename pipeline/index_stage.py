@@ -70,6 +70,7 @@ def field_plans(plan: IndexPlan, settings: IndexSettings) -> Mapping[str, FieldP
     """Return the fields that a build makes if they have rows."""
     joint = SpaceRecord(JOINT_SPACE, plan.projection.fingerprint)
     image = plan.origin.image_encoder
+    assert image is not None  # as only words indexes have none
     return {
         IMAGE: FieldPlan(joint, settings.engines),
         CAPTION: FieldPlan(joint, settings.engines),

@@ -160,9 +160,12 @@ class FieldRecord:
 class Manifest:
     """Everything a reader must know before it opens the other files.
 
-    `metric` is always "cosine", `items_file` is the table of items, `fields` are the sets of vectors by name (there is
-    always "image"), and `files` lists every other file of the directory. `features` says how features were made;
-    `classifier` is the file of the image encoder's classifier. Versions without these two keys have None.
+    `metric` is always "cosine", `items_file` is the table of items, `fields` are the sets of vectors by name, and
+    `files` lists every other file of the directory. `features` says how features were made; `classifier` is the file of
+    the image encoder's classifier. Versions without these two keys have None.
+
+    There is always the field "image", except in a words index: its items are words and its only field is "word". It has
+    neither image encoder nor features nor projection: all of these are None.
     """
 
     format: str
@@ -171,10 +174,10 @@ class Manifest:
     build_id: str
     items: int
     metric: str
-    image_encoder: EncoderRecord
-    features_fingerprint: str
+    image_encoder: EncoderRecord | None
+    features_fingerprint: str | None
     text_encoder: EncoderRecord
-    projection: ProjectionRecord
+    projection: ProjectionRecord | None
     items_file: str
     fields: dict[str, FieldRecord]
     files: dict[str, FileRecord]

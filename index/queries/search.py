@@ -33,6 +33,8 @@ def search(
 ) -> list[Hit] | list[list[Hit]]:
     """See `Index.search`."""
     count, method, lowest = at_least_one("k", k), search_method(engine, num_candidates, exact), checked_score(min_score)
+    if not isinstance(query, np.ndarray):
+        opened.require_gifs()
     fused = opened.fusion(fields)
     is_single = isinstance(query, str) or (isinstance(query, np.ndarray) and query.ndim == 1)
     if isinstance(query, np.ndarray):

@@ -59,6 +59,7 @@ def similar(
 ) -> list[Hit]:
     """See `Index.similar`."""
     count, method, lowest = at_least_one("k", k), search_method(engine, num_candidates, exact), checked_score(min_score)
+    opened.require_gifs()
     plus, less = gathered(gif, image, id, examples), subtracted(minus)
     left_out = copies_of(opened, [*plus, *less])
     among = None if where is None else opened.items.matching(where)
