@@ -6,10 +6,12 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +38,9 @@ from gifdex.schemas import tables
 from gifdex.schemas.errors import ArtifactError, EncoderError, MissingExtraError, PublishError, WorkspaceBusyError
 from gifdex.schemas.manifest import FORMAT_VERSION, EncoderRecord, Manifest, SpaceRecord
 from gifdex.schemas.progress import QUIET, Progress
+
+if TYPE_CHECKING:
+    from threadpoolctl import threadpool_limits
 
 # How many words are mapped into an index's joint space unless the caller says otherwise.
 JOINT_WORDS = 20_000
@@ -181,10 +186,10 @@ def _shard_sizes(words: int, dimensions: int) -> list[int]:
     """Return the sizes of as few shards as keep each one's vectors within a limit."""
     shards = max(1, -(-words * dimensions * 4 // _SHARD_BYTES))
     ends = [words * number // shards for number in range(shards + 1)]
-    return [end - start for start, end in zip(ends, ends[1:], strict=False)]
+    return [end - start for start, end in pairwise(ends)]
 
 
-def _fixed_order() -> AbstractContextManager[object]:
+def _fixed_order() -> threadpool_limits:
     try:
         from gifdex.encoders.fixed_order import fixed_order
     except ImportError as err:

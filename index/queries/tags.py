@@ -81,7 +81,8 @@ def _tag_words(words: Opened, max_rank: int) -> Rows:
     first = first_words(words, max_rank)
     names, _, _ = words.items.rows(first)
     kept = [name.isalpha() and name.lower() not in _stop_words() for name in names]
-    return first[np.array(kept, bool)]
+    allowed: Rows = first[np.array(kept, bool)]
+    return allowed
 
 
 @functools.cache
