@@ -18,6 +18,7 @@ Examples:
   gifdex build gifs/ --workspace ws --image-encoder vgg16 --weights vgg16.h5
   gifdex build catalog.csv --workspace ws --json
   gifdex build gifs/ --workspace ws --hnsw --shards 4
+  gifdex build gifs/ --workspace ws --tags 5
   gifdex build gifs/ --workspace ws -- --runner=FlinkRunner --flink_master=host:8081
 """
 

@@ -24,7 +24,7 @@ from gifdex.index.engines import registry
 from gifdex.index.field_records import IMAGE
 from gifdex.index.opening import open_index
 from gifdex.index.speed import queries_per_second
-from gifdex.pipeline import shards
+from gifdex.pipeline import shards, tagging
 from gifdex.pipeline.holding import held_workspace, store_name
 from gifdex.pipeline.index_stage import IndexPlan, tuning_sentences, write_version
 from gifdex.pipeline.lists import commit_lists, recipe_id, split
@@ -89,6 +89,7 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
         progress.stage("projection", 0, 1)
         projection_path, projection = _projection(settings.index, workspace, images, texts)
         progress.stage("projection", 1, 1)
+        tagging.check(settings.index, images, scanned.catalog)
     encoded = run.encode(scanned)
     with run.times.timed("index"):
         lists = split(scanned, encoded, settings.strict)
@@ -182,6 +183,7 @@ def _build_id(
         "text_encoder": texts.fingerprint,
         "engines": [[name, dict(parameters)] for name, parameters in engines.items()],  # in the manifest's order
         "keep_features": settings.index.keep_features,
+        "tags": [settings.index.tags, settings.index.min_tag_probability] if settings.index.tags else None,
         "written_by": [package_version(package) for package in writers],
         "shards": settings.index.shards,
     }

@@ -28,6 +28,7 @@ from gifdex.index.fields import JOINT_SPACE
 from gifdex.index.tuning import MAX_SENTENCES
 from gifdex.pipeline import shards
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
+from gifdex.pipeline.tagging import tagged
 from gifdex.pipeline.tasks import run_tasks
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.errors import PipelineError, UnknownWordsError
@@ -87,7 +88,7 @@ def write_version(
     index = settings.index
     count = index.shards or shards.automatic_shards(len(plan.items), cache.dimensions, plan.projection.dimensions)
     ordered = shards.row_order(plan.items, count)
-    write_items(version, ordered)
+    write_items(version, tagged(ordered, index, cache, plan.classifier))
     embeddings = workspace.embeddings(plan.origin.build_id)
     indexed = version / artifact.ITEMS_NAME
     tasks = shards.plan_shards(ordered, count, indexed, plan.projection_path, embeddings, version)

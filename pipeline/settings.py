@@ -18,7 +18,8 @@ class IndexSettings:
 
     `engines` maps the engines to build to parameters that override their defaults. `keep_features` keeps the image
     encoder's features in the index, as the field `features`. Each of the `shards` is built in its own task; None means
-    as few as keep a task within 2 GiB of features and vectors.
+    as few as keep a task within 2 GiB of features and vectors. Up to `tags` classes of the image encoder's classifier
+    that have `min_tag_probability` become tags of each item.
     """
 
     text_encoder: str = DEFAULT_TEXT_ENCODER
@@ -26,8 +27,11 @@ class IndexSettings:
     engines: Engines = field(default_factory=lambda: dict(DEFAULT_ENGINES))
     shards: int | None = None
     keep_features: bool = False
+    tags: int = 0
+    min_tag_probability: float = 0.1
 
     def __post_init__(self) -> None:
+        check_at_least(0, tags=self.tags)
         if self.shards is not None:
             check_at_least(1, shards=self.shards)
 
