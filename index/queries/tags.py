@@ -80,13 +80,13 @@ def _tag_words(words: Opened, max_rank: int) -> Rows:
         raise only_words(words.path)
     first = first_words(words, max_rank)
     names, _, _ = words.items.rows(first)
-    kept = [name.isalpha() and name.lower() not in _stop_words() for name in names]
+    kept = [name.isalpha() and name.lower() not in stop_words() for name in names]
     allowed: Rows = first[np.array(kept, bool)]
     return allowed
 
 
 @functools.cache
-def _stop_words() -> frozenset[str]:
+def stop_words() -> frozenset[str]:
     """Return words that say nothing about what a picture shows."""
     return frozenset(files("gifdex.index.queries").joinpath("stop_words.txt").read_text(encoding="utf-8").split())
 
