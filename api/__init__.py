@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gifdex.index.hits import Hit
+    from gifdex.index.hits import Hit, Word
     from gifdex.index.lookup import Index
     from gifdex.index.opening import open_index as open
     from gifdex.index.queries.examples import Example
@@ -30,6 +30,7 @@ __all__ = [
     "Outside",
     "ServedIndex",
     "ServingStatus",
+    "Word",
     "__version__",
     "open",
     "serve_latest",
@@ -46,6 +47,7 @@ _HOMES = {
     "Outside": ("gifdex.index.queries.hybrid", "Outside"),
     "ServedIndex": ("gifdex.index.store.serving", "ServedIndex"),
     "ServingStatus": ("gifdex.index.store.serving", "ServingStatus"),
+    "Word": ("gifdex.index.hits", "Word"),
     "open": ("gifdex.index.opening", "open_index"),
     "serve_latest": ("gifdex.index.store.serving", "serve_latest"),
 }

@@ -67,6 +67,19 @@ def _listed(labels: Sequence[str], numbers: Sequence[int]) -> str:
     return ", ".join(f"{labels[number]} ({number})" for number in numbers)
 
 
+def best_classes(classifier: Classifier, features: FloatArray, count: int) -> list[list[tuple[str, float]]]:
+    """Return the names and probabilities of the `count` most probable classes of features (n, d_image), best first.
+
+    The probabilities of classes with the same name are added up.
+    """
+    names = list(dict.fromkeys(classifier.labels))
+    place = {name: number for number, name in enumerate(names)}
+    shares = np.zeros((len(names), len(features)))
+    np.add.at(shares, [place[label] for label in classifier.labels], probabilities(classifier, features).T)
+    order = np.argsort(-shares, axis=0, kind="stable")[:count].T
+    return [[(names[one], float(own[one])) for one in row] for row, own in zip(order.tolist(), shares.T, strict=True)]
+
+
 def probabilities(classifier: Classifier, features: FloatArray) -> NDArray[np.float64]:
     """Return the class probabilities float64 (n, classes) of features float32 (n, d_image)."""
     logits = features.astype(np.float64) @ classifier.weight.T + classifier.bias

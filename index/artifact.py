@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gifdex.index import field_records, text_file
 from gifdex.index.engines.old_formats import UPGRADES
-from gifdex.index.field_records import IMAGE, MAX_ITEMS, TEXT
+from gifdex.index.field_records import IMAGE, MAX_ITEMS, TEXT, WORD
 from gifdex.index.row_items import SUFFIX as ROW_ITEMS_SUFFIX
 from gifdex.index.vectors import NPY_SUFFIX
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError
@@ -76,11 +76,20 @@ def _check_records(path: Path, manifest: Manifest) -> None:
         raise CorruptIndexError(
             f"{path} says {manifest.duplicates:,} duplicates; expected 0 or more: restore it or rebuild"
         )
-    if manifest.metric != "cosine" or IMAGE not in manifest.fields or not 1 <= manifest.items <= MAX_ITEMS:
+    is_words = set(manifest.fields) == {WORD}
+    has_main = is_words or (IMAGE in manifest.fields and WORD not in manifest.fields)
+    if manifest.metric != "cosine" or not has_main or not 1 <= manifest.items <= MAX_ITEMS:
         raise CorruptIndexError(
             f"{path} says {manifest.items:,} items, metric {manifest.metric!r:.40} and fields "
-            f"{sorted(manifest.fields)!r:.80}; expected 1 to {MAX_ITEMS:,} items, 'cosine' and a field {IMAGE!r}: "
-            "restore it or rebuild"
+            f"{sorted(manifest.fields)!r:.80}; expected 1 to {MAX_ITEMS:,} items, 'cosine' and a field {IMAGE!r}, or "
+            f"{WORD!r} alone: restore it or rebuild"
+        )
+    of_gifs = (manifest.image_encoder, manifest.features_fingerprint, manifest.projection)
+    only_gifs = (*of_gifs, manifest.features, manifest.classifier)
+    if any(part is not None for part in only_gifs) if is_words else None in of_gifs:
+        raise CorruptIndexError(
+            f"{path} has the fields {sorted(manifest.fields)!r:.80}, but the image encoder, features and projection of "
+            f"an index of {'GIFs' if is_words else 'words'}: restore it or rebuild"
         )
     for name, record in manifest.fields.items():
         if (found := field_records.problem(record, manifest.items)) is not None:
@@ -122,7 +131,7 @@ def check_sizes(version: Path, manifest: Manifest) -> list[str]:
             raise CorruptIndexError(
                 f"{path} has {found.st_size:,} bytes, but the manifest says {file.bytes:,}: restore the file or rebuild"
             )
-    needed = [manifest.items_file, manifest.projection.file]
+    needed = [manifest.items_file, *([] if manifest.projection is None else [manifest.projection.file])]
     needed += [] if manifest.classifier is None else [manifest.classifier]
     needed += [] if manifest.text is None else [manifest.text.file]
     needed += [name for record in manifest.fields.values() for name in field_records.files(record)]

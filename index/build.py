@@ -61,11 +61,14 @@ DEFAULT_ENGINES: Engines = {name: {} for name in registry.DEFAULTS}
 
 @dataclass(frozen=True)
 class Origin:
-    """The build id of a version, the encoders behind it, and the number of items left out as near duplicates."""
+    """The build id of a version, the encoders behind it, and the number of items left out as near duplicates.
+
+    A words index has no image encoder and no features.
+    """
 
     build_id: str
-    image_encoder: EncoderRecord
-    features_fingerprint: str
+    image_encoder: EncoderRecord | None
+    features_fingerprint: str | None
     text_encoder: EncoderRecord
     features: FeaturesRecord | None = None
     duplicates: int = 0
@@ -168,7 +171,7 @@ def finish_version(
     origin: Origin,
     shard_items: Sequence[int],
     fields: Mapping[str, FieldPlan],
-    projection: Projection,
+    projection: Projection | None,
     sentences: FloatArray | None = None,
     classifier: Classifier | None = None,
     text: TextRecord | None = None,
@@ -177,18 +180,21 @@ def finish_version(
 
     `shard_items` are the shards' item counts. Fields without rows are left out. `sentences` are typical queries, unit
     vectors float32 (n, d) in the joint space; engines are tuned with these and with stored vectors. `classifier` is the
-    image encoder's, `text` what `text_file.write` returned. Raises CorruptIndexError if the files differ from the plan.
+    image encoder's, `text` what `text_file.write` returned. A words index has no projection. Raises CorruptIndexError
+    if the files differ from the plan.
     """
     total = sum(shard_items)
     item_files.load(version / ITEMS_NAME, total)
-    projection.save(version / PROJECTION_NAME)
+    if projection is not None:
+        projection.save(version / PROJECTION_NAME)
     if classifier is not None:
         commit_bytes(version / CLASSIFIER_NAME, classifier.data)
     records = {}
     for name, plan in fields.items():
         if numbers := shards_with_rows(version, name, len(shard_items)):
             records[name] = _tuned(version, _field_record(version, name, plan, shard_items, numbers), plan, sentences)
-    names = [ITEMS_NAME, PROJECTION_NAME, *([] if classifier is None else [CLASSIFIER_NAME])]
+    names = [ITEMS_NAME, *([] if projection is None else [PROJECTION_NAME])]
+    names += [] if classifier is None else [CLASSIFIER_NAME]
     names += [] if text is None else [text.file]
     names += [name for record in records.values() for name in files(record)]
     manifest = Manifest(
@@ -201,7 +207,9 @@ def finish_version(
         image_encoder=origin.image_encoder,
         features_fingerprint=origin.features_fingerprint,
         text_encoder=origin.text_encoder,
-        projection=ProjectionRecord(projection.kind, projection.fingerprint, PROJECTION_NAME),
+        projection=None
+        if projection is None
+        else ProjectionRecord(projection.kind, projection.fingerprint, PROJECTION_NAME),
         items_file=ITEMS_NAME,
         fields=records,
         files=file_records(version, names),

@@ -14,8 +14,8 @@ from gifdex.index.fields import SearchMethod
 from gifdex.index.lookup import Index
 from gifdex.index.queries.fuse import Fusion
 from gifdex.index.queries.mixed import DEPTH
+from gifdex.index.queries.query_words import read_words
 from gifdex.index.queries.vectors import unit_queries
-from gifdex.index.queries.words import read_words
 from gifdex.index.search import recall
 from gifdex.index.text_file import ENGINE
 from gifdex.schemas.errors import CaptionsError

@@ -26,7 +26,7 @@ from gifdex.encoders.base import FloatArray
 from gifdex.index import items as item_files
 from gifdex.index.artifact import file_records, verify
 from gifdex.index.engines import annoy_trees, hnsw
-from gifdex.index.field_records import IMAGE
+from gifdex.index.field_records import main_field
 from gifdex.index.fields import Field, open_field
 from gifdex.schemas import tables
 from gifdex.schemas.errors import CorruptIndexError, ExportError, MissingExtraError
@@ -114,7 +114,8 @@ def export(
         replaces = _replaces(place, force)
         manifest = verify(version, progress)
         items = _read_items(version, manifest)  # first, because it checks the manifest's count
-        field = open_field(version, IMAGE, manifest.fields[IMAGE], manifest.items)
+        main = main_field(manifest.fields)
+        field = open_field(version, main, manifest.fields[main], manifest.items)
         source = _Source(manifest, items, field, trees, progress)
         with _committing_folder(place, replaces) as folder:
             _write_items(folder / ITEMS_NAME, source)
@@ -142,9 +143,9 @@ def _summary(
         "format": format,
         "build_id": manifest.build_id,
         "items": manifest.items,
-        "dimensions": manifest.fields[IMAGE].dimensions,
+        "dimensions": manifest.fields[main_field(manifest.fields)].dimensions,
         "metric": manifest.metric,
-        "image_encoder": asdict(manifest.image_encoder),
+        "image_encoder": None if manifest.image_encoder is None else asdict(manifest.image_encoder),
         "text_encoder": asdict(manifest.text_encoder),
         "library": package,
         "library_version": package_version(package),

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from gifdex.index.engines import registry
 from gifdex.index.engines.base import Shape
 from gifdex.index.vectors import DTYPES
 from gifdex.schemas.manifest import FieldRecord
 
-# The fields that a build makes; every version has the first.
-IMAGE, CAPTION, FEATURES = "image", "caption", "features"
+# The fields that a build makes; every version has the first, or is a words index, whose only field is WORD.
+IMAGE, CAPTION, FEATURES, WORD = "image", "caption", "features", "word"
 TEXT = "text"  # has words instead of vectors, see text_file.py
 MAX_ITEMS = 2**48  # more would overflow byte counts
+
+
+def main_field(fields: Iterable[str]) -> str:
+    """Return the name of the field that answers unless a query names another, and that has a row for every item."""
+    return WORD if WORD in fields else IMAGE
 
 
 def problem(record: FieldRecord, items: int) -> str | None:

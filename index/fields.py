@@ -17,7 +17,7 @@ from gifdex.index import reduction as reductions
 from gifdex.index import row_items
 from gifdex.index.engines import registry
 from gifdex.index.engines.base import Rows
-from gifdex.index.field_records import IMAGE
+from gifdex.index.field_records import IMAGE, WORD
 from gifdex.index.row_items import RowItems
 from gifdex.index.search import Found, Searcher, candidates_for, open_shards
 from gifdex.schemas.errors import CorruptIndexError, QueryError
@@ -134,6 +134,6 @@ def open_field(path: Path, name: str, record: FieldRecord, items: int) -> Field:
     for shard in shards:
         shard.check(record.engines)
     mapping = row_items.load(path, record.shards, items)
-    if name == IMAGE and not mapping.covers_all:
-        raise CorruptIndexError(f"{path} has items without a row in the field {IMAGE}: restore it or rebuild")
+    if name in (IMAGE, WORD) and not mapping.covers_all:
+        raise CorruptIndexError(f"{path} has items without a row in the field {name}: restore it or rebuild")
     return Field(path, name, record, Searcher(shards, record.engines, reduction), mapping)

@@ -20,3 +20,10 @@ class Hit(NamedTuple):
     metadata: Mapping[str, Any]
     source: str | None = None
     duplicates: tuple[str, ...] = ()
+
+
+class Word(NamedTuple):
+    """One word or tag, and its score: a cosine, or the probability of a class."""
+
+    word: str
+    score: float

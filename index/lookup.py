@@ -8,9 +8,8 @@ from typing import Any, Unpack, overload
 from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
-from gifdex.index.field_records import IMAGE
 from gifdex.index.fields import Field, SearchMethod
-from gifdex.index.hits import Hit
+from gifdex.index.hits import Hit, Word
 from gifdex.index.opened import Opened
 from gifdex.index.queries.duplicates import DuplicateOptions, duplicates
 from gifdex.index.queries.examples import ExampleEncoder, Examples
@@ -19,6 +18,8 @@ from gifdex.index.queries.options import SearchOptions
 from gifdex.index.queries.search import Query, search
 from gifdex.index.queries.sentences import SentenceEmbedder
 from gifdex.index.queries.similar import SimilarOptions, similar
+from gifdex.index.queries.tags import TagsOptions, tags
+from gifdex.index.queries.words import WordsOptions, near_words
 from gifdex.index.warming import warm_up
 
 
@@ -41,12 +42,12 @@ class Index:
 
     @property
     def dimensions(self) -> int:
-        """Size of the joint space, which query vectors must have."""
-        return self._opened.fields[IMAGE].dimensions
+        """Size of the joint space, or of a words index's space; query vectors must have it."""
+        return self._opened.main.dimensions
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The names of the fields that can be asked here; "image" is always one of them."""
+        """The names of the fields that can be asked here: "image" and others, or "word" in a words index."""
         return self._opened.names
 
     @property
@@ -56,8 +57,8 @@ class Index:
 
     @property
     def engine(self) -> str | None:
-        """The engine that answers from the field "image" unless another is asked for."""
-        return self._opened.fields[IMAGE].record.engine
+        """The engine that answers from the field "image" (or "word") unless another is asked for."""
+        return self._opened.main.record.engine
 
     @property
     def ids(self) -> list[str]:
@@ -131,6 +132,33 @@ class Index:
         The options are those of `DuplicateOptions` (gifdex.index.queries.duplicates). Raises QueryError.
         """
         return duplicates(self._opened, min_score, **options)
+
+    def tags(
+        self,
+        k: int = 10,
+        *,
+        gif: Examples = None,
+        image: Examples = None,
+        id: Examples = None,
+        words: Index | None = None,
+        **options: Unpack[TagsOptions],
+    ) -> list[Word]:
+        """Return the k best tags of a GIF, a picture or an item, as `similar` takes them, best first.
+
+        Tags are classes of the image encoder's classifier with their probabilities; an item needs the field "features".
+        With `words`, a words index in this index's space, they are the nearest words with their cosines.
+        Raises as `similar` does, and QueryError where the spaces differ.
+        """
+        near = words._opened if isinstance(words, Index) else words
+        return tags(self._opened, self._examples, k, gif=gif, image=image, id=id, words=near, **options)
+
+    def words(self, word: str, k: int = 10, **options: Unpack[WordsOptions]) -> list[Word]:
+        """Return the k words nearest to a word, without itself, with their cosines, best first.
+
+        Only words indexes answer. Raises QueryError for a word that the index does not have, with words of a similar
+        spelling, and for an index of GIFs.
+        """
+        return near_words(self._opened, word, k, **options)
 
     def embed(self, sentences: Sequence[str]) -> FloatArray:
         """Return n sentences as unit embeddings float32 (n, d); raises as `search` does."""

@@ -11,16 +11,30 @@ import numpy as np
 from gifdex.encoders import classifiers
 from gifdex.encoders.base import Classifier, FloatArray
 from gifdex.index.engines.base import Rows
-from gifdex.index.field_records import FEATURES, TEXT
+from gifdex.index.field_records import FEATURES, TEXT, WORD, main_field
 from gifdex.index.fields import Field, SearchMethod
 from gifdex.index.file_watch import FileWatch
 from gifdex.index.hits import Hit
 from gifdex.index.items import Items, Where
+from gifdex.index.kinds import only_gifs
 from gifdex.index.queries.fuse import Fusion, fusion
 from gifdex.index.text_file import TextFile
 from gifdex.index.vectors import Scores
 from gifdex.schemas.errors import QueryError
-from gifdex.schemas.manifest import Manifest
+from gifdex.schemas.manifest import EncoderRecord, Manifest
+
+
+class _Fields(dict[str, Field]):
+    """Fields by name; the lack of those that every index of GIFs has is a QueryError."""
+
+    def __init__(self, path: Path, fields: Mapping[str, Field]) -> None:
+        super().__init__(fields)
+        self._path = path
+
+    def __missing__(self, name: str) -> Field:
+        if WORD in self:
+            raise only_gifs(self._path)
+        raise KeyError(name)
 
 
 class Opened:
@@ -37,7 +51,7 @@ class Opened:
     ) -> None:
         self.path = path
         self.manifest = manifest
-        self.fields = dict(fields)
+        self.fields = _Fields(path, fields)
         self._items = items
         self._watch = watch
         self._text = text
@@ -50,14 +64,30 @@ class Opened:
         self._watch.check()
         return self._items
 
+    @property
+    def main(self) -> Field:
+        """The field that answers unless a query names another."""
+        return self.fields[main_field(self.fields)]
+
+    def require_gifs(self) -> None:
+        """Raise QueryError if this is a words index."""
+        if WORD in self.fields:
+            raise only_gifs(self.path)
+
+    @property
+    def image_encoder(self) -> EncoderRecord:
+        """The record of the image encoder; raises QueryError for a words index."""
+        if self.manifest.image_encoder is None:
+            raise only_gifs(self.path)
+        return self.manifest.image_encoder
+
     @functools.cached_property
     def classifier(self) -> Classifier:
         """The image encoder's classifier; raises QueryError if the version has none."""
         if self.manifest.classifier is None:
-            encoder = self.manifest.image_encoder.name
             raise QueryError(
-                f"the index {self.path} has no classifier of its image encoder {encoder}: build it again, with an "
-                "encoder that has one"
+                f"the index {self.path} has no classifier of its image encoder {self.image_encoder.name}: build it "
+                "again, with an encoder that has one"
             )
         return classifiers.load(self.path / self.manifest.classifier)
 

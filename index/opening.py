@@ -21,7 +21,7 @@ from gifdex.index.store import resolve
 from gifdex.index.text_file import TextFile
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError, ProjectionError
 from gifdex.schemas.files import is_url
-from gifdex.schemas.manifest import Manifest
+from gifdex.schemas.manifest import Manifest, ProjectionRecord
 
 _TRIES = 5  # attempts, in case new versions are published while one is opened
 
@@ -94,13 +94,15 @@ def _open_version(version: Path, verify: bool, here: _Here) -> Index:
     used = check_sizes(version, manifest)
     if verify:
         check_hashes(version, manifest)
-    in_memory = {manifest.projection.file}  # read when opened; the others are mapped
+    in_memory = set()  # read when opened; the others are mapped
+    if manifest.projection is not None:
+        in_memory.add(manifest.projection.file)
     for record in manifest.fields.values():
         in_memory |= {shard.row_items for shard in record.shards if shard.row_items is not None}
         in_memory |= set() if record.reduction is None else {record.reduction.file}
     watch = FileWatch(version / name for name in used if name not in in_memory)
     items = item_files.load(version / manifest.items_file, manifest.items)
-    projection = _projection(version, manifest)
+    projection = None if manifest.projection is None else _projection(version, manifest, manifest.projection)
     fields = {name: open_field(version, name, record, manifest.items) for name, record in manifest.fields.items()}
     embedder = SentenceEmbedder(version, manifest.text_encoder, projection, here.text_encoder)
     text = None if manifest.text is None else TextFile(version / manifest.text.file, manifest.text, manifest.items)
@@ -108,8 +110,8 @@ def _open_version(version: Path, verify: bool, here: _Here) -> Index:
     return Index(opened, embedder, ExampleEncoder(opened, projection, here.image_encoder, here.weights))
 
 
-def _projection(version: Path, manifest: Manifest) -> Projection:
-    path, dimensions = version / manifest.projection.file, manifest.fields[IMAGE].dimensions
+def _projection(version: Path, manifest: Manifest, record: ProjectionRecord) -> Projection:
+    path, dimensions = version / record.file, manifest.fields[IMAGE].dimensions
     try:
         projection = projections.load(path)
     except ProjectionError as err:

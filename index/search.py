@@ -148,6 +148,10 @@ class Searcher:
         """Return the unit vectors float32 (n, d) of ascending rows."""
         return np.concatenate([shard.vectors.at(self._within(shard, rows)) for shard in self.shards])
 
+    def stored_at(self, rows: Rows) -> FloatArray:
+        """Return the vectors float32 (n, d) of ascending rows in their own length, as they are stored."""
+        return np.concatenate([shard.vectors.stored_at(self._within(shard, rows)) for shard in self.shards])
+
     def products(self, query: FloatArray) -> FloatArray:
         """Return the products float32 (rows,) of a unit query (d,) with all vectors, exact to within ROUNDING."""
         return np.concatenate([shard.vectors.products(query[None])[0] for shard in self.shards])

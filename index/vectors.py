@@ -100,6 +100,11 @@ class StoredVectors:
         found: FloatArray = self._stored[rows]
         return found if self._are_units else unit(found)
 
+    def stored_at(self, rows: Rows) -> FloatArray:
+        """Return the vectors float32 (n, d) of rows in the length that they have in the file."""
+        found: FloatArray = self._stored[rows].astype(np.float32)
+        return found
+
     def products(self, queries: FloatArray, rows: Rows | None = None) -> FloatArray:
         """Return the products float32 (n, m) of unit queries (n, d) with the vectors of m rows, or of all."""
         if rows is None and self._are_units:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gifdex.index.engines.base import evenly_spaced
-from gifdex.index.field_records import IMAGE
+from gifdex.index.field_records import main_field
 from gifdex.schemas.errors import CorruptIndexError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _MIN_SELF_COSINE = 0.999  # the lowest plausible cosine of a vector with itself
 
 def warm_up(index: Index, sentences: Sequence[str]) -> None:
     """Search for sentences and some of the index's vectors; raises CorruptIndexError if one does not find itself."""
-    searcher = index.field(IMAGE).searcher
+    searcher = index.field(main_field(index.fields)).searcher
     rows = evenly_spaced(searcher.rows, _VECTORS)
     vectors = searcher.vectors_at(rows)
     nonzero = vectors.any(axis=1)

@@ -19,6 +19,7 @@ Examples:
   gifdex build catalog.csv --workspace ws --json
   gifdex build gifs/ --workspace ws --hnsw --shards 4
   gifdex build gifs/ --workspace ws --inbox inbox/
+  gifdex build gifs/ --workspace ws --tags 5
   gifdex build gifs/ --workspace ws -- --runner=FlinkRunner --flink_master=host:8081
 """
 

@@ -12,7 +12,7 @@ import click
 from gifdex.jobs.console import PlaceOption, pairs_table, print_json, print_table
 
 if TYPE_CHECKING:
-    from gifdex.schemas.manifest import EngineRecord, FieldRecord, RecallRecord
+    from gifdex.schemas.manifest import EngineRecord, FieldRecord, Manifest, RecallRecord
 
 _EPILOG = """\b
 Examples:
@@ -52,6 +52,16 @@ def _field_lines(name: str, field: FieldRecord, speeds: Mapping[str, float]) -> 
     }
 
 
+def _made_by(manifest: Manifest) -> dict[str, str]:
+    """Describe the encoders and the projection; a words index has only a text encoder."""
+    image, text, projection = manifest.image_encoder, manifest.text_encoder, manifest.projection
+    return {
+        **({} if image is None else {"image encoder": f"{image.name} ({image.fingerprint})"}),
+        "text encoder": f"{text.name} ({text.fingerprint})",
+        **({} if projection is None else {"projection": f"{projection.kind} ({projection.fingerprint})"}),
+    }
+
+
 @click.command("inspect", epilog=_EPILOG)
 @click.argument("store", type=PlaceOption(file_okay=True))
 @click.option("--measure", is_flag=True, help="Measure each engine's speed here: queries per second in one thread.")
@@ -78,9 +88,7 @@ def command(store: Path | str, measure: bool, as_json: bool) -> None:
         "format": f"{manifest.format} {manifest.format_version}, by {manifest.created_by}",
         "items": f"{manifest.items:,}"
         + (f" (near duplicates left out: {manifest.duplicates:,})" if manifest.duplicates else ""),
-        "image encoder": f"{manifest.image_encoder.name} ({manifest.image_encoder.fingerprint})",
-        "text encoder": f"{manifest.text_encoder.name} ({manifest.text_encoder.fingerprint})",
-        "projection": f"{manifest.projection.kind} ({manifest.projection.fingerprint})",
+        **_made_by(manifest),
     }
     for name, field in manifest.fields.items():
         lines |= _field_lines(name, field, speeds.get(name, {}))

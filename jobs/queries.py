@@ -12,7 +12,7 @@ from gifdex.jobs.console import PlaceOption, print_json, print_table, table
 from gifdex.jobs.option_types import FieldWeights, GroupScore
 
 if TYPE_CHECKING:
-    from gifdex.index.hits import Hit
+    from gifdex.index.hits import Hit, Word
     from gifdex.index.lookup import Index
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -103,6 +103,18 @@ def _value(text: str, kind: str) -> Any:
     if isinstance(value, list):  # a CSV catalog has even 2015 as text
         return [one if isinstance(one, str) else json.dumps(one) for one in value]
     return value if isinstance(value, str) or value is None else text
+
+
+def print_words(words: Sequence[Word], as_json: bool) -> None:
+    """Print words or tags on stdout: a table, or one JSON object a line."""
+    if as_json:
+        for rank, (word, score) in enumerate(words, start=1):
+            print_json({"rank": rank, "word": word, "score": round(score, 6)})
+        return
+    shown = table("rank", "score", "word", numbers=("rank", "score"))
+    for rank, (word, score) in enumerate(words, start=1):
+        shown.add_row(str(rank), f"{score:.3f}", word)
+    print_table(shown)
 
 
 def print_hits(hits: Sequence[Hit], as_json: bool) -> None:

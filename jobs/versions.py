@@ -47,7 +47,7 @@ def command(store: Path | str, as_json: bool) -> None:
 def _rows(store: Path) -> list[dict[str, Any]]:
     from gifdex.index import artifact
     from gifdex.index import store as stores
-    from gifdex.index.field_records import IMAGE
+    from gifdex.index.field_records import main_field
     from gifdex.schemas.errors import ArtifactError, IndexNotFoundError
 
     known = stores.finished(store)
@@ -66,7 +66,7 @@ def _rows(store: Path) -> list[dict[str, Any]]:
         }
         try:
             manifest = artifact.read_manifest(store / version)
-            answering = manifest.fields[IMAGE]
+            answering = manifest.fields[main_field(manifest.fields)]
             row |= {
                 "items": manifest.items,
                 "engine": answering.engine,

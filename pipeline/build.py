@@ -22,7 +22,7 @@ from gifdex.index.engines import registry
 from gifdex.index.field_records import IMAGE
 from gifdex.index.opening import open_index
 from gifdex.index.speed import queries_per_second
-from gifdex.pipeline import shards
+from gifdex.pipeline import shards, tagging
 from gifdex.pipeline.dedupe import without_duplicates
 from gifdex.pipeline.holding import held_workspace, store_name
 from gifdex.pipeline.inbox import prune_inbox
@@ -91,6 +91,7 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
         progress.stage("projection", 0, 1)
         projection_path, projection = _projection(settings.index, workspace, images, texts)
         progress.stage("projection", 1, 1)
+        tagging.check(settings.index, images, scanned.catalog)
     encoded = run.encode(scanned)
     lists = split(scanned, encoded, settings.strict)
     if settings.index.dedupe is not None:
@@ -190,6 +191,7 @@ def _build_id(
         "engines": [[name, dict(parameters)] for name, parameters in engines.items()],  # in the manifest's order
         "keep_features": settings.index.keep_features,
         "text": [text_file.sqlite_version(), *settings.index.text_columns],
+        "tags": [settings.index.tags, settings.index.min_tag_probability] if settings.index.tags else None,
         "written_by": [package_version(package) for package in writers],
         "shards": settings.index.shards,
         "duplicates": lists.duplicates,

@@ -28,6 +28,7 @@ from gifdex.index.fields import JOINT_SPACE
 from gifdex.index.tuning import MAX_SENTENCES
 from gifdex.pipeline import shards
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
+from gifdex.pipeline.tagging import tagged
 from gifdex.pipeline.tasks import run_tasks
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas.errors import PipelineError, UnknownWordsError
@@ -70,6 +71,7 @@ def field_plans(plan: IndexPlan, settings: IndexSettings) -> Mapping[str, FieldP
     """Return the fields that a build makes if they have rows."""
     joint = SpaceRecord(JOINT_SPACE, plan.projection.fingerprint)
     image = plan.origin.image_encoder
+    assert image is not None  # as only words indexes have none
     return {
         IMAGE: FieldPlan(joint, settings.engines),
         CAPTION: FieldPlan(joint, settings.engines),
@@ -86,8 +88,9 @@ def write_version(
     index = settings.index
     count = index.shards or shards.automatic_shards(len(plan.items), cache.dimensions, plan.projection.dimensions)
     ordered = shards.row_order(plan.items, count)
-    write_items(version, ordered)
-    text = text_file.write(version / text_file.TEXT_NAME, ordered, index.text_columns)
+    items = tagged(ordered, index, cache, plan.classifier)
+    write_items(version, items)
+    text = text_file.write(version / text_file.TEXT_NAME, items, index.text_columns)
     embeddings = workspace.embeddings(plan.origin.build_id)
     indexed = version / artifact.ITEMS_NAME
     tasks = shards.plan_shards(ordered, count, indexed, plan.projection_path, embeddings, version)

@@ -19,7 +19,8 @@ class IndexSettings:
     `engines` maps the engines to build to parameters that override their defaults. `keep_features` keeps the image
     encoder's features in the index, as the field `features`. `dedupe` is the score of near duplicates, of which only
     one is indexed; None indexes all. `text_columns` are the columns of metadata whose words the field `text` has,
-    besides id, caption and tags. Each of the `shards` is built in its own task; None means as few as keep a task within
+    besides id, caption and tags. Up to `tags` classes of the image encoder's classifier that have `min_tag_probability`
+    become tags of each item. Each of the `shards` is built in its own task; None means as few as keep a task within
     2 GiB of features and vectors.
     """
 
@@ -30,8 +31,11 @@ class IndexSettings:
     keep_features: bool = False
     dedupe: float | None = None
     text_columns: tuple[str, ...] = ()
+    tags: int = 0
+    min_tag_probability: float = 0.1
 
     def __post_init__(self) -> None:
+        check_at_least(0, tags=self.tags)
         if self.shards is not None:
             check_at_least(1, shards=self.shards)
         if self.dedupe is not None and not 0 < self.dedupe <= 1:

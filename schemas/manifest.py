@@ -174,10 +174,13 @@ class TextRecord:
 class Manifest:
     """Everything a reader must know before it opens the other files.
 
-    `metric` is always "cosine", `items_file` is the table of items, `fields` are the sets of vectors by name (there is
-    always "image"), and `files` lists every other file of the directory. `features` says how features were made;
-    `classifier` is the file of the image encoder's classifier; `text` describes the items' words. A version without one
-    of these keys has None. `duplicates` is how many items the build left out as near duplicates of others.
+    `metric` is always "cosine", `items_file` is the table of items, `fields` are the sets of vectors by name, and
+    `files` lists every other file of the directory. `features` says how features were made; `classifier` is the file of
+    the image encoder's classifier; `text` describes the items' words. A version without one of these keys has None.
+    `duplicates` is how many items the build left out as near duplicates of others.
+
+    There is always the field "image", except in a words index: its items are words and its only field is "word". It has
+    neither image encoder nor features nor projection: all of these are None.
     """
 
     format: str
@@ -186,10 +189,10 @@ class Manifest:
     build_id: str
     items: int
     metric: str
-    image_encoder: EncoderRecord
-    features_fingerprint: str
+    image_encoder: EncoderRecord | None
+    features_fingerprint: str | None
     text_encoder: EncoderRecord
-    projection: ProjectionRecord
+    projection: ProjectionRecord | None
     items_file: str
     fields: dict[str, FieldRecord]
     files: dict[str, FileRecord]

@@ -90,6 +90,10 @@ def test_every_command_and_option_that_a_page_shows_exists(page: Path) -> None:
     for shown, rest in shown_commands(page):
         command = gifdex.get_command(CONTEXT, shown)
         assert command is not None, f"{name(page)} shows gifdex {shown}, which does not exist"
+        if isinstance(command, click.Group):
+            shown, _, rest = rest.strip().partition(" ")
+            command = command.get_command(CONTEXT, shown)
+            assert command is not None, f"{name(page)} shows the subcommand {shown}, which does not exist"
         options = {option for param in command.params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
         for option in re.findall(r"(?<!\S)--[a-z][a-z-]*[a-z]", rest):
             assert option in options, f"{name(page)} shows gifdex {shown} {option}, which does not exist"

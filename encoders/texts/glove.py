@@ -109,6 +109,16 @@ class Glove:
             raise self._unknown(zeros, *read[zeros[0]])
         return means
 
+    def words(self) -> tuple[list[str], FloatArray]:
+        """Return its distinct words (n,) in the file's order, most frequent first, and their vectors float32 (n, d).
+
+        Words without a direction (a vector of zeros) are left out. Raises WeightsError.
+        """
+        with self._lock:
+            vocabulary = self._vocabulary
+        ordered = sorted(vocabulary.rows.items(), key=lambda entry: entry[1])
+        return [word for word, _ in ordered], vocabulary.table[[row for _, row in ordered]]
+
     @property
     def _package_files(self) -> Mapping[str, Path]:
         return {name: self._package / name for name in (_PACKAGE_VECTORS, _PACKAGE_WORDS)}

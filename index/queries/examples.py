@@ -18,6 +18,7 @@ from gifdex.encoders.projections.base import Projection
 from gifdex.index.engines.base import Rows
 from gifdex.index.field_records import IMAGE
 from gifdex.index.fields import JOINT_SPACE
+from gifdex.index.kinds import only_gifs
 from gifdex.index.opened import Opened
 from gifdex.schemas.errors import DecodeError, EncoderError, QueryError
 from gifdex.schemas.manifest import SpaceRecord
@@ -62,9 +63,12 @@ Examples = Any  # one of a kind, or several of them
 class ExampleEncoder:
     """Encodes GIFs and pictures as the index's own GIFs were; its encoder is loaded at the first one. Thread-safe."""
 
-    def __init__(self, opened: Opened, projection: Projection, name: str | None, weights: Path | None) -> None:
-        """`name` and `weights` are the image encoder's name and weights file here, None if unchanged."""
-        self._path, self._manifest = opened.path, opened.manifest
+    def __init__(self, opened: Opened, projection: Projection | None, name: str | None, weights: Path | None) -> None:
+        """`name` and `weights` are the image encoder's name and weights file here, None if unchanged.
+
+        A words index has no projection, and encodes no examples.
+        """
+        self._opened, self._path, self._manifest = opened, opened.path, opened.manifest
         self._projection = projection
         self._name, self._weights = name, weights
         self._encoder: ImageEncoder | None = None
@@ -72,6 +76,8 @@ class ExampleEncoder:
 
     def embed(self, features: FloatArray) -> FloatArray:
         """Return the unit embeddings float32 (n, d) of features float32 (n, d_image)."""
+        if self._projection is None:
+            raise only_gifs(self._path)
         return self._projection.embed_images(features)
 
     def features(self, example: Example) -> FloatArray:
@@ -102,7 +108,9 @@ class ExampleEncoder:
     @property
     def cached_as(self) -> tuple[str, int]:
         """The fingerprint of the index's features, which names their cache, and their dimensions."""
-        return self._manifest.features_fingerprint, self._manifest.image_encoder.dimensions
+        fingerprint, encoder = self._manifest.features_fingerprint, self._manifest.image_encoder
+        assert fingerprint is not None and encoder is not None  # those of a words index alone are
+        return fingerprint, encoder.dimensions
 
     def outcomes(self, sources: Iterable[tuple[str, bytes]]) -> list[Outcome]:
         """Return the outcome of each GIF, given as a distinct key and bytes: features, or why there are none.
@@ -136,10 +144,10 @@ class ExampleEncoder:
 
         made = self._manifest.features
         if made is None:
-            return EncodeSettings(image_encoder=self._manifest.image_encoder.name, threads=1)
+            return EncodeSettings(image_encoder=self._opened.image_encoder.name, threads=1)
         sampling = Sampling(made.frames, made.sampling)
         return EncodeSettings(
-            image_encoder=self._manifest.image_encoder.name,
+            image_encoder=self._opened.image_encoder.name,
             precision=made.precision,
             sampling=sampling,
             decoder=made.decoder or "auto",
@@ -155,7 +163,7 @@ class ExampleEncoder:
     def _construct(self) -> ImageEncoder:
         from gifdex.encoders import registry
 
-        record, made = self._manifest.image_encoder, self._manifest.features
+        record, made = self._opened.image_encoder, self._manifest.features
         if self._name is None and "://" in record.name:  # a module is a program, and an index may come from anyone
             raise EncoderError(
                 f"the index {self._path} was built with the image encoder {record.name} ({record.fingerprint}), which "

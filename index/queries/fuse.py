@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
 from gifdex.index.engines.base import Rows
-from gifdex.index.field_records import IMAGE, TEXT
+from gifdex.index.field_records import TEXT, main_field
 from gifdex.index.fields import JOINT_SPACE, Field, SearchMethod
 from gifdex.index.search import Found, best, contenders
 from gifdex.index.vectors import ROUNDING, Scores
 from gifdex.schemas.errors import QueryError
 
 MAX_WEIGHT = 1_000_000
-DEFAULT_WEIGHTS: Mapping[str, float] = {IMAGE: 1.0}
 # An upper bound for the error of rough scores, from the products and from their weighted sum.
 _ROUNDING = 2 * ROUNDING
 
@@ -171,7 +170,7 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
     MAX_WEIGHT and one is above 0.
     """
     if weights is None:
-        weights = DEFAULT_WEIGHTS
+        weights = {main_field(fields): 1.0}
     if not isinstance(weights, Mapping):
         raise QueryError(f"fields is {weights!r:.80}; expected names and weights, such as {{'image': 1.0}}")
     for name, weight in weights.items():

@@ -20,8 +20,8 @@ from gifdex.index.items import Where
 from gifdex.index.opened import Opened
 from gifdex.index.queries.fuse import Fusion, check_weight
 from gifdex.index.queries.grouped import Finder
+from gifdex.index.queries.query_words import Words, check_has_words, read_words
 from gifdex.index.queries.sentences import SentenceEmbedder, checked_sentences
-from gifdex.index.queries.words import Words, check_has_words, read_words
 from gifdex.index.search import Found, best
 from gifdex.index.text_file import ENGINE, TextFile
 from gifdex.index.vectors import Scores

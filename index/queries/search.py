@@ -74,6 +74,8 @@ def search(
         checked_score(min_score),
         group_score(group),
     )
+    if not isinstance(query, np.ndarray):
+        opened.require_gifs()
     if outside is not None:
         hybrid.check(outside, query, fields, where, wanted.min_score is not None, wanted.group is not None)
     mixed = mixture(opened, fields, fusion)
@@ -85,12 +87,10 @@ def search(
         vectors = query_vectors(fused, embedder, query, syntax)
         found = _hits_of(opened, fused, vectors, wanted)
         if outside is not None:
-            weight, sentences = fused.parts[0][1], checked_sentences(query)
+            limits = wanted.k, fused.parts[0][1], wanted.min_score
             found = [
-                hybrid.with_outside(
-                    opened, examples, outside, sentence, vector, own, wanted.k, weight, wanted.min_score
-                )
-                for sentence, vector, own in zip(sentences, vectors, found, strict=True)
+                hybrid.with_outside(opened, examples, outside, sentence, vector, own, *limits)
+                for sentence, vector, own in zip(checked_sentences(query), vectors, found, strict=True)
             ]
     is_single = isinstance(query, str) or (isinstance(query, np.ndarray) and query.ndim == 1)
     return found[0] if is_single else found

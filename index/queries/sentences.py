@@ -10,6 +10,7 @@ from typing import Any
 from gifdex.encoders import registry
 from gifdex.encoders.base import FloatArray, TextEncoder, encode_known
 from gifdex.encoders.projections.base import Projection
+from gifdex.index.kinds import only_gifs
 from gifdex.schemas.errors import EncoderError, QueryError, WeightsError
 from gifdex.schemas.manifest import EncoderRecord
 
@@ -17,8 +18,13 @@ from gifdex.schemas.manifest import EncoderRecord
 class SentenceEmbedder:
     """Maps sentences into an index's joint space. Loads the encoder at first use; safe to use from several threads."""
 
-    def __init__(self, path: Path, record: EncoderRecord, projection: Projection, encoder_name: str | None) -> None:
-        """Take the index's path and text encoder; `encoder_name` is the encoder's name here, None if unchanged."""
+    def __init__(
+        self, path: Path, record: EncoderRecord, projection: Projection | None, encoder_name: str | None
+    ) -> None:
+        """Take the index's path, text encoder and projection, which a words index does not have.
+
+        `encoder_name` is the encoder's name here, None if unchanged.
+        """
         self._path = path
         self._record = record
         self._projection = projection
@@ -28,13 +34,19 @@ class SentenceEmbedder:
 
     def embed(self, sentences: Sequence[str]) -> FloatArray:
         """Return n sentences as unit embeddings float32 (n, d); raises QueryError and EncoderError."""
-        checked = checked_sentences(sentences)
-        return self._projection.embed_texts(self._loaded()(checked))
+        projection, checked = self._required(), checked_sentences(sentences)
+        return projection.embed_texts(self._loaded()(checked))
 
     def embed_known(self, sentences: Sequence[str]) -> tuple[list[int], FloatArray]:
         """Return the positions (k,) of the sentences with a known word, and their embeddings (k, d)."""
-        places, vectors = encode_known(self._loaded(), checked_sentences(sentences))
-        return places, self._projection.embed_texts(vectors)
+        projection, checked = self._required(), checked_sentences(sentences)
+        places, vectors = encode_known(self._loaded(), checked)
+        return places, projection.embed_texts(vectors)
+
+    def _required(self) -> Projection:
+        if self._projection is None:
+            raise only_gifs(self._path)
+        return self._projection
 
     def _loaded(self) -> TextEncoder:
         with self._lock:

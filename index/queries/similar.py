@@ -63,6 +63,7 @@ def similar(
     """See `Index.similar`."""
     score = group_score(group)
     count, method, lowest = at_least_one("k", k), search_method(engine, num_candidates, exact), checked_score(min_score)
+    opened.require_gifs()
     plus, less = gathered(gif, image, id, examples), subtracted(minus)
     left_out = copies_of(opened, [*plus, *less])
     among = None if where is None else opened.items.matching(where)

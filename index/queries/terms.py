@@ -22,7 +22,7 @@ import numpy as np
 
 from gifdex.encoders.base import FloatArray, unit
 from gifdex.index.queries.fuse import MAX_WEIGHT
-from gifdex.index.queries.words import QUOTES
+from gifdex.index.queries.query_words import QUOTES
 from gifdex.schemas.errors import QueryError, UnknownWordsError
 
 _TERM = re.compile(r'(?P<minus>-?)(?:"(?P<quoted>[^"]*)"|(?P<word>[^\s":-][^\s":]*))')

@@ -17,7 +17,7 @@ from gifdex.pipeline.settings import IndexSettings
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Built, Contents, Runner
 
-SHARDS = IndexSettings(shards=3, keep_features=True)
+SHARDS = IndexSettings(shards=3, keep_features=True, tags=3, min_tag_probability=0)
 
 
 def catalog_of(built: Built, path: Path) -> Path:

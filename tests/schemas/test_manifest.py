@@ -163,7 +163,7 @@ def test_an_unknown_field_of_a_later_minor_release_is_ignored() -> None:
     assert read(parsed() | {"a field of tomorrow": [1]}) == MANIFEST
 
 
-OPTIONAL = {"features": None, "classifier": None, "duplicates": 0}
+OPTIONAL = {"features": None, "classifier": None, "duplicates": 0, "text": None}
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
