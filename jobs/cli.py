@@ -15,6 +15,7 @@ _JOBS = {
     "encode": ("gifdex.jobs.encode", "Bring a workspace's features up to date with a corpus, without an index."),
     "encoders": ("gifdex.jobs.encoders", "List the encoders, and what is missing to use them."),
     "search": ("gifdex.jobs.search", "Search an index with a sentence."),
+    "similar": ("gifdex.jobs.similar", "Search an index by GIFs, pictures and items."),
     "evaluate": ("gifdex.jobs.evaluate", "Measure how well an index finds GIFs by their captions."),
     "inspect": ("gifdex.jobs.inspect", "Show what an index is made of."),
     "export": ("gifdex.jobs.export", "Write an index as plain files for other libraries."),

@@ -72,13 +72,14 @@ class ExampleEncoder:
 
     def features(self, example: Example) -> FloatArray:
         """Return the features float32 (d_image,) of a GIF or a picture; raises DecodeError and EncoderError."""
-        encoder = self._loaded()
+        source = example.image if example.gif is None else example.gif
+        data, where = (b"", "") if isinstance(source, np.ndarray) else _read(source)
+        encoder = self._loaded()  # which takes seconds, so a file that cannot be read is reported before
         if example.gif is not None:
-            return self._of_gif(encoder, example.gif)
+            return self._of_gif(encoder, data, where)
         from gifdex.encoders.frames.limits import Limits
         from gifdex.encoders.frames.still import decode_still, frame_of
 
-        source = example.image
         if isinstance(source, np.ndarray):
             if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
                 raise QueryError(
@@ -87,7 +88,6 @@ class ExampleEncoder:
                 )
             frames = frame_of(source, encoder.frame_size)
         else:
-            data, where = _read(source)
             try:
                 frames = decode_still(data, encoder.frame_size, Limits())
             except DecodeError as err:
@@ -95,11 +95,10 @@ class ExampleEncoder:
         features: FloatArray = encoder(frames)[0]
         return features
 
-    def _of_gif(self, encoder: ImageEncoder, source: Source) -> FloatArray:
+    def _of_gif(self, encoder: ImageEncoder, data: bytes, where: str) -> FloatArray:
         from gifdex.encoders.features import encode
         from gifdex.encoders.frames.decode import FrameDecoder
 
-        data, where = _read(source)
         with FrameDecoder() as decode:
             (outcome,) = encode(encoder, [("example", data)], self._settings(), decode)
         if outcome.features is None:
