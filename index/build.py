@@ -28,9 +28,10 @@ from gifdex.index.artifact import (
     stem,
     vectors_name,
 )
+from gifdex.index.calibration import calibrated
 from gifdex.index.engines import registry
 from gifdex.index.engines.base import evenly_spaced
-from gifdex.index.field_records import files
+from gifdex.index.field_records import IMAGE, files
 from gifdex.index.fields import JOINT_SPACE
 from gifdex.index.reduction import SAMPLE, Reduction, fit_rows, shape_of
 from gifdex.index.row_items import Items
@@ -169,12 +170,14 @@ def finish_version(
     projection: Projection,
     sentences: FloatArray | None = None,
     classifier: Classifier | None = None,
+    scenes: FloatArray | None = None,
 ) -> Manifest:
     """Tune the engines, write the projection, the classifier and the manifest, and return the manifest.
 
     `shard_items` are the shards' item counts. Fields without rows are left out. `sentences` are typical queries, unit
     vectors float32 (n, d) in the joint space; engines are tuned with these and with stored vectors. `classifier` is the
-    image encoder's. Raises CorruptIndexError if the files differ from the plan.
+    image encoder's. `scenes`, vectors as `sentences`, calibrate the field of images. Raises CorruptIndexError if the
+    files differ from the plan.
     """
     total = sum(shard_items)
     item_files.load(version / ITEMS_NAME, total)
@@ -185,6 +188,8 @@ def finish_version(
     for name, plan in fields.items():
         if numbers := shards_with_rows(version, name, len(shard_items)):
             records[name] = _tuned(version, _field_record(version, name, plan, shard_items, numbers), plan, sentences)
+    if scenes is not None:
+        records[IMAGE] = calibrated(version, records[IMAGE], scenes)
     names = [ITEMS_NAME, PROJECTION_NAME, *([] if classifier is None else [CLASSIFIER_NAME])]
     names += [name for record in records.values() for name in files(record)]
     manifest = Manifest(

@@ -17,6 +17,7 @@ from gifdex.index.file_watch import FileWatch
 from gifdex.index.hits import Hit
 from gifdex.index.items import Items, Where
 from gifdex.index.queries.fuse import Fusion, fusion
+from gifdex.index.queries.percentiles import HitPercentiles
 from gifdex.index.vectors import Scores
 from gifdex.schemas.errors import QueryError
 from gifdex.schemas.manifest import Manifest
@@ -88,17 +89,32 @@ class Opened:
         method: SearchMethod,
         where: Where | None = None,
         min_score: float | None = None,
+        percentiles: HitPercentiles | None = None,
     ) -> list[list[Hit]]:
-        """Return the k best items for each of the unit queries (n, d), best first, without those under `min_score`."""
+        """Return the k best items for each of the unit queries (n, d), best first, without those under `min_score`.
+
+        `percentiles` gives each hit its percentile, and leaves out those under the lowest one wanted.
+        """
         self.prepare(fused, method, len(queries))
         among = None if where is None else self._items.matching(where)
         found = fused.search(queries, k, method, among)
-        return [self.hits(items, scores, min_score) for items, scores in found]
+        return [self.hits(items, scores, min_score, percentiles) for items, scores in found]
 
-    def hits(self, items: Rows, scores: Scores, min_score: float | None = None) -> list[Hit]:
+    def hits(
+        self,
+        items: Rows,
+        scores: Scores,
+        min_score: float | None = None,
+        percentiles: HitPercentiles | None = None,
+    ) -> list[Hit]:
         """Return hits for items (n,) with falling scores (n,)."""
+        if percentiles is not None:
+            shares = percentiles.of(scores)
+            items, scores = items[: len(shares)], scores[: len(shares)]
         if min_score is not None:
             kept = int(np.count_nonzero(scores >= min_score))
             items, scores = items[:kept], scores[:kept]
         keys, uris, metadata = self._items.rows(items)
-        return list(map(Hit, keys, scores.tolist(), uris, metadata))
+        if percentiles is None:
+            return list(map(Hit, keys, scores.tolist(), uris, metadata))
+        return list(map(Hit, keys, scores.tolist(), uris, metadata, shares.tolist()))

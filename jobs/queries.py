@@ -87,18 +87,23 @@ def print_hits(hits: Sequence[Hit], as_json: bool) -> None:
         for rank, hit in enumerate(hits, start=1):
             print_json(_hit_json(rank, hit))
         return
-    shown = table("rank", "score", "id", "uri", numbers=("rank", "score"))
+    calibrated = bool(hits) and hits[0].percentile is not None
+    columns = ("rank", "score", *(["percentile"] if calibrated else []), "id", "uri")
+    shown = table(*columns, numbers=("rank", "score", "percentile"))
     for rank, hit in enumerate(hits, start=1):
-        shown.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.uri)
+        percentile = [] if hit.percentile is None else [f"{hit.percentile:.3f}"]
+        shown.add_row(str(rank), f"{hit.score:.3f}", *percentile, hit.id, hit.uri)
     print_table(shown)
 
 
 def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
     """Return a hit as JSON; what a query does not give is left out."""
+    percentile = {} if hit.percentile is None else {"percentile": round(hit.percentile, 4)}
     return {
         "rank": rank,
         "id": hit.id,
         "score": round(hit.score, 6),
+        **percentile,
         "uri": hit.uri,
         "metadata": dict(hit.metadata),
     }

@@ -24,6 +24,7 @@ Examples:
   gifdex search ws/index "a cat" --where tag=cat --where year=2015
   gifdex search ws/index "a cat" --fields image,caption=0.5
   gifdex search ws/index "a cat" --min-score 0.2
+  gifdex search ws/index "a cat" --min-percentile 0.9
   gifdex search ws/index "a cat" --text-encoder glove:/models/glove.txt
 """
 
@@ -32,6 +33,11 @@ Examples:
 @store_argument
 @click.argument("sentence", nargs=-1, required=True)
 @search_options
+@click.option(
+    "--min-percentile",
+    type=click.FloatRange(0, 1),
+    help="Leave out hits that score less than this share of unrelated sentences' best hits, such as 0.9.",
+)
 @text_encoder_option
 @json_option
 def command(

@@ -18,7 +18,7 @@ from gifdex.encoders.projections import zero_shot
 from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.encoders.settings import EncodeSettings
-from gifdex.index import artifact, store
+from gifdex.index import artifact, calibration, store
 from gifdex.index.build import Origin
 from gifdex.index.engines import registry
 from gifdex.index.field_records import IMAGE
@@ -26,7 +26,7 @@ from gifdex.index.opening import open_index
 from gifdex.index.speed import queries_per_second
 from gifdex.pipeline import shards
 from gifdex.pipeline.holding import held_workspace, store_name
-from gifdex.pipeline.index_stage import IndexPlan, tuning_sentences, write_version
+from gifdex.pipeline.index_stage import IndexPlan, scene_sentences, tuning_sentences, write_version
 from gifdex.pipeline.lists import commit_lists, recipe_id, split
 from gifdex.pipeline.run import RunSummary, commit_statistics, start
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
@@ -100,7 +100,10 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
                 build_id, _record(images), cache.fingerprint, _record(texts), _features(images, settings.encode)
             )
             sentences = tuning_sentences(images, texts, projection)
-            planned = IndexPlan(origin, lists.items, projection, projection_path, sentences, images.classifier())
+            scenes = scene_sentences(texts, projection)
+            planned = IndexPlan(
+                origin, lists.items, projection, projection_path, sentences, images.classifier(), scenes
+            )
             write_version(planned, settings, workspace, cache, progress)
     manifest = artifact.read_manifest(workspace.store / build_id)
     if manifest.items != len(lists.items):
@@ -182,6 +185,7 @@ def _build_id(
         "text_encoder": texts.fingerprint,
         "engines": [[name, dict(parameters)] for name, parameters in engines.items()],  # in the manifest's order
         "keep_features": settings.index.keep_features,
+        "calibration": calibration.recipe(zero_shot.scene_descriptions()),
         "written_by": [package_version(package) for package in writers],
         "shards": settings.index.shards,
     }

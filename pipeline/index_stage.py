@@ -38,7 +38,10 @@ from gifdex.schemas.progress import Progress
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """What a version is built from: origin, items (schema ITEMS), projection and its file, and tuning sentences."""
+    """What a version is built from: origin, items (schema ITEMS), projection and its file, and typical sentences.
+
+    Engines are tuned with `sentences`, and the field of images is calibrated with `scenes`.
+    """
 
     origin: Origin
     items: pa.Table
@@ -46,6 +49,7 @@ class IndexPlan:
     projection_path: Path
     sentences: FloatArray | None
     classifier: Classifier | None
+    scenes: FloatArray | None = None
 
 
 def tuning_sentences(images: ImageEncoder, texts: TextEncoder, projection: Projection) -> FloatArray | None:
@@ -61,6 +65,15 @@ def tuning_sentences(images: ImageEncoder, texts: TextEncoder, projection: Proje
     ]
     try:
         _, vectors = encode_known(texts, chosen)
+    except UnknownWordsError:
+        return None
+    return projection.embed_texts(vectors)
+
+
+def scene_sentences(texts: TextEncoder, projection: Projection) -> FloatArray | None:
+    """Return scene descriptions as unit vectors float32 (n, d); None if the text encoder knows no word of them."""
+    try:
+        _, vectors = encode_known(texts, scene_descriptions())
     except UnknownWordsError:
         return None
     return projection.embed_texts(vectors)
@@ -102,7 +115,7 @@ def write_version(
     options = shards.beam_options(settings.beam_options, len(engine_tasks))
     run_tasks("index", engine_tasks, lambda: shards.RunEngineTask(index.engines), options, progress)
     counts = [task.items for task in tasks]
-    finish_version(version, plan.origin, counts, fields, plan.projection, plan.sentences, plan.classifier)
+    finish_version(version, plan.origin, counts, fields, plan.projection, plan.sentences, plan.classifier, plan.scenes)
 
 
 def _plan_engines(version: Path, fields: Mapping[str, FieldPlan], shard_items: list[int]) -> list[shards.EngineTask]:

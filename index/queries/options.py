@@ -32,7 +32,9 @@ class SearchOptions(TypedDict, total=False):
     have defaults that were chosen when the index was built, see `manifest.fields`. Several vectors are scanned by
     products of matrices where that is faster than to ask the engine for each. `exact` scores every item instead.
 
-    Hits that score less than `min_score` are left out.
+    Hits that score less than `min_score` are left out, and those whose `percentile` is below `min_percentile`, from 0
+    to 1, which means the same whatever the encoders and the projection. The latter is for sentences in the field
+    "image" alone.
     """
 
     fields: Mapping[str, float] | None
@@ -41,6 +43,7 @@ class SearchOptions(TypedDict, total=False):
     num_candidates: int | None
     exact: bool
     min_score: float | None
+    min_percentile: float | None
 
 
 def search_method(engine: str | None, num_candidates: int | None, exact: bool) -> SearchMethod:

@@ -12,6 +12,7 @@ from gifdex.index.hits import Hit
 from gifdex.index.items import Where
 from gifdex.index.opened import Opened
 from gifdex.index.queries.options import at_least_one, checked_score, search_method
+from gifdex.index.queries.percentiles import hit_percentiles
 from gifdex.index.queries.sentences import SentenceEmbedder
 from gifdex.index.queries.vectors import unit_queries
 
@@ -30,6 +31,7 @@ def search(
     num_candidates: int | None = None,
     exact: bool = False,
     min_score: float | None = None,
+    min_percentile: float | None = None,
 ) -> list[Hit] | list[list[Hit]]:
     """See `Index.search`."""
     count, method, lowest = at_least_one("k", k), search_method(engine, num_candidates, exact), checked_score(min_score)
@@ -40,5 +42,6 @@ def search(
     else:
         fused.check_takes_sentences()
         vectors = embedder.embed([query] if isinstance(query, str) else query)
-    found = opened.search(fused, unit_queries(vectors, fused.dimensions), count, method, where, lowest)
+    shares = hit_percentiles(opened.path, fused, isinstance(query, np.ndarray), min_percentile)
+    found = opened.search(fused, unit_queries(vectors, fused.dimensions), count, method, where, lowest, shares)
     return found[0] if is_single else found
