@@ -28,9 +28,10 @@ from gifdex.index.artifact import (
     stem,
     vectors_name,
 )
+from gifdex.index.calibration import calibrated
 from gifdex.index.engines import registry
 from gifdex.index.engines.base import evenly_spaced
-from gifdex.index.field_records import files
+from gifdex.index.field_records import IMAGE, files
 from gifdex.index.fields import JOINT_SPACE
 from gifdex.index.reduction import SAMPLE, Reduction, fit_rows, shape_of
 from gifdex.index.row_items import Items
@@ -175,13 +176,14 @@ def finish_version(
     sentences: FloatArray | None = None,
     classifier: Classifier | None = None,
     text: TextRecord | None = None,
+    scenes: FloatArray | None = None,
 ) -> Manifest:
     """Tune the engines, write the projection, the classifier and the manifest, and return the manifest.
 
     `shard_items` are the shards' item counts. Fields without rows are left out. `sentences` are typical queries, unit
     vectors float32 (n, d) in the joint space; engines are tuned with these and with stored vectors. `classifier` is the
-    image encoder's, `text` what `text_file.write` returned. A words index has no projection. Raises CorruptIndexError
-    if the files differ from the plan.
+    image encoder's, `text` what `text_file.write` returned; `scenes`, vectors as `sentences`, calibrate the field of
+    images. A words index has no projection. Raises CorruptIndexError if the files differ from the plan.
     """
     total = sum(shard_items)
     item_files.load(version / ITEMS_NAME, total)
@@ -193,6 +195,8 @@ def finish_version(
     for name, plan in fields.items():
         if numbers := shards_with_rows(version, name, len(shard_items)):
             records[name] = _tuned(version, _field_record(version, name, plan, shard_items, numbers), plan, sentences)
+    if scenes is not None:
+        records[IMAGE] = calibrated(version, records[IMAGE], scenes)
     names = [ITEMS_NAME, *([] if projection is None else [PROJECTION_NAME])]
     names += [] if classifier is None else [CLASSIFIER_NAME]
     names += [] if text is None else [text.file]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from gifdex.index import calibration
 from gifdex.index.engines import registry
 from gifdex.index.engines.base import Shape
 from gifdex.index.vectors import DTYPES
@@ -24,7 +25,8 @@ def problem(record: FieldRecord, items: int) -> str | None:
     """Return why a field's record is inconsistent, or None."""
     if record.dtype not in DTYPES:
         return f"has vectors of {record.dtype!r:.40}; expected one of {', '.join(DTYPES)}"
-    return _count_problem(record, items) or _engine_problem(record)
+    unlike = None if record.calibration is None else calibration.problem(record.calibration)
+    return _count_problem(record, items) or _engine_problem(record) or unlike
 
 
 def _count_problem(record: FieldRecord, items: int) -> str | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gifdex.encoders.base import FloatArray
 from gifdex.index import reduction as reductions
 from gifdex.index import row_items
+from gifdex.index.calibration import Percentiles
 from gifdex.index.engines import registry
 from gifdex.index.engines.base import Rows
 from gifdex.index.field_records import IMAGE, WORD
@@ -47,6 +48,7 @@ class Field:
         self.record = record
         self.items = items
         self.searcher = searcher
+        self.percentiles = None if record.calibration is None else Percentiles(record.calibration)
         self._path = path
         self._batch_engine = self._default(batch=True) if record.engine is not None else None
 

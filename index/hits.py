@@ -9,17 +9,20 @@ from typing import Any, NamedTuple
 class Hit(NamedTuple):
     """One result: an item's id, uri and metadata, and its score.
 
-    The score is an exact cosine or a weighted sum of cosines; with the field `text`, BM25 or a fused score. `source`
-    is the outside source that a hit comes from, None for an item of the index. `duplicates` are the ids of its near
-    duplicates among the results, if the search groups them.
+    The score is an exact cosine or a weighted sum of cosines; with the field `text`, BM25 or a fused score.
+    `percentile`, from 0 to 1, is the share of sentences that describe no item in particular whose best score in the
+    index is below this one; None unless a sentence was searched in the field "image" alone. `duplicates` are the ids of
+    near duplicates among the results, if the search groups them. `source` is the outside source that a hit comes from,
+    None for an item of the index.
     """
 
     id: str
     score: float
     uri: str
     metadata: Mapping[str, Any]
-    source: str | None = None
+    percentile: float | None = None
     duplicates: tuple[str, ...] = ()
+    source: str | None = None
 
 
 class Word(NamedTuple):

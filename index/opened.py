@@ -6,8 +6,6 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from gifdex.encoders import classifiers
 from gifdex.encoders.base import Classifier, FloatArray
 from gifdex.index.engines.base import Rows
@@ -17,6 +15,7 @@ from gifdex.index.file_watch import FileWatch
 from gifdex.index.hits import Hit
 from gifdex.index.items import Items, Where
 from gifdex.index.kinds import only_gifs
+from gifdex.index.queries.cutoff import Cutoff
 from gifdex.index.queries.fuse import Fusion, fusion
 from gifdex.index.text_file import TextFile
 from gifdex.index.vectors import Scores
@@ -139,18 +138,21 @@ class Opened:
         k: int,
         method: SearchMethod,
         where: Where | None = None,
-        min_score: float | None = None,
+        cutoff: Cutoff = Cutoff(),
     ) -> list[list[Hit]]:
-        """Return the k best items for each of the unit queries (n, d), best first, without those under `min_score`."""
+        """Return the k best items for each of the unit queries (n, d), best first, if they are good enough."""
         self.prepare(fused, method, len(queries))
         among = None if where is None else self._items.matching(where)
         found = fused.search(queries, k, method, among)
-        return [self.hits(items, scores, min_score) for items, scores in found]
+        return [self.hits(items, scores, cutoff) for items, scores in found]
 
-    def hits(self, items: Rows, scores: Scores, min_score: float | None = None) -> list[Hit]:
-        """Return hits for items (n,) with falling scores (n,)."""
-        if min_score is not None:
-            kept = int(np.count_nonzero(scores >= min_score))
+    def hits(self, items: Rows, scores: Scores, cutoff: Cutoff = Cutoff()) -> list[Hit]:
+        """Return hits for those of items (n,) with falling scores (n,) that are good enough."""
+        if not cutoff.is_open:
+            kept = cutoff.kept(scores)
             items, scores = items[:kept], scores[:kept]
         keys, uris, metadata = self._items.rows(items)
-        return list(map(Hit, keys, scores.tolist(), uris, metadata))
+        shares = cutoff.of(scores)
+        if shares is None:
+            return list(map(Hit, keys, scores.tolist(), uris, metadata))
+        return list(map(Hit, keys, scores.tolist(), uris, metadata, shares.tolist()))

@@ -18,6 +18,7 @@ _JOBS = {
     "duplicates": ("gifdex.jobs.duplicates", "List groups of near duplicates in an index."),
     "tags": ("gifdex.jobs.tags", "Print the tags of a GIF, a picture or an item."),
     "words": ("gifdex.jobs.words", "Print the words near a word, and build words indexes."),
+    "similar": ("gifdex.jobs.similar", "Search an index by GIFs, pictures and items."),
     "evaluate": ("gifdex.jobs.evaluate", "Measure how well an index finds GIFs by their captions."),
     "inspect": ("gifdex.jobs.inspect", "Show what an index is made of."),
     "export": ("gifdex.jobs.export", "Write an index as plain files for other libraries."),

@@ -85,6 +85,21 @@ def pairs_table(rows: Mapping[str, Any]) -> Table:
     return made
 
 
+@contextmanager
+def notice_after(seconds: float, sentence: str | None) -> Iterator[None]:
+    """Write a sentence to stderr if the block runs longer than this; None writes nothing."""
+    if sentence is None:
+        yield
+        return
+    timer = threading.Timer(seconds, click.echo, [f"gifdex: {sentence}"], {"err": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class StageProgress:
     """Shows each stage's progress, rate and time left: bars on a terminal, otherwise a line now and then."""
 

@@ -124,33 +124,33 @@ def print_hits(hits: Sequence[Hit], as_json: bool) -> None:
             print_json(_hit_json(rank, hit))
         return
     more = {name: column for name, column in _MORE.items() if any(column[0](hit) for hit in hits)}
-    shown = table("rank", "score", "id", "uri", *more, numbers=("rank", "score"))
+    shown = table("rank", "score", "id", "uri", *more, numbers=("rank", "score", "percentile"))
     for rank, hit in enumerate(hits, start=1):
-        shown.add_row(
-            str(rank),
-            f"{hit.score:.3f}",
-            hit.id,
-            hit.uri,
-            *[shown_as(hit) or other for shown_as, other in more.values()],
-        )
+        further = [shown_as(hit) or other for shown_as, other in more.values()]
+        shown.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.uri, *further)
     print_table(shown)
 
 
 # Further columns of the table: what they show of a hit, and of one without it. A column that is empty is left out.
 _MORE: Mapping[str, tuple[Callable[[Hit], str | None], str]] = {
-    "source": (lambda hit: hit.source, "index"),
+    "percentile": (lambda hit: None if hit.percentile is None else f"{hit.percentile:.3f}", ""),
     "duplicates": (lambda hit: ", ".join(hit.duplicates), ""),
+    "source": (lambda hit: hit.source, "index"),
 }
 
 
 def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
     """Return a hit as JSON; what a query does not give is left out."""
-    further = {"source": hit.source, "duplicates": list(hit.duplicates)}
+    further = {
+        "percentile": None if hit.percentile is None else round(hit.percentile, 4),
+        "duplicates": list(hit.duplicates),
+        "source": hit.source,
+    }
     return {
         "rank": rank,
         "id": hit.id,
         "score": round(hit.score, 6),
         "uri": hit.uri,
         "metadata": dict(hit.metadata),
-        **{name: value for name, value in further.items() if value},
+        **{name: value for name, value in further.items() if value not in (None, [])},
     }

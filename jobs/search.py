@@ -27,6 +27,7 @@ Examples:
   gifdex search ws/index "a cat" --where tag=cat --where year=2015
   gifdex search ws/index "a cat" --fields image,caption=0.5
   gifdex search ws/index "a cat" --min-score 0.2
+  gifdex search ws/index "a cat" --min-percentile 0.9
   gifdex search ws/index "a cat" --text-encoder glove:/models/glove.txt
   GIPHY_API_KEY=... gifdex search ws/index "a cat" --outside giphy --outside-below 0.4 --inbox inbox/
   gifdex search ws/index "a cat" --outside source.toml --outside-when always
@@ -53,6 +54,11 @@ Examples:
 )
 @search_options
 @outside_options
+@click.option(
+    "--min-percentile",
+    type=click.FloatRange(0, 1),
+    help="Leave out hits that score less than this share of unrelated sentences' best hits, such as 0.9.",
+)
 @text_encoder_option
 @json_option
 def command(

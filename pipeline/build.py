@@ -16,7 +16,7 @@ from gifdex.encoders.projections import zero_shot
 from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.encoders.settings import EncodeSettings
-from gifdex.index import artifact, store, text_file
+from gifdex.index import artifact, calibration, store, text_file
 from gifdex.index.build import Origin
 from gifdex.index.engines import registry
 from gifdex.index.field_records import IMAGE
@@ -26,7 +26,7 @@ from gifdex.pipeline import shards, tagging
 from gifdex.pipeline.dedupe import without_duplicates
 from gifdex.pipeline.holding import held_workspace, store_name
 from gifdex.pipeline.inbox import prune_inbox
-from gifdex.pipeline.index_stage import IndexPlan, tuning_sentences, write_version
+from gifdex.pipeline.index_stage import IndexPlan, scene_sentences, tuning_sentences, write_version
 from gifdex.pipeline.lists import Lists, commit_lists, recipe_id, split
 from gifdex.pipeline.run import RunSummary, commit_statistics, start
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
@@ -108,7 +108,10 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
             made = _features(images, settings.encode)
             origin = Origin(build_id, _record(images), cache.fingerprint, _record(texts), made, lists.duplicates)
             sentences = tuning_sentences(images, texts, projection)
-            planned = IndexPlan(origin, lists.items, projection, projection_path, sentences, images.classifier())
+            scenes = scene_sentences(texts, projection)
+            planned = IndexPlan(
+                origin, lists.items, projection, projection_path, sentences, images.classifier(), scenes
+            )
             write_version(planned, settings, workspace, cache, progress)
     manifest = artifact.read_manifest(workspace.store / build_id)
     if manifest.items != len(lists.items):
@@ -192,6 +195,7 @@ def _build_id(
         "keep_features": settings.index.keep_features,
         "text": [text_file.sqlite_version(), *settings.index.text_columns],
         "tags": [settings.index.tags, settings.index.min_tag_probability] if settings.index.tags else None,
+        "calibration": calibration.recipe(zero_shot.scene_descriptions()),
         "written_by": [package_version(package) for package in writers],
         "shards": settings.index.shards,
         "duplicates": lists.duplicates,

@@ -39,7 +39,10 @@ from gifdex.schemas.progress import Progress
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """What a version is built from: origin, items (schema ITEMS), projection and its file, and tuning sentences."""
+    """What a version is built from: origin, items (schema ITEMS), projection and its file, and typical sentences.
+
+    Engines are tuned with `sentences`, and the field of images is calibrated with `scenes`.
+    """
 
     origin: Origin
     items: pa.Table
@@ -47,6 +50,7 @@ class IndexPlan:
     projection_path: Path
     sentences: FloatArray | None
     classifier: Classifier | None
+    scenes: FloatArray | None = None
 
 
 def tuning_sentences(images: ImageEncoder, texts: TextEncoder, projection: Projection) -> FloatArray | None:
@@ -62,6 +66,15 @@ def tuning_sentences(images: ImageEncoder, texts: TextEncoder, projection: Proje
     ]
     try:
         _, vectors = encode_known(texts, chosen)
+    except UnknownWordsError:
+        return None
+    return projection.embed_texts(vectors)
+
+
+def scene_sentences(texts: TextEncoder, projection: Projection) -> FloatArray | None:
+    """Return scene descriptions as unit vectors float32 (n, d); None if the text encoder knows no word of them."""
+    try:
+        _, vectors = encode_known(texts, scene_descriptions())
     except UnknownWordsError:
         return None
     return projection.embed_texts(vectors)

@@ -139,11 +139,25 @@ class ShardRecord:
 
 
 @dataclass(frozen=True)
+class CalibrationRecord:
+    """How high `sentences` sentences score that describe no item in particular.
+
+    `levels` rise from 0 to 1. `best` are the quantiles at these levels of each sentence's best score, and `all` those
+    of its scores with all rows, or with evenly spaced ones of many.
+    """
+
+    sentences: int
+    levels: tuple[float, ...]
+    best: tuple[float, ...]
+    all: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class FieldRecord:
     """A named set of vectors in one space.
 
     `dtype` is float32 (unit vectors) or float16 (any length). `engine` is the default one of `engines`; a field
-    without engines is scanned.
+    without engines is scanned. `calibration` says what its scores mean; the key may be missing.
     """
 
     space: SpaceRecord
@@ -154,6 +168,7 @@ class FieldRecord:
     reduction: ReductionRecord | None
     engine: str | None
     engines: dict[str, EngineRecord]
+    calibration: CalibrationRecord | None = None
 
 
 @dataclass(frozen=True)

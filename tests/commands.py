@@ -43,11 +43,16 @@ def run_script(path: Path, *arguments: object) -> Finished:
     return _run_warm([str(path), *map(str, arguments)], None, None)
 
 
-def run_cold(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Finished:
-    """Run a command to its end, in a new interpreter."""
+def run_cold(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, stdin: Path | None = None
+) -> Finished:
+    """Run a command to its end, in a new interpreter; `stdin` is a file that it reads."""
     command = [sys.executable, "-m", "gifdex", *map(str, arguments)]
     environment = {**_environment(), **(env or {})}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    with (stdin or Path(os.devnull)).open("rb") as given:
+        return subprocess.run(
+            command, stdin=given, capture_output=True, text=True, cwd=cwd, env=environment, check=False
+        )
 
 
 def _environment() -> dict[str, str]:

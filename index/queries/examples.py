@@ -82,13 +82,14 @@ class ExampleEncoder:
 
     def features(self, example: Example) -> FloatArray:
         """Return the features float32 (d_image,) of a GIF or a picture; raises DecodeError and EncoderError."""
-        encoder = self._loaded()
+        source = example.image if example.gif is None else example.gif
+        data, where = (b"", "") if isinstance(source, np.ndarray) else _read(source)
+        encoder = self._loaded()  # which takes seconds, so a file that cannot be read is reported before
         if example.gif is not None:
-            return self._of_gif(encoder, example.gif)
+            return self._of_gif(encoder, data, where)
         from gifdex.encoders.frames.limits import Limits
         from gifdex.encoders.frames.still import decode_still, frame_of
 
-        source = example.image
         if isinstance(source, np.ndarray):
             if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
                 raise QueryError(
@@ -97,7 +98,6 @@ class ExampleEncoder:
                 )
             frames = frame_of(source, encoder.frame_size)
         else:
-            data, where = _read(source)
             try:
                 frames = decode_still(data, encoder.frame_size, Limits())
             except DecodeError as err:
@@ -127,11 +127,10 @@ class ExampleEncoder:
             limits = Limits(seconds=_MAX_SECONDS)
             return encode(encoder, sources, replace(self._settings(), threads=available_cpus(), limits=limits), decode)
 
-    def _of_gif(self, encoder: ImageEncoder, source: Source) -> FloatArray:
+    def _of_gif(self, encoder: ImageEncoder, data: bytes, where: str) -> FloatArray:
         from gifdex.encoders.features import encode
         from gifdex.encoders.frames.decode import FrameDecoder
 
-        data, where = _read(source)
         with FrameDecoder() as decode:
             (outcome,) = encode(encoder, [("example", data)], self._settings(), decode)
         if outcome.features is None:

@@ -10,6 +10,7 @@ from gifdex.index.engines.base import Rows
 from gifdex.index.field_records import IMAGE
 from gifdex.index.hits import Hit
 from gifdex.index.opened import Opened
+from gifdex.index.queries.cutoff import Cutoff
 from gifdex.index.queries.duplicates import DEFAULT_SCORE, duplicate_score
 from gifdex.index.search import Found
 from gifdex.index.vectors import Scores
@@ -27,7 +28,7 @@ def group_score(group: bool | float) -> float | None:
     return duplicate_score("group", DEFAULT_SCORE if group is True else group)
 
 
-def grouped(opened: Opened, find: Finder, k: int, min_score: float | None, score: float) -> list[Hit]:
+def grouped(opened: Opened, find: Finder, k: int, cutoff: Cutoff, score: float) -> list[Hit]:
     """Return the k best items that are no near duplicates of a better one, each with the ids of its own.
 
     An item is a near duplicate of the best item that is shown and whose image vector has at least `score` with its own.
@@ -37,11 +38,11 @@ def grouped(opened: Opened, find: Finder, k: int, min_score: float | None, score
     while True:
         items, scores = find(count)
         is_all = len(items) < count or count >= opened.manifest.items
-        if min_score is not None and len(reached := np.flatnonzero(scores < min_score)):
-            items, scores, is_all = items[: reached[0]], scores[: reached[0]], True
+        if (kept := cutoff.kept(scores)) < len(scores):
+            items, scores, is_all = items[:kept], scores[:kept], True
         leaders, end = _leaders(opened, items, k, score)
         if end is not None or is_all:
-            return _hits(opened, items[:end], scores[:end], leaders[:end])
+            return _hits(opened, items[:end], scores[:end], leaders[:end], cutoff)
         count *= _MORE
 
 
@@ -61,10 +62,10 @@ def _leaders(opened: Opened, items: Rows, k: int, score: float) -> tuple[Rows, i
     return leaders, int(left[0]) if len(left) else None
 
 
-def _hits(opened: Opened, items: Rows, scores: Scores, leaders: Rows) -> list[Hit]:
+def _hits(opened: Opened, items: Rows, scores: Scores, leaders: Rows, cutoff: Cutoff) -> list[Hit]:
     shown = np.flatnonzero(leaders == np.arange(len(items)))
     keys = opened.items.rows(items)[0]
     return [
         hit._replace(duplicates=tuple(keys[place] for place in np.flatnonzero(leaders == leader) if place != leader))
-        for leader, hit in zip(shown.tolist(), opened.hits(items[shown], scores[shown]), strict=True)
+        for leader, hit in zip(shown.tolist(), opened.hits(items[shown], scores[shown], cutoff), strict=True)
     ]

@@ -23,6 +23,7 @@ from gifdex.encoders.base import FloatArray
 from gifdex.index.field_records import IMAGE
 from gifdex.index.hits import Hit
 from gifdex.index.opened import Opened
+from gifdex.index.queries.cutoff import Cutoff
 from gifdex.index.queries.examples import ExampleEncoder
 from gifdex.index.queries.options import checked_score
 from gifdex.index.sources.base import Candidate, CandidateSource
@@ -125,8 +126,7 @@ def with_outside(
     query: FloatArray,
     own: list[Hit],
     k: int,
-    weight: float = 1.0,
-    min_score: float | None = None,
+    cutoff: Cutoff,
 ) -> list[Hit]:
     """Return the k best of the index's own hits and of the candidates from outside for a unit query (d,)."""
     if own and outside.when == BELOW and (outside.below is None or own[0].score >= outside.below):
@@ -136,16 +136,23 @@ def with_outside(
         return own
     embeddings = encoder.embed(np.stack([features for _, features in fetched]))
     cosines = np.clip(embeddings.astype(np.float64) @ query.astype(np.float64), -1, 1)
-    hits = [_hit(candidate, float(score)) for (candidate, _), score in zip(fetched, weight * cosines, strict=True)]
-    found = [hit for hit in hits if min_score is None or hit.score >= min_score]
+    scores = cutoff.weight * cosines
+    order = np.argsort(-scores, kind="stable")[: cutoff.kept(-np.sort(-scores))]
+    shares = cutoff.of(scores)
+    found = [
+        _hit(fetched[place][0], float(scores[place]), None if shares is None else float(shares[place]))
+        for place in order.tolist()
+    ]
     return sorted([*own, *found], key=lambda hit: -hit.score)[:k]
 
 
-def _hit(candidate: Candidate, score: float) -> Hit:
+def _hit(candidate: Candidate, score: float, percentile: float | None) -> Hit:
     from gifdex.index.inbox import clean, described, item_id
 
     described_by = described(candidate.title, candidate.page_url)
-    return Hit(item_id(candidate), score, clean(candidate.uri), described_by, source=clean(candidate.source))
+    return Hit(
+        item_id(candidate), score, clean(candidate.uri), described_by, percentile, source=clean(candidate.source)
+    )
 
 
 class _Fetch:

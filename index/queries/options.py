@@ -41,10 +41,12 @@ class SearchOptions(TypedDict, total=False):
     have defaults that were chosen when the index was built, see `manifest.fields`. Several vectors are scanned by
     products of matrices where that is faster than to ask the engine for each. `exact` scores every item instead.
 
-    Hits that score less than `min_score` are left out, whatever kind of score it is.
+    Hits that score less than `min_score` are left out, whatever kind of score it is, and those whose `percentile` is
+    below `min_percentile`, from 0 to 1, which means the same whatever the encoders and the projection. The latter is
+    for sentences in the field "image" alone.
 
     `outside` is an outside source (see `Outside`) whose GIFs are ranked together with the index's own, for sentences,
-    by the field "image"; `min_score` holds for them too.
+    by the field "image"; the minimums hold for them too.
 
     `group` shows one of each group of near duplicates: items whose image vectors have at least that score with a
     better hit's (True: 0.98) are not shown, and their ids are in that hit's `duplicates`. There are still k hits.
@@ -56,6 +58,7 @@ class SearchOptions(TypedDict, total=False):
     num_candidates: int | None
     exact: bool
     min_score: float | None
+    min_percentile: float | None
     syntax: str
     fusion: str | None
     group: bool | float

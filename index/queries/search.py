@@ -16,12 +16,13 @@ from gifdex.index.hits import Hit
 from gifdex.index.items import Where
 from gifdex.index.opened import Opened
 from gifdex.index.queries import hybrid
+from gifdex.index.queries.cutoff import Cutoff, cutoff
 from gifdex.index.queries.examples import ExampleEncoder
 from gifdex.index.queries.fuse import Fusion
 from gifdex.index.queries.grouped import Finder, group_score, grouped
 from gifdex.index.queries.hybrid import Outside
 from gifdex.index.queries.mixed import Mixture, mixture
-from gifdex.index.queries.options import at_least_one, checked_score, search_method
+from gifdex.index.queries.options import at_least_one, search_method
 from gifdex.index.queries.sentences import SentenceEmbedder, checked_sentences
 from gifdex.index.queries.terms import embed_terms
 from gifdex.index.queries.vectors import unit_queries
@@ -33,19 +34,19 @@ Query = str | Sequence[str] | NDArray[Any]
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which hits are wanted: the k best, how they are found, the lowest score, and that of near duplicates, if any."""
+    """Which hits are wanted: the k best, how they are found, which are good enough, the score of near duplicates."""
 
     k: int
     method: SearchMethod
     where: Where | None
-    min_score: float | None
+    cutoff: Cutoff
     group: float | None
 
     def hits(self, opened: Opened, find: Finder) -> list[Hit]:
         """Return the hits among the items that are found."""
         if self.group is not None:
-            return grouped(opened, find, self.k, self.min_score, self.group)
-        return opened.hits(*find(self.k), self.min_score)
+            return grouped(opened, find, self.k, self.cutoff, self.group)
+        return opened.hits(*find(self.k), self.cutoff)
 
 
 def search(
@@ -61,35 +62,36 @@ def search(
     num_candidates: int | None = None,
     exact: bool = False,
     min_score: float | None = None,
+    min_percentile: float | None = None,
     syntax: str = SENTENCE,
     fusion: str | None = None,
     group: bool | float = False,
     outside: Outside | None = None,
 ) -> list[Hit] | list[list[Hit]]:
     """See `Index.search`."""
+    if not isinstance(query, np.ndarray):
+        opened.require_gifs()
+    mixed = mixture(opened, fields, fusion)
+    fused = opened.fusion(fields) if mixed is None else mixed.vectors
     wanted = _Wanted(
         at_least_one("k", k),
         search_method(engine, num_candidates, exact),
         where,
-        checked_score(min_score),
+        cutoff(opened.path, None if mixed else fused, isinstance(query, np.ndarray), min_score, min_percentile),
         group_score(group),
     )
-    if not isinstance(query, np.ndarray):
-        opened.require_gifs()
     if outside is not None:
-        hybrid.check(outside, query, fields, where, wanted.min_score is not None, wanted.group is not None)
-    mixed = mixture(opened, fields, fusion)
+        hybrid.check(outside, query, fields, where, not wanted.cutoff.is_open, wanted.group is not None)
     if mixed is not None:
-        mixed.check_score(wanted.min_score)
+        mixed.check_score(wanted.cutoff.min_score)
         found = [wanted.hits(opened, find) for find in _mixed_finders(mixed, embedder, query, syntax, wanted)]
     else:
-        fused = opened.fusion(fields)
+        assert fused is not None  # which only a mixture can lack
         vectors = query_vectors(fused, embedder, query, syntax)
         found = _hits_of(opened, fused, vectors, wanted)
         if outside is not None:
-            limits = wanted.k, fused.parts[0][1], wanted.min_score
             found = [
-                hybrid.with_outside(opened, examples, outside, sentence, vector, own, *limits)
+                hybrid.with_outside(opened, examples, outside, sentence, vector, own, wanted.k, wanted.cutoff)
                 for sentence, vector, own in zip(checked_sentences(query), vectors, found, strict=True)
             ]
     is_single = isinstance(query, str) or (isinstance(query, np.ndarray) and query.ndim == 1)
@@ -99,7 +101,7 @@ def search(
 def _hits_of(opened: Opened, fused: Fusion, vectors: FloatArray, wanted: _Wanted) -> list[list[Hit]]:
     """Return the hits for each of the unit queries (n, d)."""
     if wanted.group is None:  # all at once, which is faster
-        return opened.search(fused, vectors, wanted.k, wanted.method, wanted.where, wanted.min_score)
+        return opened.search(fused, vectors, wanted.k, wanted.method, wanted.where, wanted.cutoff)
     opened.prepare(fused, wanted.method, 1)
     among = None if wanted.where is None else opened.items.matching(wanted.where)
 

@@ -14,6 +14,7 @@ from gifdex.index.fields import Field, SearchMethod
 from gifdex.index.hits import Hit
 from gifdex.index.items import Where
 from gifdex.index.opened import Opened
+from gifdex.index.queries.cutoff import Cutoff
 from gifdex.index.queries.examples import Example, ExampleEncoder, Examples, combined, copies_of, gathered, subtracted
 from gifdex.index.queries.grouped import group_score, grouped
 from gifdex.index.queries.options import at_least_one, checked_score, search_method
@@ -62,7 +63,8 @@ def similar(
 ) -> list[Hit]:
     """See `Index.similar`."""
     score = group_score(group)
-    count, method, lowest = at_least_one("k", k), search_method(engine, num_candidates, exact), checked_score(min_score)
+    count, method = at_least_one("k", k), search_method(engine, num_candidates, exact)
+    limit = Cutoff(checked_score(min_score))
     opened.require_gifs()
     plus, less = gathered(gif, image, id, examples), subtracted(minus)
     left_out = copies_of(opened, [*plus, *less])
@@ -87,7 +89,7 @@ def similar(
         kept = ~np.isin(items, left_out)
         return items[kept][:wanted], scores[kept][:wanted]
 
-    return opened.hits(*find(count), lowest) if score is None else grouped(opened, find, count, lowest, score)
+    return opened.hits(*find(count), limit) if score is None else grouped(opened, find, count, limit, score)
 
 
 def _towards(

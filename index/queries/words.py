@@ -13,6 +13,7 @@ from gifdex.index.field_records import WORD
 from gifdex.index.hits import Word
 from gifdex.index.kinds import only_words
 from gifdex.index.opened import Opened
+from gifdex.index.queries.cutoff import Cutoff
 from gifdex.index.queries.options import at_least_one, checked_score, search_method
 from gifdex.index.vectors import Scores
 from gifdex.schemas.errors import QueryError
@@ -70,7 +71,7 @@ def first_words(opened: Opened, max_rank: int) -> Rows:
 
 def as_words(opened: Opened, items: Rows, scores: Scores, min_score: float | None) -> list[Word]:
     """Return items of a words index (n,) with falling scores (n,) as words, without those under `min_score`."""
-    return [Word(hit.id, hit.score) for hit in opened.hits(items, scores, min_score)]
+    return [Word(hit.id, hit.score) for hit in opened.hits(items, scores, Cutoff(min_score))]
 
 
 def _item_of(opened: Opened, word: object) -> int:

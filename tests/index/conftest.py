@@ -92,9 +92,10 @@ def items_table() -> Callable[[int, int], pa.Table]:
 def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
     """Return a function that builds a version of seeded items from the vectors of its fields.
 
-    `make(folder, vectors, shards=None, trees=10, seed=0, hnsw=False, fields={}, engines={}, sentences=None)`. `shards`
-    has each shard's number of items; another `seed` gives another projection and other items; `fields` maps names of
-    other fields to their vectors, with a row of NaN for an item without one; `engines` are built beside the usual ones.
+    `make(folder, vectors, shards=None, trees=10, seed=0, hnsw=False, fields={}, engines={}, sentences=None,
+    classifier=None, scenes=None)`. `shards` has each shard's number of items; another `seed` gives another projection
+    and other items; `fields` maps names of other fields to their vectors, with a row of NaN for an item without one;
+    `engines` are built beside the usual ones.
     """
     encoder = text_encoder()
     text = EncoderRecord(encoder.name, encoder.fingerprint, encoder.dimensions)
@@ -110,6 +111,7 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         engines: Engines | None = None,
         sentences: FloatArray | None = None,
         classifier: Classifier | None = None,
+        scenes: FloatArray | None = None,
     ) -> Path:
         random = np.random.default_rng(seed)
         projection = LinearProjection(
@@ -132,7 +134,7 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         for name, plan in plans.items():
             write_field(version, name, vectors if name == IMAGE else (fields or {})[name], counts, plan)
         origin = Origin(version.name, EncoderRecord("pixels", "0" * 16, 4), "1" * 16, text)
-        finish_version(version, origin, counts, plans, projection, sentences, classifier)
+        finish_version(version, origin, counts, plans, projection, sentences, classifier, scenes)
         return version
 
     return make

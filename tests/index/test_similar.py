@@ -114,7 +114,8 @@ def test_a_search_gives_nothing_below_the_minimum_score(index: Index, vectors: F
         ({"id": key(1), "towards": 4}, EncoderError, "there is no class 4; expected a number from 0 to 3"),
         ({"id": key(1), "towards": 1, "fields": {"image": 1}}, QueryError, "towards searches the field features"),
         ({"id": key(1), "min_score": float("nan")}, QueryError, "min_score is nan"),
-        ({"gif": "nowhere.gif"}, EncoderError, "there is no image encoder 'pixels'"),
+        ({"gif": "nowhere.gif"}, QueryError, "cannot read the example nowhere.gif: No such file"),
+        ({"gif": b"GIF89a"}, EncoderError, "there is no image encoder 'pixels'"),
     ],
 )
 def test_a_mistake_gives_one_sentence(
