@@ -173,6 +173,7 @@ def finish_version(
     shard_items: Sequence[int],
     fields: Mapping[str, FieldPlan],
     projection: Projection | None,
+    *,
     sentences: FloatArray | None = None,
     classifier: Classifier | None = None,
     text: TextRecord | None = None,

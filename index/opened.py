@@ -15,7 +15,7 @@ from gifdex.index.file_watch import FileWatch
 from gifdex.index.hits import Hit
 from gifdex.index.items import Items, Where
 from gifdex.index.kinds import only_gifs
-from gifdex.index.queries.cutoff import Cutoff
+from gifdex.index.queries.cutoff import ANY, Cutoff
 from gifdex.index.queries.fuse import Fusion, fusion
 from gifdex.index.text_file import TextFile
 from gifdex.index.vectors import Scores
@@ -138,7 +138,7 @@ class Opened:
         k: int,
         method: SearchMethod,
         where: Where | None = None,
-        cutoff: Cutoff = Cutoff(),
+        cutoff: Cutoff = ANY,
     ) -> list[list[Hit]]:
         """Return the k best items for each of the unit queries (n, d), best first, if they are good enough."""
         self.prepare(fused, method, len(queries))
@@ -146,7 +146,7 @@ class Opened:
         found = fused.search(queries, k, method, among)
         return [self.hits(items, scores, cutoff) for items, scores in found]
 
-    def hits(self, items: Rows, scores: Scores, cutoff: Cutoff = Cutoff()) -> list[Hit]:
+    def hits(self, items: Rows, scores: Scores, cutoff: Cutoff = ANY) -> list[Hit]:
         """Return hits for those of items (n,) with falling scores (n,) that are good enough."""
         if not cutoff.is_open:
             kept = cutoff.kept(scores)

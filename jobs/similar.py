@@ -74,8 +74,8 @@ def command(
         raise click.UsageError("several examples are -, but stdin holds one file; give the others by path")
     with filtered_stderr():  # for image encoders on TensorFlow
         index = open_index(store, image_encoder=image_encoder, weights=weights)
-        encoder = index.manifest.image_encoder.name
-        notice = f"loading the image encoder {encoder}, which takes some seconds"
+        encoder = index.manifest.image_encoder
+        notice = None if encoder is None else f"loading the image encoder {encoder.name}, which takes some seconds"
         with notice_after(_NOTICE_SECONDS, notice if files else None):
             hits = index.similar(
                 k,

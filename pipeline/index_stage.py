@@ -119,7 +119,17 @@ def write_version(
     options = shards.beam_options(settings.beam_options, len(engine_tasks))
     run_tasks("index", engine_tasks, lambda: shards.RunEngineTask(index.engines), options, progress)
     counts = [task.items for task in tasks]
-    finish_version(version, plan.origin, counts, fields, plan.projection, plan.sentences, plan.classifier, text)
+    finish_version(
+        version,
+        plan.origin,
+        counts,
+        fields,
+        plan.projection,
+        sentences=plan.sentences,
+        classifier=plan.classifier,
+        text=text,
+        scenes=plan.scenes,
+    )
 
 
 def _plan_engines(version: Path, fields: Mapping[str, FieldPlan], shard_items: list[int]) -> list[shards.EngineTask]:

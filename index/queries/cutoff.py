@@ -46,6 +46,9 @@ class Cutoff:
         return kept
 
 
+ANY = Cutoff()
+
+
 def cutoff(
     path: Path, fused: Fusion | None, are_vectors: bool, min_score: float | None, min_percentile: float | None
 ) -> Cutoff:
@@ -74,7 +77,5 @@ def _reason(path: Path, fused: Fusion | None, are_vectors: bool) -> str:
         return "min_percentile is for sentences, but the query is an array of vectors: use min_score"
     names = [TEXT, "others"] if fused is None else [field.name for field, _ in fused.parts]
     if names != [IMAGE]:
-        return (
-            f"min_percentile is for the field {IMAGE} alone, but the search is in {' and '.join(names)}: use min_score"
-        )
+        return f"min_percentile is for the field {IMAGE} alone, but the search is in {', '.join(names)}: use min_score"
     return f"the index {path} has no calibration, which min_percentile needs: build it again, or use min_score"

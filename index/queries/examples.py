@@ -109,7 +109,8 @@ class ExampleEncoder:
     def cached_as(self) -> tuple[str, int]:
         """The fingerprint of the index's features, which names their cache, and their dimensions."""
         fingerprint, encoder = self._manifest.features_fingerprint, self._manifest.image_encoder
-        assert fingerprint is not None and encoder is not None  # those of a words index alone are
+        assert fingerprint is not None  # those of a words index alone are
+        assert encoder is not None
         return fingerprint, encoder.dimensions
 
     def outcomes(self, sources: Iterable[tuple[str, bytes]]) -> list[Outcome]:

@@ -134,7 +134,9 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         for name, plan in plans.items():
             write_field(version, name, vectors if name == IMAGE else (fields or {})[name], counts, plan)
         origin = Origin(version.name, EncoderRecord("pixels", "0" * 16, 4), "1" * 16, text)
-        finish_version(version, origin, counts, plans, projection, sentences, classifier, scenes)
+        finish_version(
+            version, origin, counts, plans, projection, sentences=sentences, classifier=classifier, scenes=scenes
+        )
         return version
 
     return make

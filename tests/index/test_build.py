@@ -96,6 +96,7 @@ def test_manifest_describes_the_version(version: Path) -> None:
     manifest = artifact.read_manifest(version)
     assert (manifest.build_id, manifest.items, manifest.metric) == (version.name, 700, "cosine")
     assert list(manifest.fields) == ["image"]
+    assert manifest.projection is not None
     image = manifest.fields["image"]
     assert image.space == SpaceRecord("joint", manifest.projection.fingerprint)
     assert (image.rows, image.dimensions, image.dtype, image.reduction) == (700, 16, "float32", None)

@@ -76,6 +76,7 @@ class Fetched:
     def scores(self, index: Index) -> dict[str, float]:
         """The score of each by its id, computed from its features."""
         projection = index._examples._projection
+        assert projection is not None
         cosines = unit(projection.embed_images(self.features)).astype(np.float64) @ index.embed([SENTENCE])[0]
         return {f"listed/id%20{number}": float(score) for number, score in enumerate(cosines)}
 

@@ -74,7 +74,7 @@ def make(version: Path, random: np.random.Generator) -> None:
         write_field(version, name, vectors, SHARDS, plans[name])
     encoders = EncoderRecord("pixels", "3" * 16, 4), EncoderRecord("words", "4" * 16, 8)
     origin = Origin(version.name, encoders[0], "1" * 16, encoders[1])
-    finish_version(version, origin, SHARDS, plans, projection, drawn(random, ITEMS, DIMENSIONS)[:64])
+    finish_version(version, origin, SHARDS, plans, projection, sentences=drawn(random, ITEMS, DIMENSIONS)[:64])
 
 
 def answers(version: Path, random: np.random.Generator) -> list[dict[str, Any]]:
