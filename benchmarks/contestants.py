@@ -331,7 +331,7 @@ def build_gifdex(
     built = time.perf_counter()
     write_items(folder, items)
     manifest = finish_version(
-        folder, Origin("0" * 16, encoder, "1" * 16, encoder), counts, {"image": plan}, projection, tuning
+        folder, Origin("0" * 16, encoder, "1" * 16, encoder), counts, {"image": plan}, projection, sentences=tuning
     )
     ended = time.perf_counter()
     print(

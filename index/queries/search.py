@@ -71,6 +71,9 @@ def search(
     """See `Index.search`."""
     if not isinstance(query, np.ndarray):
         opened.require_gifs()
+    if outside is not None:
+        has_minimum = min_score is not None or min_percentile is not None
+        hybrid.check(outside, query, fields, where, has_minimum, group_score(group) is not None)
     mixed = mixture(opened, fields, fusion)
     fused = opened.fusion(fields) if mixed is None else mixed.vectors
     wanted = _Wanted(
@@ -80,8 +83,6 @@ def search(
         cutoff(opened.path, None if mixed else fused, isinstance(query, np.ndarray), min_score, min_percentile),
         group_score(group),
     )
-    if outside is not None:
-        hybrid.check(outside, query, fields, where, not wanted.cutoff.is_open, wanted.group is not None)
     if mixed is not None:
         mixed.check_score(wanted.cutoff.min_score)
         found = [wanted.hits(opened, find) for find in _mixed_finders(mixed, embedder, query, syntax, wanted)]
