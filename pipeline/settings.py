@@ -39,7 +39,7 @@ class IndexSettings:
         if self.shards is not None:
             check_at_least(1, shards=self.shards)
         if self.dedupe is not None and not 0 < self.dedupe <= 1:
-            raise ConfigError(f"dedupe is {self.dedupe}; expected a score above 0 and up to 1, such as 0.98")
+            raise ConfigError(f"dedupe is {self.dedupe}; expected a score above 0 and up to 1, such as 0.99")
 
 
 @dataclass(frozen=True)
