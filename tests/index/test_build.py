@@ -97,6 +97,7 @@ def test_manifest_describes_the_version(version: Path) -> None:
     assert (manifest.build_id, manifest.items, manifest.metric) == (version.name, 700, "cosine")
     assert list(manifest.fields) == ["image"]
     image = manifest.fields["image"]
+    assert manifest.projection is not None
     assert image.space == SpaceRecord("joint", manifest.projection.fingerprint)
     assert (image.rows, image.dimensions, image.dtype, image.reduction) == (700, 16, "float32", None)
     assert tuple((shard.first_item, shard.items, shard.rows) for shard in image.shards) == (

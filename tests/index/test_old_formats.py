@@ -52,6 +52,7 @@ def test_format_1_becomes_one_field_whose_scan_reads_full_vectors() -> None:
     manifest = parse_manifest(text(1), WHERE)
     assert list(manifest.fields) == ["image"]
     image = manifest.fields["image"]
+    assert manifest.projection is not None
     assert (image.space.name, image.space.fingerprint) == ("joint", manifest.projection.fingerprint)
     assert (image.dtype, image.rows, image.dimensions) == ("float32", manifest.items, parsed(1)["dimensions"])
     scan = image.engines["scan"]
