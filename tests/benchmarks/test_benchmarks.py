@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import run as run_command
 from tests.commands import run_script
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -101,6 +102,22 @@ def test_encode_gives_the_features_of_a_plain_loop(corpus: Path) -> None:
     measured = json.loads(run("encode.py", corpus, "--rounds", 1, "--json"))
     assert (measured["gifs"], measured["rounds"]) == (3, 1)  # the benchmark checks that the features are the same
     assert all(math.isfinite(figure) and figure > 0 for figure in figures(measured))
+
+
+@pytest.mark.heavy
+def test_tags_compares_tags_with_captions(corpus: Path, tmp_path: Path) -> None:
+    rows = [{"uri": str(gif), "id": gif.stem, "caption": "the dogs on a carpet"} for gif in sorted(corpus.iterdir())]
+    (tmp_path / "catalog.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "list.txt").write_text("the\ndog\n")
+    for arguments in (
+        ["build", tmp_path / "catalog.jsonl", "--workspace", tmp_path / "ws"],
+        ["words", "build", tmp_path / "words", "--index", tmp_path / "ws" / "index", "--words", tmp_path / "list.txt"],
+    ):
+        assert run_command(*arguments).returncode == 0
+    measured = json.loads(run("tags.py", tmp_path / "ws" / "index", "--words", tmp_path / "words", "--json"))
+    assert measured["items"] == 3
+    assert measured["words"]["first 1"] == {"own": 1.0, "other": 1.0}
+    assert measured["pooled"].keys() == measured["by frame"].keys() == {"first 1", "first 3", "first 10"}
 
 
 @pytest.mark.heavy
