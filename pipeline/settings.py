@@ -36,6 +36,8 @@ class IndexSettings:
 
     def __post_init__(self) -> None:
         check_at_least(0, tags=self.tags)
+        if not 0 <= self.min_tag_probability <= 1:  # also refuses NaN
+            raise ValueError(f"min_tag_probability is {self.min_tag_probability}; expected a number from 0 to 1")
         if self.shards is not None:
             check_at_least(1, shards=self.shards)
         if self.dedupe is not None and not 0 < self.dedupe <= 1:

@@ -105,6 +105,22 @@ def test_encode_gives_the_features_of_a_plain_loop(corpus: Path) -> None:
 
 
 @pytest.mark.heavy
+def test_tags_compares_tags_with_captions(corpus: Path, tmp_path: Path) -> None:
+    rows = [{"uri": str(gif), "id": gif.stem, "caption": "the dogs on a carpet"} for gif in sorted(corpus.iterdir())]
+    (tmp_path / "catalog.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "list.txt").write_text("the\ndog\n")
+    for arguments in (
+        ["build", tmp_path / "catalog.jsonl", "--workspace", tmp_path / "ws"],
+        ["words", "build", tmp_path / "words", "--index", tmp_path / "ws" / "index", "--words", tmp_path / "list.txt"],
+    ):
+        assert run_command(*arguments).returncode == 0
+    measured = json.loads(run("tags.py", tmp_path / "ws" / "index", "--words", tmp_path / "words", "--json"))
+    assert measured["items"] == 3
+    assert measured["words"]["first 1"] == {"own": 1.0, "other": 1.0}
+    assert measured["pooled"].keys() == measured["by frame"].keys() == {"first 1", "first 3", "first 10"}
+
+
+@pytest.mark.heavy
 def test_encoders_measures_every_kind(corpus: Path) -> None:
     options = ["--small", "--gifs", 2, "--rounds", 1, "--encoder", "efficientnet-lite0", "--precision", "float32"]
     (line,) = run("encoders.py", corpus, *options, "--json").splitlines()

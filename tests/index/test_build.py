@@ -98,6 +98,7 @@ def test_manifest_describes_the_version(version: Path) -> None:
     assert list(manifest.fields) == ["image"]
     assert manifest.projection is not None
     image = manifest.fields["image"]
+    assert manifest.projection is not None
     assert image.space == SpaceRecord("joint", manifest.projection.fingerprint)
     assert (image.rows, image.dimensions, image.dtype, image.reduction) == (700, 16, "float32", None)
     assert tuple((shard.first_item, shard.items, shard.rows) for shard in image.shards) == (
