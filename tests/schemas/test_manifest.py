@@ -25,6 +25,7 @@ from gifdex.schemas.manifest import (
     ReductionRecord,
     ShardRecord,
     SpaceRecord,
+    TextRecord,
 )
 
 WHERE = "store/20260101/manifest.json"
@@ -57,6 +58,7 @@ MANIFEST = Manifest(
     },
     features=FeaturesRecord("uniform", 8, "float32", None),
     classifier="classifier.safetensors",
+    text=TextRecord("text.sqlite", 4, ("caption", "id", "tags"), "3.40.1"),
     files={"a.ann": FileRecord(10, "aa"), "b.ann": FileRecord(20, "bb")},
 )
 
@@ -114,6 +116,7 @@ _manifests = st.builds(
     files=st.dictionaries(_texts, st.builds(FileRecord, _counts, _texts), max_size=3),
     features=st.none() | st.builds(FeaturesRecord, _texts, _counts, _texts, st.none() | _texts),
     classifier=st.none() | _texts,
+    text=st.none() | st.builds(TextRecord, _texts, _counts, st.lists(_texts, max_size=3).map(tuple), _texts),
 )
 
 
@@ -161,7 +164,7 @@ def test_an_unknown_field_of_a_later_minor_release_is_ignored() -> None:
     assert read(parsed() | {"a field of tomorrow": [1]}) == MANIFEST
 
 
-OPTIONAL = ["features", "classifier"]
+OPTIONAL = ["features", "classifier", "text"]
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
