@@ -53,10 +53,15 @@ def tags_of(store: Path, words: Path | None) -> tuple[list[str], Mapping[str, li
 
     index = gifdex.open(store)
     near = None if words is None else gifdex.open(words)
+    assert index.manifest.image_encoder is not None
+    assert index.manifest.classifier is not None
     settings = EncodeSettings(image_encoder=index.manifest.image_encoder.name)
     encoder = image_encoder(settings.image_encoder, settings.encoder_options)
     classifier = load(index.path / index.manifest.classifier)
-    captions, found = [], {"pooled": [], "by frame": [], **({} if near is None else {"words": []})}
+    captions: list[str] = []
+    found: dict[str, list[list[str]]] = {
+        name: [] for name in ("pooled", "by frame", *([] if near is None else ["words"]))
+    }
     for key in index.ids:
         (item,) = index.search("a thing", 1, where={"id": key})
         if not item.metadata.get("caption"):

@@ -174,6 +174,8 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
     if not isinstance(weights, Mapping):
         raise QueryError(f"fields is {weights!r:.80}; expected names and weights, such as {{'image': 1.0}}")
     for name, weight in weights.items():
+        if name == TEXT and weight == 0:
+            continue
         if name == TEXT:
             raise QueryError(f"the field {TEXT} has words and no vectors: search it by a sentence")
         if name not in fields:

@@ -50,4 +50,7 @@ def _split(text: str) -> list[str]:
 
 
 def _distinct(words: list[str]) -> tuple[str, ...]:
-    return tuple({word.casefold(): word for word in reversed(words) if word}.values())[::-1]
+    first: dict[str, str] = {}
+    for word in filter(None, words):
+        first.setdefault(word.casefold(), word)
+    return tuple(first.values())

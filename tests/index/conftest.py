@@ -15,6 +15,7 @@ import gifdex
 from gifdex.encoders.base import Classifier, FloatArray, unit
 from gifdex.encoders.projections.linear import LinearProjection
 from gifdex.encoders.registry import text_encoder
+from gifdex.index import text_file
 from gifdex.index.build import (
     DEFAULT_ENGINES,
     Engines,
@@ -93,9 +94,10 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
     """Return a function that builds a version of seeded items from the vectors of its fields.
 
     `make(folder, vectors, shards=None, trees=10, seed=0, hnsw=False, fields={}, engines={}, sentences=None,
-    classifier=None, scenes=None)`. `shards` has each shard's number of items; another `seed` gives another projection
-    and other items; `fields` maps names of other fields to their vectors, with a row of NaN for an item without one;
-    `engines` are built beside the usual ones.
+    classifier=None, scenes=None, items=None, text_columns=None)`. `shards` has each shard's number of items; another
+    `seed` gives another projection and other items; `fields` maps names of other fields to their vectors, with a row of
+    NaN for an item without one; `engines` are built beside the usual ones. `items` (schema ITEMS) replace the usual
+    ones; `text_columns` builds the field `text`.
     """
     encoder = text_encoder()
     text = EncoderRecord(encoder.name, encoder.fingerprint, encoder.dimensions)
@@ -112,6 +114,8 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         sentences: FloatArray | None = None,
         classifier: Classifier | None = None,
         scenes: FloatArray | None = None,
+        items: pa.Table | None = None,
+        text_columns: Sequence[str] | None = None,
     ) -> Path:
         random = np.random.default_rng(seed)
         projection = LinearProjection(
@@ -130,12 +134,24 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
         for name, others in (fields or {}).items():
             halved = others.dtype == np.float16
             plans[name] = FieldPlan(SpaceRecord("pixels", "0" * 16) if halved else joint, {} if halved else built)
-        write_items(version, items_table(len(vectors), seed))
+        written = items_table(len(vectors), seed) if items is None else items
+        write_items(version, written)
+        words = None
+        if text_columns is not None:
+            words = text_file.write(version / text_file.TEXT_NAME, written, text_columns)
         for name, plan in plans.items():
             write_field(version, name, vectors if name == IMAGE else (fields or {})[name], counts, plan)
         origin = Origin(version.name, EncoderRecord("pixels", "0" * 16, 4), "1" * 16, text)
         finish_version(
-            version, origin, counts, plans, projection, sentences=sentences, classifier=classifier, scenes=scenes
+            version,
+            origin,
+            counts,
+            plans,
+            projection,
+            sentences=sentences,
+            classifier=classifier,
+            scenes=scenes,
+            text=words,
         )
         return version
 

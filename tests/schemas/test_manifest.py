@@ -25,6 +25,7 @@ from gifdex.schemas.manifest import (
     ReductionRecord,
     ShardRecord,
     SpaceRecord,
+    TextRecord,
 )
 
 WHERE = "store/20260101/manifest.json"
@@ -58,6 +59,7 @@ MANIFEST = Manifest(
     features=FeaturesRecord("uniform", 8, "float32", None),
     classifier="classifier.safetensors",
     duplicates=3,
+    text=TextRecord("text.sqlite", 4, ("caption", "id", "tags"), "3.40.1"),
     files={"a.ann": FileRecord(10, "aa"), "b.ann": FileRecord(20, "bb")},
 )
 
@@ -116,6 +118,7 @@ _manifests = st.builds(
     features=st.none() | st.builds(FeaturesRecord, _texts, _counts, _texts, st.none() | _texts),
     classifier=st.none() | _texts,
     duplicates=_counts,
+    text=st.none() | st.builds(TextRecord, _texts, _counts, st.lists(_texts, max_size=3).map(tuple), _texts),
 )
 
 
