@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -22,6 +21,7 @@ import pyarrow as pa
 
 from gifdex.index.engines.base import Rows
 from gifdex.index.field_records import TEXT
+from gifdex.index.own_sqlite import sqlite3
 from gifdex.index.search import Found
 from gifdex.schemas.errors import ArtifactError, CorruptIndexError
 from gifdex.schemas.files import committing
@@ -123,8 +123,8 @@ def _text(value: Any) -> str:
 
 def _without_fts5(err: Exception) -> ArtifactError:
     return ArtifactError(
-        f"the SQLite {sqlite_version()} of this Python has no FTS5 ({err}), which the field {TEXT} needs: use a Python "
-        "whose module sqlite3 has it"
+        f"the SQLite {sqlite_version()} of this process has no FTS5 ({err}), which the field {TEXT} needs: use a Python "
+        "whose module sqlite3 has it, and import sqlite3 before TensorFlow"
     )
 
 

@@ -148,3 +148,19 @@ def test_a_second_night_encodes_only_new_gifs_and_equals_a_build_from_scratch(tm
     measured = json.loads(printed.splitlines()[-1])
     # The second corpus has two changed, two new and two deleted GIFs.
     assert measured == {"same": True, "first_encoded": 10, "second_encoded": 4, "scratch_encoded": 10}
+
+
+@pytest.mark.heavy
+def test_text_fusion_compares_words_images_and_both(corpus: Path, tmp_path: Path) -> None:
+    rows = [
+        {"id": f"g{number}", "uri": str(corpus / f"g{number}.gif"), "caption": f"a {word} square moves"}
+        for number, word in enumerate(("red", "green", "blue"))
+    ]
+    (tmp_path / "catalog.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    built = run_command("build", tmp_path / "catalog.jsonl", "--workspace", tmp_path / "ws")
+    assert built.returncode == 0, built.stderr
+    measured = json.loads(run("text_fusion.py", tmp_path / "ws" / "index", tmp_path / "catalog.jsonl", "--json"))
+    assert measured["queries"] == 3
+    assert measured["caption"]["text"]["recall@1"] == 1
+    assert measured["caption"]["scores"]["losses_to_text"] == 0
+    assert set(measured["half"]) == {"image", "text", "ranks", "scores"}

@@ -58,7 +58,7 @@ def test_features_need_not_be_kept_and_the_settings_are_part_of_the_version(
     built: Built, build: Callable[..., Index]
 ) -> None:
     index = build(built.corpus, TAGS)
-    assert index.fields == ("image",)
+    assert index.fields == ("image", "text")
     assert {len(tags or []) for tags in tags_of(index).values()} == {3}
     none = build(built.corpus, IndexSettings(tags=3, min_tag_probability=1))
     assert set(tags_of(none).values()) == {None}
