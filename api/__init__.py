@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gifdex.index.hits import Hit
+    from gifdex.index.hits import Hit, Moment
     from gifdex.index.lookup import Index
     from gifdex.index.opening import open_index as open
     from gifdex.index.queries.examples import Example
@@ -26,6 +26,7 @@ __all__ = [
     "GifdexError",
     "Hit",
     "Index",
+    "Moment",
     "ServedIndex",
     "ServingStatus",
     "__version__",
@@ -41,6 +42,7 @@ _HOMES = {
     "GifdexError": ("gifdex.schemas.errors", "GifdexError"),
     "Hit": ("gifdex.index.hits", "Hit"),
     "Index": ("gifdex.index.lookup", "Index"),
+    "Moment": ("gifdex.index.hits", "Moment"),
     "ServedIndex": ("gifdex.index.store.serving", "ServedIndex"),
     "ServingStatus": ("gifdex.index.store.serving", "ServingStatus"),
     "open": ("gifdex.index.opening", "open_index"),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from gifdex.encoders.base import Classifier, FloatArray
 from gifdex.schemas import tables
@@ -27,11 +28,27 @@ _ALL = "all"
 
 
 @dataclass(frozen=True)
+class FrameFeatures:
+    """The features float16 (n, d) of each frame of a GIF, in order of time.
+
+    `numbers` int32 (n,) are the frames' indexes in the file, and `milliseconds` int64 (n,) when each is first shown.
+    """
+
+    features: NDArray[np.float16]
+    numbers: NDArray[np.int32]
+    milliseconds: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The outcome of one GIF: its pooled features float32 (d,), or why there are none.
 
-    A `reason` without an `error` says why only the beginning of the GIF counts. A reject that is not due to the bytes
-    (the file could not be read) is not `lasting`: the next run tries again.
+    `each` are the features of its frames, if they were asked for. A `reason` without an `error` says why only the
+    beginning of the GIF counts. A reject that is not due to the bytes (the file could not be read) is not `lasting`:
+    the next run tries again.
     """
 
     sha256: str
@@ -40,13 +57,15 @@ class Outcome:
     error: str | None = None
     reason: str | None = None
     lasting: bool = True
+    each: FrameFeatures | None = None
 
 
 class DamagedPartError(WorkspaceError):
     """A part file could not be read, and was deleted."""
 
 
-def _read_part(path: Path, columns: list[str]) -> pa.Table:
+def read_part(path: Path, columns: list[str]) -> pa.Table:
+    """Read columns of a part file; raises WorkspaceError, and DamagedPartError after deleting a damaged one."""
     try:
         return read_table(path, columns)
     except (OSError, pa.ArrowException) as err:
@@ -88,17 +107,21 @@ class FeatureCache:
 
     def commit(self, path: Path, outcomes: list[Outcome]) -> None:
         """Write one part file, rows in the order given."""
-        rows = {
+        vectors = [None if o.features is None else o.features.astype("<f4").tobytes() for o in outcomes]
+        rows = {**self._columns(outcomes), "features": vectors}
+        commit_table(path, pa.table(rows, schema=tables.features(self.dimensions, self.fingerprint)))
+
+    def _columns(self, outcomes: list[Outcome]) -> dict[str, list[Any]]:
+        """Return the columns that part files of features, pooled or not, share."""
+        return {
             "sha256": [o.sha256 for o in outcomes],
             "frames": [o.frames for o in outcomes],
-            "features": [None if o.features is None else o.features.astype("<f4").tobytes() for o in outcomes],
             "error": [o.error for o in outcomes],
             "reason": [o.reason for o in outcomes],
             "attempt": [self.attempt if o.lasting else "" for o in outcomes],
         }
-        commit_table(path, pa.table(rows, schema=tables.features(self.dimensions, self.fingerprint)))
 
-    def _parts(self, first: str = "", last: str = "g") -> Iterator[Path]:
+    def parts(self, first: str = "", last: str = "g") -> Iterator[Path]:
         """Yield, sorted, the part files that may hold keys from `first` to `last`."""
         if not self.folder.is_dir():
             return
@@ -115,9 +138,9 @@ class FeatureCache:
         """
         columns = ["sha256", "error", "reason", "attempt"]
         parts = []
-        for path in self._parts():
+        for path in self.parts():
             with suppress(DamagedPartError):
-                parts.append(_read_part(path, columns))
+                parts.append(read_part(path, columns))
         empty = tables.features(self.dimensions, self.fingerprint)
         table = pa.concat_tables(parts) if parts else empty.empty_table().select(columns)
         is_valid = pc.or_(pc.is_null(table["error"]), pc.equal(table["attempt"], self.attempt))
@@ -132,8 +155,8 @@ class FeatureCache:
         found = np.zeros(len(keys), bool)
         result = np.empty((len(keys), self.dimensions), np.float32)
         wanted = pa.array(keys, pa.string())
-        for path in self._parts(min(keys), max(keys)) if keys else ():
-            table = _read_part(path, ["sha256", "features"])
+        for path in self.parts(min(keys), max(keys)) if keys else ():
+            table = read_part(path, ["sha256", "features"])
             table = table.filter(pc.and_(pc.is_in(table["sha256"], wanted), pc.is_valid(table["features"])))
             for key, vector in zip(table["sha256"].to_pylist(), table["features"].to_pylist(), strict=True):
                 result[place[key]] = np.frombuffer(vector, "<f4")

@@ -17,6 +17,7 @@ from gifdex.index.file_watch import FileWatch
 from gifdex.index.hits import Hit
 from gifdex.index.items import Items, Where
 from gifdex.index.queries.fuse import Fusion, fusion
+from gifdex.index.queries.moments import with_moments
 from gifdex.index.vectors import Scores
 from gifdex.schemas.errors import QueryError
 from gifdex.schemas.manifest import Manifest
@@ -93,7 +94,10 @@ class Opened:
         self.prepare(fused, method, len(queries))
         among = None if where is None else self._items.matching(where)
         found = fused.search(queries, k, method, among)
-        return [self.hits(items, scores, min_score) for items, scores in found]
+        return [
+            with_moments(fused, query, items, self.hits(items, scores, min_score))
+            for query, (items, scores) in zip(queries, found, strict=True)
+        ]
 
     def hits(self, items: Rows, scores: Scores, min_score: float | None = None) -> list[Hit]:
         """Return hits for items (n,) with falling scores (n,)."""

@@ -12,7 +12,7 @@ from gifdex.jobs.console import PlaceOption, print_json, print_table, table
 from gifdex.jobs.option_types import FieldWeights
 
 if TYPE_CHECKING:
-    from gifdex.index.hits import Hit
+    from gifdex.index.hits import Hit, Moment
     from gifdex.index.lookup import Index
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -87,10 +87,16 @@ def print_hits(hits: Sequence[Hit], as_json: bool) -> None:
         for rank, hit in enumerate(hits, start=1):
             print_json(_hit_json(rank, hit))
         return
-    shown = table("rank", "score", "id", "uri", numbers=("rank", "score"))
+    at = ["at"] if any(hit.moments for hit in hits) else []
+    shown = table("rank", "score", *at, "id", "uri", numbers=("rank", "score", "at"))
     for rank, hit in enumerate(hits, start=1):
-        shown.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.uri)
+        shown.add_row(str(rank), f"{hit.score:.3f}", *[_at(hit) for _ in at], hit.id, hit.uri)
     print_table(shown)
+
+
+def _at(hit: Hit) -> str:
+    """Return when the best moment of a hit begins."""
+    return f"{hit.moments[0].milliseconds / 1000:.1f} s" if hit.moments else ""
 
 
 def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
@@ -101,4 +107,9 @@ def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
         "score": round(hit.score, 6),
         "uri": hit.uri,
         "metadata": dict(hit.metadata),
+        **({"moments": [_moment_json(moment) for moment in hit.moments]} if hit.moments else {}),
     }
+
+
+def _moment_json(moment: Moment) -> dict[str, Any]:
+    return {"milliseconds": moment.milliseconds, "frame": moment.frame, "score": round(moment.score, 6)}

@@ -182,6 +182,7 @@ def _build_id(
         "text_encoder": texts.fingerprint,
         "engines": [[name, dict(parameters)] for name, parameters in engines.items()],  # in the manifest's order
         "keep_features": settings.index.keep_features,
+        "moments": settings.index.moments,
         "written_by": [package_version(package) for package in writers],
         "shards": settings.index.shards,
     }

@@ -95,13 +95,13 @@ class Run:
 
     def plan(self, scanned: Scan) -> RunPlan:
         """Return what the run has to do."""
-        missing = look_up(scanned.catalog, self.cache).missing
-        return plan_run(scanned, len(missing), self.workspace, self.cache, self.encoder.name)
+        found = look_up(scanned.catalog, self.cache, moments=self.settings.index.moments)
+        return plan_run(scanned, found.to_encode, self.workspace, self.cache, self.encoder.name)
 
     def encode(self, scanned: Scan) -> Encoded:
         """Encode the GIFs that are not cached, after a notice if another encoder was chosen."""
-        found = look_up(scanned.catalog, self.cache)
-        planned = plan_run(scanned, len(found.missing), self.workspace, self.cache, self.encoder.name)
+        found = look_up(scanned.catalog, self.cache, moments=self.settings.index.moments)
+        planned = plan_run(scanned, found.to_encode, self.workspace, self.cache, self.encoder.name)
         if planned.notice is not None:
             self.progress.notice(planned.notice)
         with self.times.timed("encode"):

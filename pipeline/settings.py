@@ -17,7 +17,8 @@ class IndexSettings:
     """Settings of the index stage. `projection` is a file, or None for the zero-shot one.
 
     `engines` maps the engines to build to parameters that override their defaults. `keep_features` keeps the image
-    encoder's features in the index, as the field `features`. Each of the `shards` is built in its own task; None means
+    encoder's features in the index, as the field `features`; `moments` keeps the embeddings of single frames, as the
+    field `frames`. Each of the `shards` is built in its own task; None means
     as few as keep a task within 2 GiB of features and vectors.
     """
 
@@ -26,6 +27,7 @@ class IndexSettings:
     engines: Engines = field(default_factory=lambda: dict(DEFAULT_ENGINES))
     shards: int | None = None
     keep_features: bool = False
+    moments: bool = False
 
     def __post_init__(self) -> None:
         if self.shards is not None:

@@ -15,6 +15,7 @@ from gifdex.index.hits import Hit
 from gifdex.index.items import Where
 from gifdex.index.opened import Opened
 from gifdex.index.queries.examples import Example, ExampleEncoder, Examples, combined, copies_of, gathered, subtracted
+from gifdex.index.queries.moments import with_moments
 from gifdex.index.queries.options import at_least_one, checked_score, search_method
 from gifdex.index.search import Found, best
 from gifdex.index.vectors import Scores
@@ -73,7 +74,9 @@ def similar(
         opened.prepare(fused, method, 1)
         (found,) = fused.search(query[None], count + len(left_out), method, among)
     kept = ~np.isin(found[0], left_out)
-    return opened.hits(found[0][kept][:count], found[1][kept][:count], lowest)
+    items = found[0][kept][:count]
+    hits = opened.hits(items, found[1][kept][:count], lowest)
+    return hits if towards is not None else with_moments(fused, query, items, hits)
 
 
 def _towards(
