@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gifdex.index.hits import Hit, Word
+    from gifdex.index.hits import Hit, Moment, Word
     from gifdex.index.lookup import Index
     from gifdex.index.opening import open_index as open
     from gifdex.index.queries.examples import Example
@@ -27,6 +27,7 @@ __all__ = [
     "GifdexError",
     "Hit",
     "Index",
+    "Moment",
     "Outside",
     "ServedIndex",
     "ServingStatus",
@@ -45,6 +46,7 @@ _HOMES = {
     "Hit": ("gifdex.index.hits", "Hit"),
     "Index": ("gifdex.index.lookup", "Index"),
     "Outside": ("gifdex.index.queries.hybrid", "Outside"),
+    "Moment": ("gifdex.index.hits", "Moment"),
     "ServedIndex": ("gifdex.index.store.serving", "ServedIndex"),
     "ServingStatus": ("gifdex.index.store.serving", "ServingStatus"),
     "Word": ("gifdex.index.hits", "Word"),

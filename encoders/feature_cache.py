@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from gifdex.encoders.base import Classifier, FloatArray
 from gifdex.schemas import tables
@@ -28,12 +29,27 @@ _ALL = "all"
 
 
 @dataclass(frozen=True)
+class FrameFeatures:
+    """The features float16 (n, d) of each frame of a GIF, in order of time.
+
+    `numbers` int32 (n,) are the frames' indexes in the file, and `milliseconds` int64 (n,) when each is first shown.
+    """
+
+    features: NDArray[np.float16]
+    numbers: NDArray[np.int32]
+    milliseconds: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The outcome of one GIF: its pooled features float32 (d,), or why there are none.
 
     A `reason` without an `error` says why only the beginning of the GIF counts. A reject that is not due to the bytes
     (the file could not be read) is not `lasting`: the next run tries again. `canvas` is the width and the height in
-    pixels.
+    pixels. `each` are the features of its frames, if they were asked for.
     """
 
     sha256: str
@@ -43,14 +59,18 @@ class Outcome:
     reason: str | None = None
     lasting: bool = True
     canvas: tuple[int, int] | None = None
+    each: FrameFeatures | None = None
 
 
 class DamagedPartError(WorkspaceError):
     """A part file could not be read, and was deleted."""
 
 
-def _read_part(path: Path, columns: list[str], optional: tuple[str, ...] = ()) -> pa.Table:
-    """Read columns of a part, and those of `optional` that it has."""
+def read_part(path: Path, columns: list[str], optional: tuple[str, ...] = ()) -> pa.Table:
+    """Read columns of a part file, and those of `optional` that it has.
+
+    Raises WorkspaceError, and DamagedPartError after deleting a damaged one.
+    """
     try:
         names = pq.read_schema(path).names if optional else []
         return read_table(path, [*columns, *(name for name in optional if name in names)])
@@ -93,19 +113,23 @@ class FeatureCache:
 
     def commit(self, path: Path, outcomes: list[Outcome]) -> None:
         """Write one part file, rows in the order given."""
-        rows = {
+        vectors = [None if o.features is None else o.features.astype("<f4").tobytes() for o in outcomes]
+        rows = {**self._columns(outcomes), "features": vectors}
+        commit_table(path, pa.table(rows, schema=tables.features(self.dimensions, self.fingerprint)))
+
+    def _columns(self, outcomes: list[Outcome]) -> dict[str, list[Any]]:
+        """Return the columns that part files of features, pooled or not, share."""
+        return {
             "sha256": [o.sha256 for o in outcomes],
             "frames": [o.frames for o in outcomes],
-            "features": [None if o.features is None else o.features.astype("<f4").tobytes() for o in outcomes],
             "error": [o.error for o in outcomes],
             "reason": [o.reason for o in outcomes],
             "attempt": [self.attempt if o.lasting else "" for o in outcomes],
             "width": [o.canvas and o.canvas[0] for o in outcomes],
             "height": [o.canvas and o.canvas[1] for o in outcomes],
         }
-        commit_table(path, pa.table(rows, schema=tables.features(self.dimensions, self.fingerprint)))
 
-    def _parts(self, first: str = "", last: str = "g") -> Iterator[Path]:
+    def parts(self, first: str = "", last: str = "g") -> Iterator[Path]:
         """Yield, sorted, the part files that may hold keys from `first` to `last`."""
         if not self.folder.is_dir():
             return
@@ -122,9 +146,9 @@ class FeatureCache:
         """
         columns = ["sha256", "error", "reason", "attempt"]
         parts = []
-        for path in self._parts():
+        for path in self.parts():
             with suppress(DamagedPartError):
-                parts.append(_read_part(path, columns))
+                parts.append(read_part(path, columns))
         empty = tables.features(self.dimensions, self.fingerprint)
         table = pa.concat_tables(parts) if parts else empty.empty_table().select(columns)
         is_valid = pc.or_(pc.is_null(table["error"]), pc.equal(table["attempt"], self.attempt))
@@ -135,7 +159,7 @@ class FeatureCache:
 
         Features of another size are left out.
         """
-        table = _read_part(part, ["sha256", "frames", "features", "reason"])
+        table = read_part(part, ["sha256", "frames", "features", "reason"])
         return [
             Outcome(row["sha256"], row["frames"], np.frombuffer(row["features"], "<f4"), reason=row["reason"])
             for row in table.to_pylist()
@@ -151,8 +175,8 @@ class FeatureCache:
         found = np.zeros(len(keys), bool)
         result = np.empty((len(keys), self.dimensions), np.float32)
         wanted = pa.array(keys, pa.string())
-        for path in self._parts(min(keys), max(keys)) if keys else ():
-            table = _read_part(path, ["sha256", "features"])
+        for path in self.parts(min(keys), max(keys)) if keys else ():
+            table = read_part(path, ["sha256", "features"])
             table = table.filter(pc.and_(pc.is_in(table["sha256"], wanted), pc.is_valid(table["features"])))
             for key, vector in zip(table["sha256"].to_pylist(), table["features"].to_pylist(), strict=True):
                 result[place[key]] = np.frombuffer(vector, "<f4")
@@ -165,8 +189,8 @@ class FeatureCache:
         """Return the canvas in pixels of those of `keys` for which it is known; caches of older versions lack it."""
         found: dict[str, int] = {}
         wanted = pa.array(keys, pa.string())
-        for path in self._parts(min(keys), max(keys)) if keys else ():
-            table = _read_part(path, ["sha256"], ("width", "height"))
+        for path in self.parts(min(keys), max(keys)) if keys else ():
+            table = read_part(path, ["sha256"], ("width", "height"))
             if table.column_names == ["sha256", "width", "height"]:
                 table = table.filter(pc.and_(pc.is_in(table["sha256"], wanted), pc.is_valid(table["width"])))
                 columns = (table[name].to_pylist() for name in table.column_names)

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray, ImageEncoder, fingerprint
-from gifdex.encoders.feature_cache import Outcome
+from gifdex.encoders.feature_cache import FrameFeatures, Outcome
 from gifdex.encoders.frames.decode import RESIZE, FrameDecoder, SampledFrames
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.settings import EncodeSettings
-from gifdex.schemas.errors import DecodeError, GifdexError
+from gifdex.schemas.errors import DecodeError, EncoderError, GifdexError
 
 # Increment when our own decoding, sampling or pooling changes the features.
 _REVISION = 2
@@ -52,25 +53,33 @@ def features_fingerprint(encoder: ImageEncoder, settings: EncodeSettings) -> str
 
 
 def encode(
-    encoder: ImageEncoder, sources: Iterable[KeyedSource], settings: EncodeSettings, decode: FrameDecoder
+    encoder: ImageEncoder,
+    sources: Iterable[KeyedSource],
+    settings: EncodeSettings,
+    decode: FrameDecoder,
+    *,
+    keep_frames: bool = False,
 ) -> list[Outcome]:
     """Return the outcome of every source, in order: features pooled over its sampled frames, or a reject.
 
-    Keys must be distinct. Whatever a reader raises becomes a reject; a DecodeError keeps its message.
+    With `keep_frames`, outcomes also have the features of each frame; raises EncoderError if these do not fit into
+    float16. Keys must be distinct. Whatever a reader raises becomes a reject; a DecodeError keeps its message.
     """
-    batcher = _Batcher(encoder)
+    batcher = _Batcher(encoder, keep_frames)
     keys: list[str] = []
-    frames: dict[str, tuple[int, str | None, tuple[int, int] | None]] = {}
+    decoded: dict[str, SampledFrames] = {}
     rejected: dict[str, Outcome] = {}
     for key, loaded in _loaded_ahead(sources, settings, encoder, decode):
         keys.append(key)
         if isinstance(loaded, Outcome):
             rejected[key] = loaded
         else:
-            frames[key] = len(loaded.frames), loaded.damage, loaded.canvas
             batcher.add(key, loaded)
+            decoded[key] = replace(loaded, frames=loaded.frames[:0].copy())  # frees the pixels
     batcher.flush()
-    return [rejected.get(key) or _outcome(key, *frames[key], batcher.pooled[key]) for key in keys]
+    return [
+        rejected.get(key) or _outcome(key, decoded[key], batcher.pooled[key], batcher.kept.get(key)) for key in keys
+    ]
 
 
 def load(
@@ -117,11 +126,13 @@ def _loaded_ahead(
 class _Batcher:
     """Fills batches of frames across GIFs, runs the encoder on each, and pools by GIF."""
 
-    def __init__(self, encoder: ImageEncoder) -> None:
+    def __init__(self, encoder: ImageEncoder, keep_frames: bool) -> None:
         self._encoder = encoder
+        self._keep_frames = keep_frames
         self._frames = np.empty((encoder.batch_frames, *encoder.frame_size, 3), np.uint8)
         self._owners: list[tuple[str, float]] = []
         self.pooled: dict[str, NDArray[np.float64]] = {}
+        self.kept: dict[str, list[NDArray[np.float16]]] = {}
 
     def add(self, key: str, sampled: SampledFrames) -> None:
         self.pooled[key] = np.zeros(self._encoder.dimensions)
@@ -137,13 +148,29 @@ class _Batcher:
         features = self._encoder(self._frames[: len(self._owners)])
         for (key, weight), row in zip(self._owners, features, strict=True):
             self.pooled[key] += weight * row.astype(np.float64)
+            if self._keep_frames:
+                self.kept.setdefault(key, []).append(halved(row, "--moments"))
         self._owners.clear()
 
 
 def _outcome(
-    key: str, frames: int, damage: str | None, canvas: tuple[int, int] | None, pooled: NDArray[np.float64]
+    key: str, decoded: SampledFrames, pooled: NDArray[np.float64], kept: list[NDArray[np.float16]] | None
 ) -> Outcome:
     features: FloatArray = pooled.astype(np.float32)
+    frames = len(decoded.numbers)
     if not np.isfinite(features).all():
         return Outcome(key, frames, None, "EncoderError", "the image encoder gave values that are not finite")
-    return Outcome(key, frames, features, reason=damage, canvas=canvas)
+    each = None if kept is None else FrameFeatures(np.stack(kept), decoded.numbers, decoded.milliseconds)
+    return Outcome(key, frames, features, reason=decoded.damage, canvas=decoded.canvas, each=each)
+
+
+def halved(features: FloatArray, option: str) -> NDArray[np.float16]:
+    """Return features as float16; raises EncoderError, which names the option, for finite values beyond its range."""
+    with np.errstate(over="ignore"):
+        result: NDArray[np.float16] = features.astype(np.float16)
+    if not np.isfinite(result).all() and np.isfinite(features).all():
+        raise EncoderError(
+            f"the image encoder gives features up to {np.abs(features).max():,.0f}, but float16 holds at most "
+            f"{np.finfo(np.float16).max:,.0f}: build without {option}"
+        )
+    return result

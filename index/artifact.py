@@ -10,6 +10,7 @@ from pathlib import Path
 from gifdex.index import field_records, text_file
 from gifdex.index.engines.old_formats import UPGRADES
 from gifdex.index.field_records import IMAGE, MAX_ITEMS, TEXT, WORD
+from gifdex.index.moments import SUFFIX as MOMENTS_SUFFIX
 from gifdex.index.row_items import SUFFIX as ROW_ITEMS_SUFFIX
 from gifdex.index.vectors import NPY_SUFFIX
 from gifdex.schemas.errors import CorruptIndexError, IndexNotFoundError
@@ -38,6 +39,11 @@ def vectors_name(field: str, shard: int) -> str:
 def row_items_name(field: str, shard: int) -> str:
     """Return the name of the file that maps a shard's rows to its items."""
     return f"{stem(field, shard)}{ROW_ITEMS_SUFFIX}"
+
+
+def moments_name(field: str, shard: int) -> str:
+    """Return the name of the file of a shard's times."""
+    return f"{stem(field, shard)}{MOMENTS_SUFFIX}"
 
 
 def reduction_name(field: str) -> str:

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from gifdex.encoders.base import Classifier, FloatArray
 from gifdex.encoders.projections.base import Projection
 from gifdex.index import items as item_files
+from gifdex.index import moments, row_items
 from gifdex.index import reduction as reductions
-from gifdex.index import row_items
 from gifdex.index.artifact import (
     CLASSIFIER_NAME,
     ITEMS_NAME,
     PROJECTION_NAME,
     commit_manifest,
     file_records,
+    moments_name,
     reduction_name,
     row_items_name,
     stem,
@@ -33,6 +34,7 @@ from gifdex.index.engines import registry
 from gifdex.index.engines.base import evenly_spaced
 from gifdex.index.field_records import IMAGE, files
 from gifdex.index.fields import JOINT_SPACE
+from gifdex.index.moments import Times
 from gifdex.index.reduction import SAMPLE, Reduction, fit_rows, shape_of
 from gifdex.index.row_items import Items
 from gifdex.index.search import Searcher, open_shards
@@ -94,21 +96,29 @@ def write_items(version: Path, items: pa.Table) -> None:
 
 
 def write_rows(
-    version: Path, field: str, shard: int, vectors: NDArray[Any], items: Sequence[Items], count: int
+    version: Path,
+    field: str,
+    shard: int,
+    vectors: NDArray[Any],
+    items: Sequence[Items],
+    count: int,
+    times: Times | None = None,
 ) -> None:
     """Write one field's rows for a shard of `count` items: distinct vectors (n, d), and the items of each row.
 
     `vectors` are float32 unit vectors, or float16 vectors of any length. `items[i]` has the positions in the shard,
-    from 0, of the items whose vector is row i. Without rows, no file is written. Raises ValueError for vectors that
-    cannot be searched.
+    from 0, of the items whose vector is row i. `times` are those of a field of frames, one for each pair of a row and
+    an item. Without rows, no file is written. Raises ValueError for vectors that cannot be searched.
     """
-    paths = version / vectors_name(field, shard), version / row_items_name(field, shard)
+    paths = [version / name(field, shard) for name in (vectors_name, row_items_name, moments_name)]
     for path in paths:  # left by an earlier attempt
         path.unlink(missing_ok=True)
     if not len(items):
         return
     if not row_items.is_identity(items, count):
         row_items.write(paths[1], items)
+    if times is not None:
+        moments.write(paths[2], times)
     write_npy(paths[0], vectors, f"shard {shard} of the field {field}")
 
 
@@ -246,9 +256,10 @@ def _field_record(
             )
         read = {name: registry.kind(name).file(start, reduction is not None) for name in plan.engines}
         row_map = mapped if has_map else None
-        shards.append(
-            ShardRecord(firsts[number], shard_items[number], len(vectors), vectors_name(field, number), row_map, read)
-        )
+        timed = moments_name(field, number)
+        times = timed if (version / timed).is_file() else None
+        name = vectors_name(field, number)
+        shards.append(ShardRecord(firsts[number], shard_items[number], len(vectors), name, row_map, read, times))
     return FieldRecord(
         space=plan.space,
         dimensions=first.shape[1],

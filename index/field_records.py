@@ -11,7 +11,7 @@ from gifdex.index.vectors import DTYPES
 from gifdex.schemas.manifest import FieldRecord
 
 # The fields that a build makes; every version has the first, or is a words index, whose only field is WORD.
-IMAGE, CAPTION, FEATURES, WORD = "image", "caption", "features", "word"
+IMAGE, CAPTION, FEATURES, FRAMES, WORD = "image", "caption", "features", "frames", "word"
 TEXT = "text"  # has words instead of vectors, see text_file.py
 MAX_ITEMS = 2**48  # more would overflow byte counts
 
@@ -42,6 +42,8 @@ def _count_problem(record: FieldRecord, items: int) -> str | None:
         if shard.first_item < end or (shard.row_items is None and shard.rows != shard.items):
             return f"has a shard of {shard.rows:,} rows over {shard.items:,} items from {shard.first_item:,} on"
         end = shard.first_item + shard.items
+    if len({shard.moments is None for shard in record.shards}) > 1:
+        return "has times in some shards only; expected them in all or in none"
     if end > items:
         return f"has rows of {end:,} items, but there are {items:,}"
     return None
@@ -79,5 +81,6 @@ def files(record: FieldRecord) -> list[str]:
     """Return the names of all files of a field."""
     names = [] if record.reduction is None else [record.reduction.file]
     for shard in record.shards:
-        names += [shard.vectors, *([] if shard.row_items is None else [shard.row_items]), *shard.engines.values()]
+        optional = [name for name in (shard.row_items, shard.moments) if name is not None]
+        names += [shard.vectors, *optional, *shard.engines.values()]
     return list(dict.fromkeys(names))

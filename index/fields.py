@@ -1,11 +1,14 @@
 """A field: a named set of vectors in one space, with the engines over them and the items that they belong to.
 
 Every version has the field `image`, with one row per distinct GIF vector. `caption` has one row per distinct caption,
-in the same space. `features`, if the build keeps them, has the image encoder's own vectors.
+in the same space. `features`, if the build keeps them, has the image encoder's own vectors, and `frames` has one row
+per distinct frame, with its times, in the space of `image`.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gifdex.encoders.base import FloatArray
+from gifdex.index import moments, row_items
 from gifdex.index import reduction as reductions
-from gifdex.index import row_items
 from gifdex.index.calibration import Percentiles
 from gifdex.index.engines import registry
 from gifdex.index.engines.base import Rows
-from gifdex.index.field_records import IMAGE, WORD
-from gifdex.index.row_items import RowItems
+from gifdex.index.field_records import FRAMES, IMAGE, WORD
+from gifdex.index.moments import Moments, Times
+from gifdex.index.row_items import RowItems, highest_of_groups
 from gifdex.index.search import Found, Searcher, candidates_for, open_shards
 from gifdex.schemas.errors import CorruptIndexError, QueryError
 from gifdex.schemas.manifest import FieldRecord, SpaceRecord
@@ -43,14 +47,34 @@ class SearchMethod:
 class Field:
     """One opened field; several threads may search it at once."""
 
-    def __init__(self, path: Path, name: str, record: FieldRecord, searcher: Searcher, items: RowItems) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        record: FieldRecord,
+        searcher: Searcher,
+        mapping: Callable[[], RowItems],
+        times: Moments | None = None,
+    ) -> None:
+        """`mapping` returns the map from rows to items, at the first query that needs it; frames have `times`."""
         self.name = name
         self.record = record
-        self.items = items
         self.searcher = searcher
         self.percentiles = None if record.calibration is None else Percentiles(record.calibration)
         self._path = path
+        self._mapping = mapping
+        self._times = times
         self._batch_engine = self._default(batch=True) if record.engine is not None else None
+
+    @functools.cached_property
+    def items(self) -> RowItems:
+        """The map from rows to items; raises CorruptIndexError."""
+        return self._mapping()
+
+    @property
+    def has_times(self) -> bool:
+        """Whether its rows are frames, each shown at some time."""
+        return self._times is not None
 
     @property
     def space(self) -> SpaceRecord:
@@ -87,7 +111,11 @@ class Field:
         return method.engine
 
     def search(self, queries: FloatArray, k: int, method: SearchMethod) -> list[Found]:
-        """Return the k best rows for each of the unit queries (n, d), with their exact cosines, best first."""
+        """Return the rows of the k best items for each of the unit queries (n, d), best first, with exact cosines.
+
+        These are k rows, or more if items have several.
+        """
+        k = self.items.rows_for(k)
         engine = self.engine_for(method, len(queries))
         if engine is None:
             return self.searcher.scan(queries, k)
@@ -95,7 +123,8 @@ class Field:
         return self.searcher.search(queries, k, engine, candidates)
 
     def proposals(self, queries: FloatArray, k: int, method: SearchMethod) -> list[Rows]:
-        """Return the candidate rows for k hits for each of the unit queries (n, d): more than k, in no fixed order."""
+        """Return the candidate rows for k items for each of the unit queries (n, d): more than k, in no fixed order."""
+        k = self.items.rows_for(k)
         engine = self.engine_for(method, len(queries))
         if engine is None:
             return [rows for rows, _ in self.searcher.scan(queries, candidates_for(k, k))]
@@ -104,11 +133,35 @@ class Field:
 
     def rows_of(self, items: Rows) -> Rows:
         """Return the distinct rows of items, ascending; items without a row are skipped."""
-        rows = self.items.row_of[items]
-        return np.unique(rows[rows >= 0])
+        return self.items.rows_of(items)
+
+    def scan_items(self, queries: FloatArray, items: Rows, k: int) -> list[Found]:
+        """Return the rows of the k best of `items` for each of the unit queries (n, d), as `search` does."""
+        return self.searcher.scan_rows(queries, self.rows_of(items), self.items.rows_for(k))
+
+    def scores_by_row(self, query: FloatArray, items: Rows) -> tuple[Rows, NDArray[np.float64], Rows]:
+        """Return all rows of items, item by item, as entries of the map, with their exact cosines.
+
+        The third array has each item's number of rows, int64 (n,).
+        """
+        entries, rows, counts = self.items.entries_of(items)
+        distinct, places = np.unique(rows, return_inverse=True)
+        scores = self.searcher.cosines(query, distinct)[places] if len(distinct) else np.zeros(0)
+        return entries, scores, counts
+
+    def times_of(self, entries: Rows) -> Times:
+        """Return when the frames of entries are shown."""
+        assert self._times is not None
+        return self._times.at(entries, self.items.entries)
 
     def scores_of(self, query: FloatArray, items: Rows) -> NDArray[np.float64]:
-        """Return the exact cosines float64 (n,) of a unit query (d,) with items' vectors, 0 for items without one."""
+        """Return the exact cosines float64 (n,) of a unit query (d,) with items' vectors, 0 for items without one.
+
+        An item with several vectors has the highest of their cosines.
+        """
+        if self.items.many_to_many:
+            _, found, counts = self.scores_by_row(query, items)
+            return highest_of_groups(found, counts)
         rows = self.items.row_of[items]
         has_row = rows >= 0
         scores = np.zeros(len(items))
@@ -118,10 +171,15 @@ class Field:
         return scores
 
     def rough_scores(self, query: FloatArray) -> FloatArray:
-        """Return the products float32 (items,) of a unit query (d,) with items' vectors, 0 for items without one."""
+        """Return the products float32 (items,) of a unit query (d,) with items' vectors, 0 for items without one.
+
+        An item with several vectors has the highest of their products.
+        """
         products = self.searcher.products(query)
         if self.items.is_identity:
             return products
+        if self.items.many_to_many:
+            return self.items.best_of_rows(products)
         rows = self.items.row_of
         scores: FloatArray = np.where(rows >= 0, products[rows], np.float32(0))
         return scores
@@ -135,7 +193,12 @@ def open_field(path: Path, name: str, record: FieldRecord, items: int) -> Field:
     shards = open_shards(path, record)
     for shard in shards:
         shard.check(record.engines)
-    mapping = row_items.load(path, record.shards, items)
-    if name in (IMAGE, WORD) and not mapping.covers_all:
+    mapping, times = row_items.opened(path, record.shards, items), moments.opened(path, record.shards)
+    if times is not None and name != FRAMES:
+        raise CorruptIndexError(f"{path} has times in the field {name!r:.40}: restore it or rebuild")
+    opened = Field(path, name, record, Searcher(shards, record.engines, reduction), mapping, times)
+    if name in (IMAGE, WORD) and not opened.items.covers_all:
         raise CorruptIndexError(f"{path} has items without a row in the field {name}: restore it or rebuild")
-    return Field(path, name, record, Searcher(shards, record.engines, reduction), mapping)
+    if times is None:  # a field of frames has many rows, so its map is read at its first query
+        _ = opened.items
+    return opened

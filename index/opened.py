@@ -17,6 +17,7 @@ from gifdex.index.items import Items, Where
 from gifdex.index.kinds import only_gifs
 from gifdex.index.queries.cutoff import ANY, Cutoff
 from gifdex.index.queries.fuse import Fusion, fusion
+from gifdex.index.queries.moments import MomentsOf, moments_of
 from gifdex.index.text_file import TextFile
 from gifdex.index.vectors import Scores
 from gifdex.schemas.errors import QueryError
@@ -144,15 +145,21 @@ class Opened:
         self.prepare(fused, method, len(queries))
         among = None if where is None else self._items.matching(where)
         found = fused.search(queries, k, method, among)
-        return [self.hits(items, scores, cutoff) for items, scores in found]
+        return [
+            self.hits(items, scores, cutoff, moments_of(fused, query))
+            for query, (items, scores) in zip(queries, found, strict=True)
+        ]
 
-    def hits(self, items: Rows, scores: Scores, cutoff: Cutoff = ANY) -> list[Hit]:
+    def hits(self, items: Rows, scores: Scores, cutoff: Cutoff = ANY, moments: MomentsOf | None = None) -> list[Hit]:
         """Return hits for those of items (n,) with falling scores (n,) that are good enough."""
         if not cutoff.is_open:
             kept = cutoff.kept(scores)
             items, scores = items[:kept], scores[:kept]
         keys, uris, metadata = self._items.rows(items)
         shares = cutoff.of(scores)
-        if shares is None:
+        if shares is None and moments is None:
             return list(map(Hit, keys, scores.tolist(), uris, metadata))
-        return list(map(Hit, keys, scores.tolist(), uris, metadata, shares.tolist()))
+        nothing = [None] * len(keys)
+        percentiles = nothing if shares is None else shares.tolist()
+        when = [()] * len(keys) if moments is None else moments(items)
+        return list(map(Hit, keys, scores.tolist(), uris, metadata, percentiles, when))

@@ -98,7 +98,8 @@ def _open_version(version: Path, verify: bool, here: _Here) -> Index:
     if manifest.projection is not None:
         in_memory.add(manifest.projection.file)
     for record in manifest.fields.values():
-        in_memory |= {shard.row_items for shard in record.shards if shard.row_items is not None}
+        read_now = (shard for shard in record.shards if shard.moments is None)
+        in_memory |= {shard.row_items for shard in read_now if shard.row_items is not None}
         in_memory |= set() if record.reduction is None else {record.reduction.file}
     watch = FileWatch(version / name for name in used if name not in in_memory)
     items = item_files.load(version / manifest.items_file, manifest.items)

@@ -123,8 +123,8 @@ def _text(value: Any) -> str:
 
 def _without_fts5(err: Exception) -> ArtifactError:
     return ArtifactError(
-        f"the SQLite {sqlite_version()} of this process has no FTS5 ({err}), which the field {TEXT} needs: use a Python "
-        "whose module sqlite3 has it, and import sqlite3 before TensorFlow"
+        f"the SQLite {sqlite_version()} of this process has no FTS5 ({err}), which the field {TEXT} needs: use a "
+        "Python whose module sqlite3 has it, and import sqlite3 before TensorFlow"
     )
 
 

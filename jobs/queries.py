@@ -12,7 +12,7 @@ from gifdex.jobs.console import PlaceOption, print_json, print_table, table
 from gifdex.jobs.option_types import FieldWeights, GroupScore
 
 if TYPE_CHECKING:
-    from gifdex.index.hits import Hit, Word
+    from gifdex.index.hits import Hit, Moment, Word
     from gifdex.index.lookup import Index
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -124,7 +124,7 @@ def print_hits(hits: Sequence[Hit], as_json: bool) -> None:
             print_json(_hit_json(rank, hit))
         return
     more = {name: column for name, column in _MORE.items() if any(column[0](hit) for hit in hits)}
-    shown = table("rank", "score", "id", "uri", *more, numbers=("rank", "score", "percentile"))
+    shown = table("rank", "score", "id", "uri", *more, numbers=("rank", "score", "percentile", "at"))
     for rank, hit in enumerate(hits, start=1):
         further = [shown_as(hit) or other for shown_as, other in more.values()]
         shown.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.uri, *further)
@@ -134,6 +134,7 @@ def print_hits(hits: Sequence[Hit], as_json: bool) -> None:
 # Further columns of the table: what they show of a hit, and of one without it. A column that is empty is left out.
 _MORE: Mapping[str, tuple[Callable[[Hit], str | None], str]] = {
     "percentile": (lambda hit: None if hit.percentile is None else f"{hit.percentile:.3f}", ""),
+    "at": (lambda hit: f"{hit.moments[0].milliseconds / 1000:.1f} s" if hit.moments else None, ""),
     "duplicates": (lambda hit: ", ".join(hit.duplicates), ""),
     "source": (lambda hit: hit.source, "index"),
 }
@@ -143,6 +144,7 @@ def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
     """Return a hit as JSON; what a query does not give is left out."""
     further = {
         "percentile": None if hit.percentile is None else round(hit.percentile, 4),
+        "moments": [_moment_json(moment) for moment in hit.moments],
         "duplicates": list(hit.duplicates),
         "source": hit.source,
     }
@@ -154,3 +156,7 @@ def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
         "metadata": dict(hit.metadata),
         **{name: value for name, value in further.items() if value not in (None, [])},
     }
+
+
+def _moment_json(moment: Moment) -> dict[str, Any]:
+    return {"milliseconds": moment.milliseconds, "frame": moment.frame, "score": round(moment.score, 6)}

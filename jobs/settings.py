@@ -377,6 +377,15 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "index",
+        "moments",
+        "index",
+        None,
+        "Keep the embeddings of single frames in the index, as the field frames, so that hits say when.",
+        "false",
+        "also keep the embeddings of single frames, so that hits say when",
+    ),
+    Setting(
+        "index",
         "shards",
         "index",
         ShardCount(),

@@ -196,6 +196,7 @@ def _build_id(
         "text": [text_file.sqlite_version(), *settings.index.text_columns],
         "tags": [settings.index.tags, settings.index.min_tag_probability] if settings.index.tags else None,
         "calibration": calibration.recipe(zero_shot.scene_descriptions()),
+        "moments": settings.index.moments,
         "written_by": [package_version(package) for package in writers],
         "shards": settings.index.shards,
         "duplicates": lists.duplicates,

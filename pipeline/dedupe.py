@@ -24,8 +24,8 @@ from gifdex.index.groups import Groups
 from gifdex.index.pairs import connect_all
 from gifdex.index.queries.duplicates import duplicate_score
 from gifdex.pipeline.encode import Source, reader
+from gifdex.pipeline.frames import projected
 from gifdex.pipeline.lists import Lists
-from gifdex.pipeline.shards import projected
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.progress import Progress

@@ -21,6 +21,7 @@ from apache_beam.utils.shared import Shared
 from gifdex.encoders.base import ImageEncoder, fingerprint
 from gifdex.encoders.feature_cache import FeatureCache
 from gifdex.encoders.features import encode, features_fingerprint, features_recipe
+from gifdex.encoders.frame_cache import FrameCache
 from gifdex.encoders.frames.decode import FrameDecoder
 from gifdex.encoders.frames.decoders import registry
 from gifdex.encoders.registry import image_encoder
@@ -49,11 +50,16 @@ class Source:
 
 @dataclass(frozen=True)
 class EncodeTask:
-    """GIFs of one partition, sorted by key, and the part file their features go to."""
+    """GIFs of one partition, sorted by key, and the part file their features go to.
+
+    `frames` is the part file for the features of single frames, None if they are not wanted. If it is the `output`,
+    the pooled features are known already.
+    """
 
     partition: str
     sources: tuple[Source, ...]
     output: Path
+    frames: Path | None = None
 
     @property
     def items(self) -> int:
@@ -161,8 +167,12 @@ class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         max_bytes = self._settings.limits.bytes
         sources = [(source.sha256, reader(source, max_bytes)) for source in task.sources]
         assert self._decode is not None
-        outcomes = encode(self._encoder, sources, self._settings, self._decode)
-        self._cache.commit(task.output, outcomes)
+        keep_frames = task.frames is not None
+        outcomes = encode(self._encoder, sources, self._settings, self._decode, keep_frames=keep_frames)
+        if task.frames is not None:  # first, because a GIF with pooled features counts as done
+            FrameCache.beside(self._cache).commit(task.frames, outcomes)
+        if task.output != task.frames:
+            self._cache.commit(task.output, outcomes)
         yield str(task.output), len(outcomes)
 
     def teardown(self) -> None:
@@ -174,14 +184,33 @@ class RunEncodeTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
 
 @dataclass(frozen=True)
 class CacheLookup:
-    """A catalog's GIFs: those that are not cached, and the cached outcomes of the others (`cache.outcomes`)."""
+    """A catalog's GIFs: those that are not cached, and the cached outcomes of the others (`cache.outcomes`).
+
+    `frames` is the same for the features of single frames, None if they are not wanted: only of GIFs whose pooled
+    features are cached.
+    """
 
     missing: list[Source]
     cached: pa.Table
+    frames: CacheLookup | None = None
+
+    @property
+    def to_encode(self) -> int:
+        """The number of GIFs to encode."""
+        return len(self.missing) + (0 if self.frames is None else len(self.frames.missing))
 
 
-def look_up(catalog: pa.Table, cache: FeatureCache) -> CacheLookup:
-    """Look up the distinct GIFs of a catalog (schema CATALOG) in the cache."""
+def look_up(catalog: pa.Table, cache: FeatureCache, *, moments: bool = False) -> CacheLookup:
+    """Look up the distinct GIFs of a catalog (schema CATALOG) in the cache, and with `moments` also their frames."""
+    found = _look_up(catalog, cache)
+    if not moments:
+        return found
+    good = found.cached.filter(pc.is_null(found.cached["error"]))["sha256"]
+    pooled = catalog.filter(pc.is_in(catalog["sha256"], good.combine_chunks()))
+    return replace(found, frames=_look_up(pooled, FrameCache.beside(cache)))
+
+
+def _look_up(catalog: pa.Table, cache: FeatureCache) -> CacheLookup:
     first_uri: dict[str, str] = {}
     for sha256, uri in zip(catalog["sha256"].to_pylist(), catalog["uri"].to_pylist(), strict=True):
         first_uri.setdefault(sha256, uri)
@@ -201,27 +230,48 @@ def encode_missing(
 ) -> Encoded:
     """Encode the GIFs that are not cached.
 
-    `encoder` is the one that `acquire_encoder` returned for `shared`. Raises PipelineError if the runner fails or part
-    files differ from the plan.
+    With moments, those whose frames are not cached are encoded too; they are rejects if that fails now. `encoder` is
+    the one that `acquire_encoder` returned for `shared`. Raises PipelineError if the runner fails or part files differ
+    from the plan.
     """
-    missing = lookup.missing
-    tasks = plan_encode(missing, settings.encode.task_items, cache)
+    tasks = _with_frames(plan_encode(lookup.missing, settings.encode.task_items, cache), lookup, settings, cache)
     # Resolved once, so that workers on other machines do not choose differently.
     pinned = replace(settings.encode, precision=encoder.precision)
     run_tasks("encode", tasks, lambda: RunEncodeTask(pinned, cache, shared), settings.beam_options, progress)
     cache.describe(features_recipe(encoder, settings.encode), encoder.classifier)
-    results = [lookup.cached, *(_check(task) for task in tasks)]
+    results = [lookup.cached, *(_check(task) for task in tasks if task.output != task.frames)]
     outcomes = pa.concat_tables(results)
-    good = pc.is_null(outcomes["error"])
-    # The cache may have both a failure and a later success with another decoder or other limits.
-    failed = pc.and_not(pc.invert(good), pc.is_in(outcomes["sha256"], outcomes["sha256"].filter(good)))
-    rejects = {row["sha256"]: (row["error"], row["reason"]) for row in outcomes.filter(failed).to_pylist()}
-    damaged = outcomes.filter(pc.and_(good, pc.is_valid(outcomes["reason"])))
-    failed_now = sum(source.sha256 in rejects for source in missing)
+    rejects = _rejects(outcomes)
+    tried = {source.sha256 for task in tasks for source in task.sources}
+    if lookup.frames is not None:
+        only_frames = [_check(task) for task in tasks if task.output == task.frames]
+        rejects |= _rejects(pa.concat_tables([lookup.frames.cached, *only_frames]))
+    damaged = outcomes.filter(pc.and_(pc.is_null(outcomes["error"]), pc.is_valid(outcomes["reason"])))
     damages = dict(zip(damaged["sha256"].to_pylist(), damaged["reason"].to_pylist(), strict=True))
-    return Encoded(
-        rejects, damages, len(missing), len(missing) - failed_now, len(set(lookup.cached["sha256"].to_pylist()))
-    )
+    reused = set(lookup.cached["sha256"].to_pylist()) - tried
+    return Encoded(rejects, damages, len(tried), len(tried - rejects.keys()), len(reused))
+
+
+def _with_frames(
+    tasks: list[EncodeTask], lookup: CacheLookup, settings: BuildSettings, cache: FeatureCache
+) -> list[EncodeTask]:
+    """Return tasks that also keep the features of single frames, and those for GIFs that lack only these."""
+    if lookup.frames is None:
+        return tasks
+    beside = FrameCache.beside(cache)
+    both = [replace(task, frames=beside.part(task.partition, task.output.stem)) for task in tasks]
+    only = plan_encode(lookup.frames.missing, settings.encode.task_items, beside)
+    return [*both, *(replace(task, frames=task.output) for task in only)]
+
+
+def _rejects(outcomes: pa.Table) -> dict[str, tuple[str, str]]:
+    """Return the error and the reason of each key that has no success.
+
+    The cache may have both a failure and a later success with another decoder or other limits.
+    """
+    good = pc.is_null(outcomes["error"])
+    failed = pc.and_not(pc.invert(good), pc.is_in(outcomes["sha256"], outcomes["sha256"].filter(good)))
+    return {row["sha256"]: (row["error"], row["reason"]) for row in outcomes.filter(failed).to_pylist()}
 
 
 def _check(task: EncodeTask) -> pa.Table:

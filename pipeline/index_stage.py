@@ -23,10 +23,11 @@ from gifdex.index.build import (
     write_items,
 )
 from gifdex.index.engines.base import evenly_spaced
-from gifdex.index.field_records import CAPTION, FEATURES, IMAGE
+from gifdex.index.field_records import CAPTION, FEATURES, FRAMES, IMAGE
 from gifdex.index.fields import JOINT_SPACE
 from gifdex.index.tuning import MAX_SENTENCES
 from gifdex.pipeline import shards
+from gifdex.pipeline.frames import count_frames
 from gifdex.pipeline.settings import BuildSettings, IndexSettings
 from gifdex.pipeline.tagging import tagged
 from gifdex.pipeline.tasks import run_tasks
@@ -89,6 +90,7 @@ def field_plans(plan: IndexPlan, settings: IndexSettings) -> Mapping[str, FieldP
         IMAGE: FieldPlan(joint, settings.engines),
         CAPTION: FieldPlan(joint, settings.engines),
         FEATURES: FieldPlan(SpaceRecord(image.name, image.fingerprint), {}),
+        FRAMES: FieldPlan(joint, settings.engines),
     }
 
 
@@ -99,7 +101,9 @@ def write_version(
     version = workspace.store / plan.origin.build_id
     artifact.clear(version)  # so that a damaged version does not exist while it is rewritten
     index = settings.index
-    count = index.shards or shards.automatic_shards(len(plan.items), cache.dimensions, plan.projection.dimensions)
+    frames = count_frames(plan.items, cache) if index.moments and not index.shards else 0
+    dimensions = cache.dimensions, plan.projection.dimensions
+    count = index.shards or shards.automatic_shards(len(plan.items), *dimensions, frames)
     ordered = shards.row_order(plan.items, count)
     items = tagged(ordered, index, cache, plan.classifier)
     write_items(version, items)

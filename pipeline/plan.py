@@ -59,7 +59,7 @@ def _about(seconds: float | None) -> str:
 
 
 def plan_run(scanned: Scan, missing: int, workspace: Workspace, cache: FeatureCache, encoder: str) -> RunPlan:
-    """Compare a scan with the newest catalog; the cache has no features of `missing` of its distinct GIFs."""
+    """Compare a scan with the newest catalog; `missing` of its distinct GIFs have to be encoded."""
     before, known = _last(workspace)
     speed = _last_speed(workspace)
     return RunPlan(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gifdex.encoders.frame_cache import SUFFIX as FRAMES_SUFFIX
 from gifdex.index import store
 from gifdex.index.store import push as pushing
 from gifdex.index.store.place import Place
@@ -122,7 +123,8 @@ def _prune_features(workspace: Workspace) -> int:
         return 0
     ended, gone = newest.stat().st_mtime, 0
     for encoder in _folders(workspace.features):
-        keys = [chunk for column in needed.get(encoder.name, []) for chunk in column.chunks]
+        fingerprint = encoder.name.removesuffix(FRAMES_SUFFIX)
+        keys = [chunk for column in needed.get(fingerprint, []) for chunk in column.chunks]
         wanted = pa.chunked_array(keys, pa.string())
         for part in sorted(encoder.glob("*/*.parquet")):
             if part.stat().st_mtime > ended:

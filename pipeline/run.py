@@ -98,16 +98,17 @@ class Run:
 
     def plan(self, scanned: Scan) -> RunPlan:
         """Return what the run has to do."""
-        missing = look_up(scanned.catalog, self.cache).missing
-        to_encode = len(missing) - len(known_features(self.settings.inbox, missing, self.cache))
+        found = look_up(scanned.catalog, self.cache, moments=self.settings.index.moments)
+        to_encode = found.to_encode - len(known_features(self.settings.inbox, found.missing, self.cache))
         return plan_run(scanned, to_encode, self.workspace, self.cache, self.encoder.name)
 
     def encode(self, scanned: Scan) -> Encoded:
         """Encode the GIFs that are not cached, after a notice if another encoder was chosen."""
-        found = look_up(scanned.catalog, self.cache)
+        moments = self.settings.index.moments
+        found = look_up(scanned.catalog, self.cache, moments=moments)
         if take_in(self.settings.inbox, found.missing, self.cache):
-            found = look_up(scanned.catalog, self.cache)
-        planned = plan_run(scanned, len(found.missing), self.workspace, self.cache, self.encoder.name)
+            found = look_up(scanned.catalog, self.cache, moments=moments)
+        planned = plan_run(scanned, found.to_encode, self.workspace, self.cache, self.encoder.name)
         if planned.notice is not None:
             self.progress.notice(planned.notice)
         with self.times.timed("encode"):

@@ -17,11 +17,11 @@ class IndexSettings:
     """Settings of the index stage. `projection` is a file, or None for the zero-shot one.
 
     `engines` maps the engines to build to parameters that override their defaults. `keep_features` keeps the image
-    encoder's features in the index, as the field `features`. `dedupe` is the score of near duplicates, of which only
-    one is indexed; None indexes all. `text_columns` are the columns of metadata whose words the field `text` has,
-    besides id, caption and tags. Up to `tags` classes of the image encoder's classifier that have `min_tag_probability`
-    become tags of each item. Each of the `shards` is built in its own task; None means as few as keep a task within
-    2 GiB of features and vectors.
+    encoder's features in the index, as the field `features`; `moments` keeps the embeddings of single frames, as the
+    field `frames`. `dedupe` is the score of near duplicates, of which only one is indexed; None indexes all.
+    `text_columns` are the columns of metadata whose words the field `text` has, besides id, caption and tags. Up to
+    `tags` classes of the image encoder's classifier that have `min_tag_probability` become tags of each item. Each of
+    the `shards` is built in its own task; None means as few as keep a task within 2 GiB of features and vectors.
     """
 
     text_encoder: str = DEFAULT_TEXT_ENCODER
@@ -33,6 +33,7 @@ class IndexSettings:
     text_columns: tuple[str, ...] = ()
     tags: int = 0
     min_tag_probability: float = 0.1
+    moments: bool = False
 
     def __post_init__(self) -> None:
         check_at_least(0, tags=self.tags)

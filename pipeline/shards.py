@@ -7,7 +7,6 @@ vectors. The second builds the engines over them, after the reduction has been f
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +21,22 @@ from numpy.typing import NDArray
 from gifdex.encoders import projections
 from gifdex.encoders.base import FloatArray, available_cpus, encode_known
 from gifdex.encoders.feature_cache import FeatureCache
+from gifdex.encoders.features import halved
 from gifdex.encoders.fixed_order import fixed_order
+from gifdex.encoders.frame_cache import FrameCache
 from gifdex.encoders.projections.base import Projection
 from gifdex.encoders.registry import text_encoder
 from gifdex.index.build import Engines, build_engines, write_rows
 from gifdex.index.field_records import CAPTION, FEATURES, IMAGE
 from gifdex.index.items import read_rows
 from gifdex.index.row_items import distinct_rows
+from gifdex.pipeline.frames import projected, row_keys, write_frames
 from gifdex.pipeline.settings import IndexSettings
 from gifdex.schemas import tables
-from gifdex.schemas.errors import PipelineError, UnknownWordsError
+from gifdex.schemas.errors import UnknownWordsError
 from gifdex.schemas.files import commit_table
 
-# Rows per block of the projection: limits memory, and fixes the shapes of the products.
+# Sentences per block: limits memory.
 _BLOCK = 4096
 # The default limit for a shard's features and vectors in memory.
 _SHARD_BYTES = 2 * 1024**3
@@ -77,9 +79,12 @@ def embeddings_name(number: int) -> str:
     return f"shard-{number:05d}.parquet"
 
 
-def automatic_shards(items: int, features: int, dimensions: int) -> int:
-    """Return how many shards keep each one's features and vectors (held twice) within the default limit."""
-    bytes_ = items * 4 * (features + 2 * dimensions)
+def automatic_shards(items: int, features: int, dimensions: int, frames: int = 0) -> int:
+    """Return how many shards keep each one's features and vectors (held twice) within the default limit.
+
+    `frames` are those whose vectors are kept too.
+    """
+    bytes_ = 4 * (items * (features + 2 * dimensions) + frames * 2 * dimensions)
     return max(1, -(-bytes_ // _SHARD_BYTES))
 
 
@@ -142,7 +147,10 @@ class RunEmbedTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         _write_field(task, IMAGE, images, places)
         _write_field(task, CAPTION, captions, caption_places)
         kept = features if self._settings.keep_features else features[:0]
-        _write_field(task, FEATURES, _halved(kept), places if len(kept) else np.full(len(places), -1))
+        halves = halved(kept, "--keep-features")
+        _write_field(task, FEATURES, halves, places if len(kept) else np.full(len(places), -1))
+        if self._settings.moments:
+            write_frames(task.version, task.number, keys[places].tolist(), FrameCache.beside(self._cache), projection)
         commit_table(task.output, _embeddings_table(items, images[places], captions, caption_places))
         yield str(task.output), task.items
 
@@ -186,27 +194,9 @@ class RunEngineTask(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         yield str(task.output), task.items
 
 
-def projected(features: FloatArray, projection: Projection) -> FloatArray:
-    """Return the embeddings float32 (n, d) of features float32 (n, d_image)."""
-    blocks = [projection.embed_images(features[at : at + _BLOCK]) for at in range(0, len(features), _BLOCK)]
-    return np.concatenate(blocks)
-
-
-def _halved(features: FloatArray) -> NDArray[np.float16]:
-    """Return features as float16; raises PipelineError for values beyond its range."""
-    with np.errstate(over="ignore"):
-        result: NDArray[np.float16] = features.astype(np.float16)
-    if not np.isfinite(result).all():
-        raise PipelineError(
-            f"the image encoder gives features up to {np.abs(features).max():,.0f}, but float16 holds at most "
-            f"{np.finfo(np.float16).max:,.0f}: build without --keep-features"
-        )
-    return result
-
-
 def _write_field(task: EmbedTask, field: str, vectors: NDArray[Any], places: NDArray[np.int64]) -> None:
     """Write one field's rows: the distinct ones of `vectors` (m, d). `places` has each item's index there, or -1."""
-    keys = [hashlib.blake2b(vector.tobytes(), digest_size=16).digest() for vector in vectors]
+    keys = row_keys(vectors)
     firsts, items = distinct_rows([None if place < 0 else keys[place] for place in places.tolist()])
     write_rows(task.version, field, task.number, vectors[places[firsts]], items, task.items)
 

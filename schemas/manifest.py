@@ -127,7 +127,7 @@ class ShardRecord:
     """One slice of a field: the rows over `items` items from `first_item` on, and their files.
 
     `vectors` is the file of the rows' vectors. `row_items` maps rows to items; it is None if row i is item
-    first_item + i. `engines` names each engine's file.
+    first_item + i. `engines` names each engine's file. `moments` is the file of the rows' times, in a field of frames.
     """
 
     first_item: int
@@ -136,6 +136,7 @@ class ShardRecord:
     vectors: str
     row_items: str | None
     engines: dict[str, str]
+    moments: str | None = None
 
 
 @dataclass(frozen=True)

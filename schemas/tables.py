@@ -86,6 +86,25 @@ def features(dimensions: int, fingerprint: str) -> pa.Schema:
     )
 
 
+def frame_features(dimensions: int, fingerprint: str) -> pa.Schema:
+    """One row per GIF that was tried, as in `features`, with the features of each of its `frames` instead of the mean.
+
+    `features` holds `frames` times `dimensions` little-endian float16 values, null if there are none. The lists have
+    `frames` elements each: `numbers` are the frames' indexes in the file, rising, and `milliseconds` when each is first
+    shown.
+    """
+    pooled = features(dimensions, fingerprint)
+    own = {
+        "features": [
+            pa.field("features", pa.large_binary()),
+            pa.field("numbers", pa.list_(pa.int32())),
+            pa.field("milliseconds", pa.list_(pa.int64())),
+        ]
+    }
+    columns = [column for field in pooled for column in own.get(field.name, [field])]
+    return pa.schema(columns, metadata={**pooled.metadata, b"dtype": b"float16"})
+
+
 def embeddings(dimensions: int) -> pa.Schema:
     """One row per indexed item: unit vectors in the joint space, of the GIF and of its caption if it has one."""
     value = pa.field("element", pa.float32(), nullable=False)  # its name in Parquet

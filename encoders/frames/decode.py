@@ -33,12 +33,15 @@ _THUMBNAIL = 16
 class SampledFrames:
     """`frames` uint8 RGB (n, height, width, 3) and `weights` float32 (n,), which sum to one.
 
+    `numbers` int32 (n,) are the frames' indexes in the file, and `milliseconds` int64 (n,) when each is first shown.
     `damage` describes why decoding stopped early, if it did; the frames are those before the damage. `canvas` is the
     width and the height of the GIF in pixels.
     """
 
     frames: Frames
     weights: NDArray[np.float32]
+    numbers: NDArray[np.int32]
+    milliseconds: NDArray[np.int64]
     damage: str | None = None
     canvas: tuple[int, int] | None = None
 
@@ -81,7 +84,9 @@ class _Job:
         for frame, picture in zip(frames, self.pictures(sample.indexes), strict=True):
             frame[...] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR).convert("RGB"))
         canvas = self.structure.width, self.structure.height
-        return SampledFrames(frames, np.asarray(sample.weights, np.float32), self.structure.damage, canvas)
+        weights, numbers = np.asarray(sample.weights, np.float32), np.asarray(sample.indexes, np.int32)
+        starts = np.cumsum([0, *self.structure.delays_ms[:-1]], dtype=np.int64)
+        return SampledFrames(frames, weights, numbers, starts[numbers], self.structure.damage, canvas)
 
 
 def _check_structure(structure: Structure, limits: Limits) -> None:

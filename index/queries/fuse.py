@@ -43,7 +43,7 @@ class Fusion:
         """Which items have a row in some field, bool (items,), or None if all do. The others are never returned."""
         if any(field.items.covers_all for field, _ in self.parts):
             return None
-        has_row: NDArray[np.bool_] = np.logical_or.reduce([field.items.row_of >= 0 for field, _ in self.parts])
+        has_row: NDArray[np.bool_] = np.logical_or.reduce([field.items.has_row for field, _ in self.parts])
         return has_row
 
     def check_takes_sentences(self) -> None:
@@ -152,8 +152,7 @@ def _search_one(field: Field, queries: FloatArray, k: int, method: SearchMethod,
     field.engine_for(method, len(queries))
     mask = np.zeros(field.items.count, bool)
     mask[among] = True
-    found = field.searcher.scan_rows(queries, field.rows_of(among), k)
-    return [field.items.expand(rows, scores, k, mask) for rows, scores in found]
+    return [field.items.expand(rows, scores, k, mask) for rows, scores in field.scan_items(queries, among, k)]
 
 
 def clipped(scores: Scores, limit: float) -> Scores:
@@ -179,7 +178,11 @@ def fusion(path: Path, fields: Mapping[str, Field], weights: Mapping[str, float]
         if name == TEXT:
             raise QueryError(f"the field {TEXT} has words and no vectors: search it by a sentence")
         if name not in fields:
-            hint = {"caption": ": give the corpus captions", "features": ": build it with --keep-features"}
+            hint = {
+                "caption": ": give the corpus captions",
+                "features": ": build it with --keep-features",
+                "frames": ": build it with --moments",
+            }
             raise QueryError(
                 f"the index {path} has no field {name!r:.40}, only {', '.join(fields)}{hint.get(str(name), '')}"
             )

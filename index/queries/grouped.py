@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,8 +13,8 @@ from gifdex.index.hits import Hit
 from gifdex.index.opened import Opened
 from gifdex.index.queries.cutoff import Cutoff
 from gifdex.index.queries.duplicates import DEFAULT_SCORE, duplicate_score
+from gifdex.index.queries.moments import MomentsOf
 from gifdex.index.search import Found
-from gifdex.index.vectors import Scores
 
 # Returns the best items, up to a count, with falling scores.
 Finder = Callable[[int], Found]
@@ -28,7 +29,21 @@ def group_score(group: bool | float) -> float | None:
     return duplicate_score("group", DEFAULT_SCORE if group is True else group)
 
 
-def grouped(opened: Opened, find: Finder, k: int, cutoff: Cutoff, score: float) -> list[Hit]:
+@dataclass(frozen=True)
+class Ranking:
+    """One query, ready to be answered: what finds its best items, and what tells their moments, if anything does."""
+
+    find: Finder
+    moments: MomentsOf | None = None
+
+    def hits(self, opened: Opened, k: int, cutoff: Cutoff, group: float | None) -> list[Hit]:
+        """Return the k best hits, one of each group of near duplicates if `group` is their score."""
+        if group is not None:
+            return grouped(opened, self, k, cutoff, group)
+        return opened.hits(*self.find(k), cutoff, self.moments)
+
+
+def grouped(opened: Opened, ranking: Ranking, k: int, cutoff: Cutoff, score: float) -> list[Hit]:
     """Return the k best items that are no near duplicates of a better one, each with the ids of its own.
 
     An item is a near duplicate of the best item that is shown and whose image vector has at least `score` with its own.
@@ -36,13 +51,13 @@ def grouped(opened: Opened, find: Finder, k: int, cutoff: Cutoff, score: float) 
     """
     count = _MORE * k
     while True:
-        items, scores = find(count)
+        items, scores = ranking.find(count)
         is_all = len(items) < count or count >= opened.manifest.items
         if (kept := cutoff.kept(scores)) < len(scores):
             items, scores, is_all = items[:kept], scores[:kept], True
         leaders, end = _leaders(opened, items, k, score)
         if end is not None or is_all:
-            return _hits(opened, items[:end], scores[:end], leaders[:end], cutoff)
+            return _hits(opened, (items[:end], scores[:end]), leaders[:end], cutoff, ranking.moments)
         count *= _MORE
 
 
@@ -62,10 +77,11 @@ def _leaders(opened: Opened, items: Rows, k: int, score: float) -> tuple[Rows, i
     return leaders, int(left[0]) if len(left) else None
 
 
-def _hits(opened: Opened, items: Rows, scores: Scores, leaders: Rows, cutoff: Cutoff) -> list[Hit]:
+def _hits(opened: Opened, found: Found, leaders: Rows, cutoff: Cutoff, moments: MomentsOf | None) -> list[Hit]:
+    items, scores = found
     shown = np.flatnonzero(leaders == np.arange(len(items)))
     keys = opened.items.rows(items)[0]
     return [
         hit._replace(duplicates=tuple(keys[place] for place in np.flatnonzero(leaders == leader) if place != leader))
-        for leader, hit in zip(shown.tolist(), opened.hits(items[shown], scores[shown], cutoff), strict=True)
+        for leader, hit in zip(shown.tolist(), opened.hits(items[shown], scores[shown], cutoff, moments), strict=True)
     ]

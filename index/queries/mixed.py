@@ -19,7 +19,8 @@ from gifdex.index.fields import SearchMethod
 from gifdex.index.items import Where
 from gifdex.index.opened import Opened
 from gifdex.index.queries.fuse import Fusion, check_weight
-from gifdex.index.queries.grouped import Finder
+from gifdex.index.queries.grouped import Ranking
+from gifdex.index.queries.moments import moments_of
 from gifdex.index.queries.query_words import Words, check_has_words, read_words
 from gifdex.index.queries.sentences import SentenceEmbedder, checked_sentences
 from gifdex.index.search import Found, best
@@ -54,10 +55,10 @@ class Mixture:
                 f"fusion={SCORES!r}"
             )
 
-    def finders(
+    def rankings(
         self, embedder: SentenceEmbedder, sentences: Sequence[str], method: SearchMethod, where: Where | None = None
-    ) -> list[Finder]:
-        """Return what finds each sentence's best items, with their scores; equal scores in item order.
+    ) -> list[Ranking]:
+        """Return how each sentence ranks the items; equal scores are in item order.
 
         Raises QueryError for a sentence without words, UnknownWordsError for one of which no field knows a word.
         """
@@ -67,11 +68,11 @@ class Mixture:
             for sentence, own in zip(checked, words, strict=True):
                 check_has_words(own, sentence)
         vectors = self._embedded(embedder, words)
-        return self._finders(words, vectors, method, where)
+        return self._rankings(words, vectors, method, where)
 
-    def vector_finders(self, queries: FloatArray, method: SearchMethod, where: Where | None = None) -> list[Finder]:
-        """Return what finds the best items for each of the unit queries (n, d)."""
-        return self._finders([None] * len(queries), list(queries), method, where)
+    def vector_rankings(self, queries: FloatArray, method: SearchMethod, where: Where | None = None) -> list[Ranking]:
+        """Return how each of the unit queries (n, d) ranks the items."""
+        return self._rankings([None] * len(queries), list(queries), method, where)
 
     def _embedded(self, embedder: SentenceEmbedder, words: Sequence[Words]) -> list[FloatArray | None]:
         """Return each sentence's vector, None where only the field `text` is asked or knows a word."""
@@ -90,13 +91,13 @@ class Mixture:
             found[place] = vector
         return found
 
-    def _finders(
+    def _rankings(
         self,
         words: Sequence[Words | None],
         vectors: Sequence[FloatArray | None],
         method: SearchMethod,
         where: Where | None,
-    ) -> list[Finder]:
+    ) -> list[Ranking]:
         if self.vectors is not None:
             self.opened.prepare(self.vectors, method, 1)
         elif method.engine not in (None, ENGINE):
@@ -105,10 +106,11 @@ class Mixture:
         among = None if where is None else items.matching(where)
         single = replace(method, batch=False)
 
-        def finder(own: Words | None, vector: FloatArray | None) -> Finder:
-            return lambda k: self._answer(own, vector, k, single, among)
+        def ranking(own: Words | None, vector: FloatArray | None) -> Ranking:
+            when = None if self.vectors is None or vector is None else moments_of(self.vectors, vector)
+            return Ranking(lambda k: self._answer(own, vector, k, single, among), when)
 
-        return [finder(own, vector) for own, vector in zip(words, vectors, strict=True)]
+        return [ranking(own, vector) for own, vector in zip(words, vectors, strict=True)]
 
     def _answer(
         self, words: Words | None, vector: FloatArray | None, k: int, method: SearchMethod, among: Rows | None

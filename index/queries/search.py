@@ -19,9 +19,10 @@ from gifdex.index.queries import hybrid
 from gifdex.index.queries.cutoff import Cutoff, cutoff
 from gifdex.index.queries.examples import ExampleEncoder
 from gifdex.index.queries.fuse import Fusion
-from gifdex.index.queries.grouped import Finder, group_score, grouped
+from gifdex.index.queries.grouped import Ranking, group_score
 from gifdex.index.queries.hybrid import Outside
 from gifdex.index.queries.mixed import Mixture, mixture
+from gifdex.index.queries.moments import moments_of
 from gifdex.index.queries.options import at_least_one, search_method
 from gifdex.index.queries.sentences import SentenceEmbedder, checked_sentences
 from gifdex.index.queries.terms import embed_terms
@@ -42,11 +43,9 @@ class _Wanted:
     cutoff: Cutoff
     group: float | None
 
-    def hits(self, opened: Opened, find: Finder) -> list[Hit]:
-        """Return the hits among the items that are found."""
-        if self.group is not None:
-            return grouped(opened, find, self.k, self.cutoff, self.group)
-        return opened.hits(*find(self.k), self.cutoff)
+    def hits(self, opened: Opened, ranking: Ranking) -> list[Hit]:
+        """Return the hits of one query."""
+        return ranking.hits(opened, self.k, self.cutoff, self.group)
 
 
 def search(
@@ -85,7 +84,7 @@ def search(
     )
     if mixed is not None:
         mixed.check_score(wanted.cutoff.min_score)
-        found = [wanted.hits(opened, find) for find in _mixed_finders(mixed, embedder, query, syntax, wanted)]
+        found = [wanted.hits(opened, ranking) for ranking in _mixed_rankings(mixed, embedder, query, syntax, wanted)]
     else:
         assert fused is not None  # which only a mixture can lack
         vectors = query_vectors(fused, embedder, query, syntax)
@@ -106,10 +105,12 @@ def _hits_of(opened: Opened, fused: Fusion, vectors: FloatArray, wanted: _Wanted
     opened.prepare(fused, wanted.method, 1)
     among = None if wanted.where is None else opened.items.matching(wanted.where)
 
-    def finder(vector: FloatArray) -> Finder:
-        return lambda count: fused.search(vector[None], count, wanted.method, among)[0]
+    def ranking(vector: FloatArray) -> Ranking:
+        return Ranking(
+            lambda count: fused.search(vector[None], count, wanted.method, among)[0], moments_of(fused, vector)
+        )
 
-    return [wanted.hits(opened, finder(vector)) for vector in vectors]
+    return [wanted.hits(opened, ranking(vector)) for vector in vectors]
 
 
 def query_vectors(fused: Fusion, embedder: SentenceEmbedder, query: Query, syntax: str) -> FloatArray:
@@ -124,12 +125,11 @@ def query_vectors(fused: Fusion, embedder: SentenceEmbedder, query: Query, synta
     return unit_queries(embedded, fused.dimensions)
 
 
-def _mixed_finders(
+def _mixed_rankings(
     mixed: Mixture, embedder: SentenceEmbedder, query: Query, syntax: str, wanted: _Wanted
-) -> list[Finder]:
-    """Return what finds the items of each query."""
+) -> list[Ranking]:
     if mixed.text is None and mixed.vectors is not None:
-        return mixed.vector_finders(query_vectors(mixed.vectors, embedder, query, syntax), wanted.method, wanted.where)
+        return mixed.vector_rankings(query_vectors(mixed.vectors, embedder, query, syntax), wanted.method, wanted.where)
     if isinstance(query, np.ndarray):
         raise QueryError(f"the field {TEXT} has words and no vectors, but the query is a vector: search by a sentence")
     _check_syntax(syntax)
@@ -138,7 +138,7 @@ def _mixed_finders(
             f"syntax={TERMS!r} makes a vector of the query, but the field {TEXT} has words: leave the field out, or "
             "the syntax"
         )
-    return mixed.finders(embedder, checked_sentences(query), wanted.method, wanted.where)
+    return mixed.rankings(embedder, checked_sentences(query), wanted.method, wanted.where)
 
 
 def _check_syntax(syntax: str, *allowed: str) -> None:

@@ -16,7 +16,8 @@ from gifdex.index.items import Where
 from gifdex.index.opened import Opened
 from gifdex.index.queries.cutoff import Cutoff
 from gifdex.index.queries.examples import Example, ExampleEncoder, Examples, combined, copies_of, gathered, subtracted
-from gifdex.index.queries.grouped import group_score, grouped
+from gifdex.index.queries.grouped import Ranking, group_score
+from gifdex.index.queries.moments import MomentsOf, moments_of
 from gifdex.index.queries.options import at_least_one, checked_score, search_method
 from gifdex.index.search import Found, best
 from gifdex.index.vectors import Scores
@@ -69,6 +70,7 @@ def similar(
     plus, less = gathered(gif, image, id, examples), subtracted(minus)
     left_out = copies_of(opened, [*plus, *less])
     among = None if where is None else opened.items.matching(where)
+    when: MomentsOf | None = None
     if towards is not None:
         if fields is not None and list(fields) != [FEATURES]:
             raise QueryError(f"towards searches the field {FEATURES}, but fields is {dict(fields)!r:.80}: leave it out")
@@ -80,6 +82,7 @@ def similar(
         fused = opened.fusion(fields)
         query = combined(opened, encoder, fused.parts[0][0].space, plus, less)
         opened.prepare(fused, method, 1)
+        when = moments_of(fused, query)
 
         def ranked(wanted: int) -> Found:
             return fused.search(query[None], wanted, method, among)[0]
@@ -89,7 +92,7 @@ def similar(
         kept = ~np.isin(items, left_out)
         return items[kept][:wanted], scores[kept][:wanted]
 
-    return opened.hits(*find(count), limit) if score is None else grouped(opened, find, count, limit, score)
+    return Ranking(find, when).hits(opened, count, limit, score)
 
 
 def _towards(

@@ -32,6 +32,7 @@ from gifdex.index.engines.names import ANNOY, HNSW
 from gifdex.index.field_records import IMAGE
 from gifdex.index.fields import JOINT_SPACE
 from gifdex.index.lookup import Index
+from gifdex.index.moments import Times, distinct_frames
 from gifdex.index.row_items import distinct_rows
 from gifdex.schemas import tables
 from gifdex.schemas.manifest import EncoderRecord, SpaceRecord
@@ -96,8 +97,8 @@ def make_version(items_table: Callable[[int, int], pa.Table]) -> VersionMaker:
     `make(folder, vectors, shards=None, trees=10, seed=0, hnsw=False, fields={}, engines={}, sentences=None,
     classifier=None, scenes=None, items=None, text_columns=None)`. `shards` has each shard's number of items; another
     `seed` gives another projection and other items; `fields` maps names of other fields to their vectors, with a row of
-    NaN for an item without one; `engines` are built beside the usual ones. `items` (schema ITEMS) replace the usual
-    ones; `text_columns` builds the field `text`.
+    NaN for an item without one (frames: (items, n, d), 100 ms each, NaN where one is missing); `engines` are built
+    beside the usual ones. `items` (schema ITEMS) replace the usual ones; `text_columns` builds the field `text`.
     """
     encoder = text_encoder()
     text = EncoderRecord(encoder.name, encoder.fingerprint, encoder.dimensions)
@@ -164,6 +165,9 @@ def write_field(version: Path, name: str, vectors: NDArray[Any], counts: Sequenc
     for number, (count, end) in enumerate(zip(counts, ends, strict=True)):
         own = vectors[end - count : end]
         keys = [None if np.isnan(vector).any() else vector.tobytes() for vector in own]
+        if own.ndim == 3:
+            write_frames(version, name, number, own)
+            continue
         firsts, items = distinct_rows(keys)
         write_rows(version, name, number, own[firsts], items, count)
     if plan.engines:
@@ -171,6 +175,18 @@ def write_field(version: Path, name: str, vectors: NDArray[Any], counts: Sequenc
         fit_reduction(version, name, numbers)
         for number in numbers:
             build_engines(version, name, number, plan.engines)
+
+
+def write_frames(version: Path, name: str, number: int, frames: NDArray[Any]) -> None:
+    """Write a shard's distinct frames of items; `frames` (items, n, d) has NaN for a missing frame."""
+    shown = [np.flatnonzero(~np.isnan(own).any(axis=1)) for own in frames]
+    vectors = np.concatenate([own[places] for own, places in zip(frames, shown, strict=True)])
+    places = np.concatenate(shown)
+    starts = np.cumsum([0, *map(len, shown)]).tolist()
+    times = Times(100 * places, places.astype(np.int32))
+    keys = [vector.tobytes() for vector in vectors]
+    firsts, items, times = distinct_frames(keys, times, starts, range(len(frames)))
+    write_rows(version, name, number, vectors[firsts], items, len(frames), times)
 
 
 @pytest.fixture(scope="session")

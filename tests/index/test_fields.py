@@ -220,7 +220,7 @@ def test_a_batch_of_fused_queries_answers_as_single_queries(index: Index) -> Non
         (np.ones(9), FUSED, r"has 16 dimensions, but the query has 9"),
         (np.ones(16), {"image": 1, "features": 1}, r"image and features are in different spaces, joint \(.*pixels \("),
         (np.ones(9), {"features": 1, "caption": 1}, r"features and caption are in different spaces, pixels \("),
-        (np.ones(16), {"frames": 1}, r"has no field 'frames', only image, caption, features$"),
+        (np.ones(16), {"frames": 1}, r"has no field 'frames', only image, caption, features: build it with --m"),
         (np.ones(16), {"image": 1, "frames": 0}, r"has no field 'frames'"),
         (np.ones(16), {3: 1}, r"has no field 3"),
         (np.ones(16), {}, r"are all 0"),

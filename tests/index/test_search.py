@@ -57,7 +57,7 @@ def ranks(searcher: Searcher, queries: FloatArray, rows: Rows) -> list[int]:
     """Rank rows as a field with one row for each item ranks its items."""
     rows_are_items = RowItems(searcher.rows, searcher.rows, None, None)
     dimensions = searcher.shards[0].vectors.dimensions
-    field = Field(Path(), "image", one_shard(searcher.rows, dimensions), searcher, rows_are_items)
+    field = Field(Path(), "image", one_shard(searcher.rows, dimensions), searcher, lambda: rows_are_items)
     found: list[int] = Fusion(((field, 1.0),)).ranks(queries, rows).tolist()
     return found
 
