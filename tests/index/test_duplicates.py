@@ -88,8 +88,20 @@ def test_pairs_that_an_engine_proposes_are_pairs(index: Index, planted: FloatArr
     found = numbers(index.duplicates(SCORE, engine=engine, num_candidates=10))
     assert all(any(group <= other for other in expected) for group in found)
     assert sum(map(len, found)) >= 0.95 * sum(map(len, expected))
-    # A group of more items than there are candidates is complete.
-    assert set(range(100, 180)) in [group & set(range(100, 180)) for group in found]
+
+
+@pytest.mark.parametrize("engine", ["annoy", "scan", "hnsw"])
+def test_a_group_that_fills_the_candidates_of_its_members_is_complete(
+    tmp_path: Path, make_version: VersionMaker, spectral: VectorMaker, engine: str
+) -> None:
+    """Two tight clusters are one group, but the nearest of each member are all in its own."""
+    vectors, random = spectral(900, DIMENSIONS), np.random.default_rng(4)
+    other = unit(vectors[0] + 0.15 * unit(random.standard_normal(DIMENSIONS)))
+    noise = 0.01 * unit(random.standard_normal((80, DIMENSIONS)))
+    vectors[:80] = unit(np.repeat([vectors[0], other], 40, axis=0) + noise)
+    index = gifdex.open(make_version(tmp_path / ("0" * 16), vectors, hnsw=True))
+    found = numbers(index.duplicates(SCORE, engine=engine, num_candidates=10))
+    assert frozenset(range(80)) in found
 
 
 def test_groups_of_features_are_those_of_their_own_vectors(index: Index, planted: FloatArray) -> None:
