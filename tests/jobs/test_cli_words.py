@@ -12,7 +12,7 @@ from gifdex.jobs.demo_corpus import make_corpus
 from gifdex.schemas.manifest import Manifest
 from tests.commands import run
 
-CATALOG = [
+CATALOG: list[dict[str, Any]] = [
     {"id": "cat-pan", "caption": "A cat looks around", "title": "Chelsea"},
     {"id": "coffee-pan", "caption": "Ein Café am Morgen", "tags": ["cup", "drink"]},
     {"id": "rocket-zoom", "caption": "A rocket on the pad", "title": ["Falcon", "Nine"]},
