@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -21,11 +21,14 @@ import pyarrow as pa
 
 from gifdex.index.engines.base import Rows
 from gifdex.index.field_records import TEXT
-from gifdex.index.own_sqlite import sqlite3
+from gifdex.index.own_sqlite import import_sqlite3, without_fts5
 from gifdex.index.search import Found
-from gifdex.schemas.errors import ArtifactError, CorruptIndexError
+from gifdex.schemas.errors import CorruptIndexError
 from gifdex.schemas.files import committing
 from gifdex.schemas.manifest import TextRecord
+
+if TYPE_CHECKING:
+    import sqlite3
 
 TEXT_NAME = f"{TEXT}.sqlite"
 ENGINE = "fts"
@@ -46,6 +49,7 @@ _OPENED = "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA quer
 # Words of more than half of the items, which FTS5's BM25 gives next to no weight.
 _COMMON = "INSERT INTO common (word) SELECT term FROM temp.vocabulary WHERE 2 * doc > ? ORDER BY term"
 _ANSWER = "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?"
+_NO_FTS5 = "no such module"
 _ROW = np.dtype([("item", np.int64), ("score", np.float64)])
 _BLOCK = 4096
 _WORD = re.compile(r"[^\W_]")
@@ -63,7 +67,7 @@ def spaced(text: str) -> str:
 
 def sqlite_version() -> str:
     """Return the version of SQLite that writes and reads the file."""
-    return sqlite3.sqlite_version
+    return str(import_sqlite3().sqlite_version)
 
 
 def write(path: Path, items: pa.Table, columns: Sequence[str] = ()) -> TextRecord | None:
@@ -73,31 +77,36 @@ def write(path: Path, items: pa.Table, columns: Sequence[str] = ()) -> TextRecor
     Python's SQLite was built without FTS5.
     """
     path.unlink(missing_ok=True)
+    sqlite = import_sqlite3()
     names = tuple(dict.fromkeys([*COLUMNS, *columns]))
-    fields = [f"c{number}" for number in range(len(names))]
-    with committing(path) as temporary, closing(sqlite3.connect(temporary, isolation_level=None)) as database:
-        database.executescript(_SETTINGS)
+    with committing(path) as temporary, closing(sqlite.connect(temporary, isolation_level=None)) as database:
         try:
-            database.execute(
-                f"CREATE VIRTUAL TABLE words USING fts5({', '.join(fields)}, content='', tokenize=\"{_TOKENIZER}\")"
-            )
-        except sqlite3.OperationalError as err:
-            raise _without_fts5(err) from err
-        database.execute("BEGIN")
-        database.executemany(
-            f"INSERT INTO words (rowid, {', '.join(fields)}) VALUES (?{', ?' * len(fields)})", _rows(items, names)
-        )
-        (count,) = database.execute("SELECT count(*) FROM words_docsize").fetchone()
-        database.execute("INSERT INTO words (words) VALUES ('optimize')")
-        database.execute("CREATE TABLE common (word TEXT NOT NULL)")
-        database.execute("CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab(main, words, row)")
-        database.execute(_COMMON, (count,))
-        database.execute("COMMIT")
-        database.execute("VACUUM")
+            count = _fill(database, len(names), _rows(items, names))
+        except sqlite.Error as err:
+            if _NO_FTS5 in str(err):
+                raise without_fts5(err) from err
+            raise OSError(str(err)) from err  # such as a full disk; `committing` adds the path
     if not count:
         path.unlink()
         return None
     return TextRecord(path.name, count, names, sqlite_version())
+
+
+def _fill(database: sqlite3.Connection, columns: int, rows: Iterator[tuple[int | str, ...]]) -> int:
+    """Write the tables, and return the count of rows."""
+    names = ", ".join(f"c{number}" for number in range(columns))
+    database.executescript(_SETTINGS)
+    database.execute("BEGIN")
+    database.execute(f"CREATE VIRTUAL TABLE words USING fts5({names}, content='', tokenize=\"{_TOKENIZER}\")")
+    database.executemany(f"INSERT INTO words (rowid, {names}) VALUES (?{', ?' * columns})", rows)
+    database.execute("INSERT INTO words (words) VALUES ('optimize')")
+    (count,) = database.execute("SELECT count(*) FROM words_docsize").fetchone()
+    database.execute("CREATE TABLE common (word TEXT NOT NULL)")
+    database.execute("CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab(main, words, row)")
+    database.execute(_COMMON, (count,))
+    database.execute("COMMIT")
+    database.execute("VACUUM")
+    return int(count)
 
 
 def _rows(items: pa.Table, names: Sequence[str]) -> Iterator[tuple[int | str, ...]]:
@@ -119,13 +128,6 @@ def _text(value: Any) -> str:
         return " ".join(map(_text, value))
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text.encode(errors="replace").decode()  # JSON may hold lone surrogates
-
-
-def _without_fts5(err: Exception) -> ArtifactError:
-    return ArtifactError(
-        f"the SQLite {sqlite_version()} of this process has no FTS5 ({err}), which the field {TEXT} needs: use a "
-        "Python whose module sqlite3 has it, and import sqlite3 before TensorFlow"
-    )
 
 
 def problem(record: TextRecord, items: int) -> str | None:
@@ -164,14 +166,15 @@ class TextFile:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """Yield the database to one thread at a time; raises CorruptIndexError if it cannot be read."""
+        sqlite = import_sqlite3()
         try:
             with self._lock:
                 if self._database is None:
                     self._database = self._opened()
                 yield self._database
-        except (sqlite3.Error, TypeError, ValueError, OverflowError) as err:
-            if "no such module" in str(err):
-                raise _without_fts5(err) from err
+        except (sqlite.Error, TypeError, ValueError, OverflowError) as err:
+            if _NO_FTS5 in str(err):
+                raise without_fts5(err) from err
             raise CorruptIndexError(f"cannot read {self.path}: {err}; restore the file or rebuild the index") from err
 
     def _ask(self, database: sqlite3.Connection, expression: str) -> Found:
@@ -184,7 +187,9 @@ class TextFile:
 
     def _opened(self) -> sqlite3.Connection:
         address = f"file:{quote(str(self.path.absolute()))}?mode=ro&immutable=1"
-        database = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
+        database: sqlite3.Connection = import_sqlite3().connect(
+            address, uri=True, check_same_thread=False, isolation_level=None
+        )
         database.executescript(_OPENED)
         (found,) = database.execute("PRAGMA application_id").fetchone()
         if found != APPLICATION_ID:

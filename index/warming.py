@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gifdex.index.engines.base import evenly_spaced
-from gifdex.index.field_records import main_field
+from gifdex.index.field_records import TEXT, main_field
 from gifdex.schemas.errors import CorruptIndexError
 
 if TYPE_CHECKING:
@@ -26,5 +26,7 @@ def warm_up(index: Index, sentences: Sequence[str]) -> None:
         best = index.search(vector, 1, exact=True)[0].score
         if not index.search(vector) or best < _MIN_SELF_COSINE:
             raise CorruptIndexError(f"the vector of row {row} of {index.path} does not find itself: rebuild")
+    if TEXT in index.fields:
+        index.search("a", 1, fields={TEXT: 1})  # opens the file, which may be deleted later
     if sentences:
         index.search(list(sentences))

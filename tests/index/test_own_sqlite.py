@@ -11,10 +11,17 @@ import pytest
 from gifdex.index.text_file import sqlite_version
 
 FTS5 = """
-from gifdex.index.text_file import sqlite3
+from gifdex.index.own_sqlite import import_sqlite3
+sqlite3 = import_sqlite3()
 sqlite3.connect(":memory:").execute("CREATE VIRTUAL TABLE t USING fts5(a)")
 print(sqlite3.sqlite_version)
 """
+
+
+def test_opening_an_index_does_not_import_it() -> None:
+    program = "import sys, gifdex.index.opening; print('_sqlite3' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 @pytest.mark.heavy

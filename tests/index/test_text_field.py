@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -279,6 +281,25 @@ def test_the_same_items_give_the_same_bytes(tmp_path: Path) -> None:
         assert record == TextRecord(name, len(ROWS), ("caption", "id", "tags", "title"), sqlite3.sqlite_version)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"text\.sqlite"):
+            text_file.write(tmp_path / "text.sqlite", table(ROWS))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_warm_index_outlives_its_version(worded: Path, damaged: Callable[[bytes], Path]) -> None:
+    version = damaged((worded / "text.sqlite").read_bytes())
+    index = gifdex.open(version)
+    index.warm_up()
+    shutil.rmtree(version)
+    assert found(index, "wave") == ["a/big-wave.2"]
 
 
 def test_items_without_words_make_no_file(tmp_path: Path) -> None:
