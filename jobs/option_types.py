@@ -1,4 +1,4 @@
-"""Types of options that click does not have: counts of shards, scores of near duplicates, names, weighted fields."""
+"""Types of options that click does not have: counts of shards, names, weighted fields."""
 
 from __future__ import annotations
 
@@ -23,23 +23,6 @@ class ShardCount(click.ParamType[int]):
         if not str(value).isdecimal() or not 1 <= int(value) <= _MAX_SHARDS:
             self.fail(f"{value!r} is neither auto nor a whole number from 1 to {_MAX_SHARDS:,}.", param, ctx)
         return int(value)
-
-
-class GroupScore(click.FloatRange):
-    """A score above 0 and up to 1, which may be left out where the option comes last."""
-
-    def __init__(self) -> None:
-        super().__init__(0, 1, min_open=True)
-
-    def convert(  # noqa: D102
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
-        if value is False:
-            return value
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter:
-            self.fail(f"{value!r} is not a score above 0 and up to 1; give one, or put --group last.", param, ctx)
 
 
 class Names(click.ParamType[tuple[str, ...]]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gifdex.jobs.console import PlaceOption, print_json, print_table, table
-from gifdex.jobs.option_types import FieldWeights, GroupScore
+from gifdex.jobs.option_types import FieldWeights
 
 if TYPE_CHECKING:
     from gifdex.index.hits import Hit, Moment, Word
@@ -45,12 +45,9 @@ _SEARCH = (
     click.option("--min-score", type=float, help="Leave out hits that score less."),
     click.option(
         "--group",
-        is_flag=False,
-        flag_value=0.98,
-        default=False,
-        type=GroupScore(),
-        metavar="[SCORE]",
-        help="Show one of each group of near duplicates: of items whose vectors have this score.  [0.98 without SCORE]",
+        metavar="SCORE",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Show one of each group of near duplicates: of items whose vectors have this score, such as 0.98.",
     ),
     click.option(
         "--where", multiple=True, metavar="KEY=VALUE", help="Only items with this metadata; all of several must match."
@@ -117,13 +114,17 @@ def print_words(words: Sequence[Word], as_json: bool) -> None:
     print_table(shown)
 
 
-def print_hits(hits: Sequence[Hit], as_json: bool) -> None:
-    """Print hits on stdout: a table, or one JSON object a line."""
+def print_hits(hits: Sequence[Hit], as_json: bool, *, percentiles: bool = False) -> None:
+    """Print hits on stdout: a table, or one JSON object a line. A table has `percentiles` only on request."""
     if as_json:
         for rank, hit in enumerate(hits, start=1):
             print_json(_hit_json(rank, hit))
         return
-    more = {name: column for name, column in _MORE.items() if any(column[0](hit) for hit in hits)}
+    more = {
+        name: column
+        for name, column in _MORE.items()
+        if any(column[0](hit) for hit in hits) and (percentiles or name != "percentile")
+    }
     shown = table("rank", "score", "id", "uri", *more, numbers=("rank", "score", "percentile", "at"))
     for rank, hit in enumerate(hits, start=1):
         further = [shown_as(hit) or other for shown_as, other in more.values()]

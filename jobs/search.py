@@ -99,4 +99,4 @@ def command(
             options["outside"] = outside_of(outside, outside_when, outside_below, inbox, progress)
         index = open_index(store, text_encoder=text_encoder, image_encoder=image_encoder, weights=weights)
         hits = index.search(" ".join(sentence), k, where=chosen_items(index, where), **options)
-    print_hits(hits, as_json)
+    print_hits(hits, as_json, percentiles=options["min_percentile"] is not None)

@@ -22,7 +22,7 @@ Finder = Callable[[int], Found]
 _MORE = 4
 
 
-def group_score(group: bool | float) -> float | None:
+def group_score(group: bool | float | None) -> float | None:
     """Return the score of near duplicates that `group` means, None for no grouping; raises QueryError."""
     if group is False or group is None:
         return None

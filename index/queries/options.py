@@ -61,7 +61,7 @@ class SearchOptions(TypedDict, total=False):
     min_percentile: float | None
     syntax: str
     fusion: str | None
-    group: bool | float
+    group: bool | float | None
     outside: Outside | None
 
 

@@ -64,7 +64,7 @@ def search(
     min_percentile: float | None = None,
     syntax: str = SENTENCE,
     fusion: str | None = None,
-    group: bool | float = False,
+    group: bool | float | None = None,
     outside: Outside | None = None,
 ) -> list[Hit] | list[list[Hit]]:
     """See `Index.search`."""

@@ -40,7 +40,7 @@ class SimilarOptions(TypedDict, total=False):
     num_candidates: int | None
     exact: bool
     min_score: float | None
-    group: bool | float
+    group: bool | float | None
 
 
 def similar(
@@ -60,7 +60,7 @@ def similar(
     num_candidates: int | None = None,
     exact: bool = False,
     min_score: float | None = None,
-    group: bool | float = False,
+    group: bool | float | None = None,
 ) -> list[Hit]:
     """See `Index.similar`."""
     score = group_score(group)

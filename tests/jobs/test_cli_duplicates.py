@@ -63,7 +63,7 @@ def test_a_search_shows_one_of_each(workspace: Path) -> None:
     assert done.returncode == 0, done.stderr
     hits = [json.loads(line) for line in done.stdout.splitlines()]
     assert [len({hit["id"], *hit["duplicates"]}) for hit in hits] == [2, 2]
-    table = run("search", workspace / "index", "a cat", "--group")
+    table = run("search", workspace / "index", "a cat", "--group", 0.98)
     assert table.returncode == 0, table.stderr
     assert table.stdout.split()[:5] == ["rank", "score", "id", "uri", "duplicates"]
     plain = run("search", workspace / "index", "a cat", "--json")
@@ -75,8 +75,8 @@ def test_a_search_shows_one_of_each(workspace: Path) -> None:
     [
         (("duplicates", "--min-score", "0"), "'--min-score'"),
         (("duplicates", "--field", "caption"), "'caption' is not one of"),
-        (("search", "--group", "a cat"), "put --group last"),
-        (("search", "a cat", "--group", "2"), "'2' is not a score above 0 and up to 1"),
+        (("search", "--group", "a cat"), "'a cat' is not a valid float range"),
+        (("search", "a cat", "--group", "2"), "2.0 is not in the range 0<x<=1"),
     ],
 )
 def test_invalid_values_are_usage_errors(workspace: Path, arguments: tuple[str, ...], message: str) -> None:
