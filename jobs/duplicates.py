@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gifdex.jobs.console import print_json, print_table, stage_progress, table
-from gifdex.jobs.queries import candidate_options, store_argument
+from gifdex.jobs.queries import store_argument
 
 if TYPE_CHECKING:
     from gifdex.index.hits import Hit
@@ -37,7 +37,9 @@ Examples:
     type=click.Choice(("image", "features")),
     help="Field whose vectors are compared.",
 )
-@candidate_options
+@click.option("--exact", is_flag=True, help="Compare all items with all, so that no pair is missed.")
+@click.option("--engine", help="Engine that proposes candidates: annoy, scan or hnsw.")
+@click.option("--num-candidates", type=click.IntRange(1), help="Candidates per shard for each item.  [default: 64]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per group: group, size, items.")
 def command(store: Path | str, min_score: float, as_json: bool, **options: Any) -> None:
     """Print groups of near duplicates in STORE, the largest first.

@@ -28,7 +28,9 @@ fields_option = click.option(
     "--fields", type=FieldWeights(), help="Fields to search, with weights: image,text=0.5.  [default: image]"
 )
 text_encoder_option = click.option("--text-encoder", help="The index's text encoder, if it has moved since the build.")
-_CANDIDATES = (
+# The names are those of `Index.search`'s options, but for `where`, which `chosen_items` reads.
+_SEARCH = (
+    click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many items to return."),
     click.option("--exact", is_flag=True, help="Score every item instead of an engine's candidates."),
     click.option("--engine", help="Engine that proposes candidates: annoy, scan or hnsw.  [default: the index's own]"),
     click.option(
@@ -36,11 +38,6 @@ _CANDIDATES = (
         type=click.IntRange(1),
         help="Candidates per shard to rescore for ten hits.  [default: the index's own]",
     ),
-)
-# The names are those of `Index.search`'s options, but for `where`, which `chosen_items` reads.
-_SEARCH = (
-    click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many items to return."),
-    *_CANDIDATES,
     fields_option,
     click.option("--min-score", type=float, help="Leave out hits that score less."),
     click.option(
@@ -57,16 +54,7 @@ _SEARCH = (
 
 def search_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that every search has."""
-    return _with(command, _SEARCH)
-
-
-def candidate_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say how candidates are found."""
-    return _with(command, _CANDIDATES)
-
-
-def _with(command: Callable[..., None], options: Sequence[Decorator]) -> Callable[..., None]:
-    for option in reversed(options):
+    for option in reversed(_SEARCH):
         command = option(command)
     return command
 

@@ -28,6 +28,9 @@ DEFAULT_SCORE = 0.98
 _FIELDS = (IMAGE, FEATURES)
 # Up to this many rows, comparing all with all is as fast as asking any engine for each row's candidates.
 _MAX_COMPARED_ROWS = 100_000
+# How many candidates of each shard an engine proposes for a row. Near duplicates are found with fewer than the engine's
+# own number, which is tuned for hits far from the query and may be a thousand where many vectors are nearly equal.
+_CANDIDATES = 64
 # Rows that are asked in one call.
 _ASKED = 256
 _BLOCK = 4096
@@ -38,7 +41,7 @@ class DuplicateOptions(TypedDict, total=False):
     """The options of `Index.duplicates`.
 
     `field` is "image", or "features" where the index keeps them. `exact` compares all items with all, so no pair is
-    missed. Otherwise `engine` proposes `num_candidates` of each shard for each item; where all of these reach the
+    missed. Otherwise `engine` proposes `num_candidates` (64) of each shard for each item; where all of these reach the
     score, the item is compared with all items instead. Without a named engine, the index's default one proposes, but
     only if there are so many items that this is faster. `progress` is told how many items are done.
     """
@@ -107,7 +110,7 @@ def _connect_candidates(
     A row whose candidates all reach it may have more, so it is compared with all rows.
     """
     rows, searcher = field.record.rows, field.searcher
-    count = num_candidates or field.record.engines[engine].num_candidates
+    count = num_candidates or _CANDIDATES
 
     def ask(asked: Rows) -> Rows:
         found = searcher.search_among(searcher.vectors_at(asked), count, engine, count)

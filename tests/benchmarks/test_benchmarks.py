@@ -164,3 +164,24 @@ def test_text_fusion_compares_words_images_and_both(corpus: Path, tmp_path: Path
     assert measured["caption"]["text"]["recall@1"] == 1
     assert measured["caption"]["scores"]["losses_to_text"] == 0
     assert set(measured["half"]) == {"image", "text", "ranks", "scores"}
+
+
+@pytest.mark.heavy
+def test_duplicates_finds_the_same_groups_in_every_way() -> None:
+    (line,) = (
+        text for text in run("duplicates.py", "--data", "1500x96", "--json").splitlines() if text.startswith("{")
+    )
+    ways = json.loads(line)["ways"]
+    assert set(ways) == {"all with all", "plain scan", "hnsw", "scan", "annoy"}
+    assert ways["all with all"]["groups"] == ways["plain scan"]["groups"] > 100
+    assert ways["all with all"]["missed"] == 0
+    assert all(way["missed"] <= 10 for way in ways.values())
+
+
+@pytest.mark.heavy
+def test_variants_scores_copies_and_different_gifs(corpus: Path) -> None:
+    lines = run("variants.py", corpus, "--gifs", 1, "--json").splitlines()
+    measured = json.loads(next(line for line in lines if line.startswith("{")))
+    assert measured["variants"]["image"]["saved again"]["lowest"] == pytest.approx(1, abs=1e-4)
+    assert len(measured["variants"]["features"]) == 14
+    assert len(measured["different"]) == 2
