@@ -143,6 +143,21 @@ def test_hybrid_asks_more_often_the_higher_the_score(corpus: Path, tmp_path: Pat
 
 
 @pytest.mark.heavy
+def test_moments_measures_joined_clips_and_costs(corpus: Path) -> None:
+    captions = corpus / "captions.jsonl"
+    rows = [{"id": path.stem, "caption": f"pattern {path.stem}", "file": path.name} for path in corpus.glob("*.gif")]
+    captions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--pairings", 1, "--items", 300, "--dimensions", 80, "--seconds", 0.01, "--json"]
+    measured = json.loads(run("moments.py", captions, *options).splitlines()[-1])
+    joined = measured["joined"]["frames"]
+    assert joined["queries"] == joined["found"] == 2  # the third clip has no other
+    assert 0 <= joined["right_half"] <= 1
+    assert measured["synthetic"]["bytes_per_item"]["with"] > 2 * measured["synthetic"]["bytes_per_item"]["without"]
+    assert measured["synthetic"]["recall@10"]["frames"] > 0.9
+    assert all(math.isfinite(figure) and figure >= 0 for figure in figures(measured))
+
+
+@pytest.mark.heavy
 def test_a_second_night_encodes_only_new_gifs_and_equals_a_build_from_scratch(tmp_path: Path) -> None:
     printed = run("nightly.py", "--gifs", 10, "--each", 2, "--folder", tmp_path, "--json")
     measured = json.loads(printed.splitlines()[-1])

@@ -66,6 +66,16 @@ def test_features_are_the_weighted_mean_over_sampled_frames_for_any_batch(
     small = encode(
         image_encoder(options=ImageEncoderOptions(batch_frames=3)), sources, EncodeSettings(threads=1), decode
     )
+    kept = encode(encoder, sources, EncodeSettings(), decode, keep_frames=True)
+    assert (kept[2], whole[0].each) == (whole[2], None)
+    for path, one, other in zip(paths, [*whole[:2], *whole[3:]], [*kept[:2], *kept[3:]], strict=True):
+        assert one.features is not None
+        assert other.each is not None
+        np.testing.assert_array_equal(other.features, one.features)  # bit for bit
+        sampled = decode(path.read_bytes(), Sampling(), encoder.frame_size, Limits())
+        np.testing.assert_allclose(other.each.features, encoder(sampled.frames), rtol=2e-3, atol=1e-4)
+        np.testing.assert_array_equal(other.each.numbers, sampled.numbers)
+        np.testing.assert_array_equal(other.each.milliseconds, sampled.milliseconds)
     for one, other in zip(whole, small, strict=True):
         if one.features is None or other.features is None:
             assert one == other

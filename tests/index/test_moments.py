@@ -195,6 +195,26 @@ def test_ranks_agree_with_exact_search(index: Index, frames: NDArray[Any]) -> No
         assert fused.ranks(asked, items).tolist() == expected
 
 
+def test_the_documented_files_give_each_items_frames(index: Index, frames: NDArray[Any]) -> None:
+    found: dict[int, list[tuple[int, int, bytes]]] = {}
+    for number, shard in enumerate(index.manifest.fields["frames"].shards):
+        rows, times = (
+            pa.ipc.open_file(str(index.path / f"frames-{number:05d}.{name}.arrow")).read_all().to_pydict()
+            for name in ("rows", "moments")
+        )
+        vectors = np.load(index.path / shard.vectors)
+        shown = iter(zip(times["milliseconds"], times["frame"], strict=True))
+        for vector, items in zip(vectors, rows["items"], strict=True):
+            for item in items:
+                found.setdefault(shard.first_item + item, []).append((*next(shown), vector.tobytes()))
+        assert next(shown, None) is None
+    for item, own in enumerate(frames):
+        expected: dict[bytes, tuple[int, int, bytes]] = {}
+        for frame in np.flatnonzero(~np.isnan(own).any(axis=1)).tolist():
+            expected.setdefault(own[frame].tobytes(), (100 * frame, frame, own[frame].tobytes()))
+        assert sorted(found[item]) == sorted(expected.values())
+
+
 def test_the_frames_are_read_only_when_they_are_searched(index: Index, tmp_path: Path, frames: NDArray[Any]) -> None:
     folder = shutil.copytree(index.path, tmp_path / index.path.name)
     opened = gifdex.open(folder)

@@ -53,6 +53,7 @@ def test_only_the_sampled_frames_are_returned_with_their_share_of_the_time(raw_g
     expected = np.stack([canvas(raw_gif, raw_gif.solid(color)) for color in (2, 3)])  # at 100, 300, 500, 700 of 800 ms
     np.testing.assert_array_equal(sampled.frames, expected)
     np.testing.assert_array_equal(sampled.weights, np.array([0.75, 0.25], np.float32))
+    assert (sampled.numbers.tolist(), sampled.milliseconds.tolist()) == ([1, 2], [100, 700])
 
 
 def test_transparent_pixels_are_composited_on_white(raw_gif: RawGif) -> None:
@@ -172,6 +173,7 @@ def test_a_truncated_gif_gives_the_frames_before_the_cut_sampled_in_time(raw_gif
     expected = decode(raw_gif((4, 4), pictures[:3]), Sampling(8), (4, 4), Limits())
     np.testing.assert_array_equal(sampled.frames, expected.frames)
     np.testing.assert_array_equal(sampled.weights, expected.weights)
+    assert (sampled.numbers.tolist(), sampled.milliseconds.tolist()) == ([0, 1, 2], [0, 100, 200])
 
 
 def test_a_gif_with_a_broken_frame_gives_the_frames_before_it(raw_gif: RawGif) -> None:
@@ -210,6 +212,9 @@ def test_each_strategy_selects_its_frames(raw_gif: RawGif, strategy: str) -> Non
     }[strategy]
     np.testing.assert_array_equal(sampled.frames, [canvas(raw_gif, raw_gif.solid(color)) for color in shown])
     np.testing.assert_allclose(sampled.weights, weights)
+    numbers = {"uniform": [0, 1, 2, 3], "scene": [0, 1], "all": [0, 1, 2, 3], "first": [0]}[strategy]
+    assert sampled.numbers.tolist() == numbers
+    assert sampled.milliseconds.tolist() == [[0, 100, 200, 300][number] for number in numbers]
 
 
 def test_both_passes_of_scenes_count_towards_one_budget(make_gif: GifMaker) -> None:
@@ -227,6 +232,8 @@ def test_every_decoder_gives_the_same_frames_for_an_ordinary_gif(make_gif: GifMa
     expected = decode(data, Sampling(), (10, 20), Limits(), "pillow")
     sampled = decode(data, Sampling(), (10, 20), Limits(), decoder_name)
     np.testing.assert_array_equal(sampled.weights, expected.weights)
+    np.testing.assert_array_equal(sampled.numbers, expected.numbers)
+    np.testing.assert_array_equal(sampled.milliseconds, expected.milliseconds)
     difference = np.abs(sampled.frames.astype(int) - expected.frames).max()
     assert difference == 0
 
@@ -243,6 +250,7 @@ def test_damaged_bytes_give_frames_or_a_decode_error(raw_gif: RawGif, data: st.D
     except DecodeError:
         return
     assert sampled.frames.shape[1:] == (4, 4, 3)
+    assert len(sampled.frames) == len(sampled.numbers) == len(sampled.milliseconds)
     assert float(sampled.weights.sum()) == pytest.approx(1.0)
 
 
