@@ -42,7 +42,7 @@ def two_frames(path: Path) -> tuple[Image.Image, Image.Image]:
     """Return the first and the last frame of a GIF."""
     with Image.open(path) as animation:
         first = animation.convert("RGB")
-        animation.seek(animation.n_frames - 1)
+        animation.seek(getattr(animation, "n_frames", 1) - 1)
         return first, animation.convert("RGB")
 
 
@@ -119,6 +119,7 @@ def ranks_of(
     places = {key: place for place, key in enumerate(index.ids)}
     items = np.array([places[key] for key in queries])
     features = features_of(encoder, list(queries.values()))
+    assert index.manifest.projection is not None
     projection = projections.load(index.path / index.manifest.projection.file)
     check_as_similar(index, next(iter(queries.values())), features[0])
     ranks = {

@@ -81,7 +81,8 @@ def read_clips(path: Path) -> list[dict[str, str]]:
 
 def join(first: str, second: str, path: Path) -> int:
     """Write both clips, one after the other, as a GIF in the first one's size; return when the second begins, in ms."""
-    pictures, durations = [], []
+    pictures: list[Image.Image] = []
+    durations: list[int] = []
     middle = 0
     for uri in (first, second):
         middle = sum(durations)
@@ -244,7 +245,7 @@ def write_version(folder: Path, images: Vectors, frames: Vectors | None, tuning:
         fit_reduction(folder, name, [0])
         build_engines(folder, name, 0, DEFAULT_ENGINES)
     write_items(folder, items)
-    finish_version(folder, Origin("0" * 16, encoder, "1" * 16, encoder), [count], fields, projection, tuning)
+    finish_version(folder, Origin("0" * 16, encoder, "1" * 16, encoder), [count], fields, projection, sentences=tuning)
     return time.perf_counter() - started
 
 
