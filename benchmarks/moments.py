@@ -287,7 +287,7 @@ def show(title: str, scores: Mapping[str, Score]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("captions", type=Path, help="JSON Lines of id, caption and uri (or file)")
-    parser.add_argument("--pairings", type=int, default=5)
+    parser.add_argument("--pairings", type=int, default=5, help="0 measures only synthetic items (default: 5)")
     parser.add_argument("--frames", type=int, default=FRAMES, help="frames for each GIF (default: 8)")
     parser.add_argument("--items", type=int, default=20_000, help="synthetic items (default: 20000)")
     parser.add_argument("--dimensions", type=int, default=512, help="of synthetic items (default: 512)")
@@ -297,21 +297,19 @@ def main() -> None:
     clips = read_clips(arguments.captions)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        pairs = joined(clips, root, arguments.pairings, arguments.frames)
-        show(f"{arguments.pairings} pairings of {len(clips)} clips, {arguments.frames} frames a GIF", pairs)
-        clip_scores, costs = single(clips, root, arguments.frames)
-        show(f"{len(clips)} clips, not joined", clip_scores)
-        print(f"\nbuilds of the clips: {json.dumps(costs, indent=2)}")
+        measured: dict[str, Any] = {}
+        if arguments.pairings:
+            pairs = joined(clips, root, arguments.pairings, arguments.frames)
+            show(f"{arguments.pairings} pairings of {len(clips)} clips, {arguments.frames} frames a GIF", pairs)
+            singles, costs = single(clips, root, arguments.frames)
+            show(f"{len(clips)} clips, not joined", singles)
+            print(f"\nbuilds of the clips: {json.dumps(costs, indent=2)}")
+            measured["joined"] = {name: score.row() for name, score in pairs.items()}
+            measured |= {"clips": {name: score.row() for name, score in singles.items()}, "builds": costs}
         speed = synthetic(root, arguments.items, arguments.dimensions, arguments.seconds)
         print(f"\nsynthetic items: {json.dumps(speed, indent=2)}")
     if arguments.json:
-        measured = {
-            "joined": {name: score.row() for name, score in pairs.items()},
-            "clips": {name: score.row() for name, score in clip_scores.items()},
-            "builds": costs,
-            "synthetic": speed,
-        }
-        print(json.dumps(measured))
+        print(json.dumps({**measured, "synthetic": speed}))
 
 
 if __name__ == "__main__":

@@ -115,21 +115,29 @@ class Field:
 
         These are k rows, or more if items have several.
         """
-        k = self.items.rows_for(k)
-        engine = self.engine_for(method, len(queries))
+        engine, rows = self.engine_for(method, len(queries)), self.items.rows_for(k)
         if engine is None:
-            return self.searcher.scan(queries, k)
-        candidates = method.num_candidates or self.record.engines[engine].num_candidates
-        return self.searcher.search(queries, k, engine, candidates)
+            return self.searcher.scan(queries, rows)
+        # Frames of one GIF are alike, so engines propose as many times more rows as an item may have.
+        count = candidates_for(self._num_candidates(method, engine), k) * self.items.max_rows
+        return self.searcher.search_among(queries, rows, engine, count)
 
     def proposals(self, queries: FloatArray, k: int, method: SearchMethod) -> list[Rows]:
-        """Return the candidate rows for k items for each of the unit queries (n, d): more than k, in no fixed order."""
-        k = self.items.rows_for(k)
+        """Return the candidate items for k hits for each of the unit queries (n, d): more than k, in no fixed order."""
         engine = self.engine_for(method, len(queries))
         if engine is None:
-            return [rows for rows, _ in self.searcher.scan(queries, candidates_for(k, k))]
-        count = candidates_for(method.num_candidates or self.record.engines[engine].num_candidates, k)
-        return [rows for rows, _ in self.searcher.search_among(queries, count, engine, count)]
+            wanted = candidates_for(k, k)
+            found = self.searcher.scan(queries, self.items.rows_for(wanted))
+        else:
+            wanted = candidates_for(self._num_candidates(method, engine), k)
+            count = wanted * self.items.max_rows
+            found = self.searcher.search_among(queries, count, engine, count)
+        if not self.items.many_to_many:
+            return [self.items.items_of(rows) for rows, _ in found]
+        return [self.items.expand(rows, scores, wanted)[0] for rows, scores in found]
+
+    def _num_candidates(self, method: SearchMethod, engine: str) -> int:
+        return method.num_candidates or self.record.engines[engine].num_candidates
 
     def rows_of(self, items: Rows) -> Rows:
         """Return the distinct rows of items, ascending; items without a row are skipped."""

@@ -79,8 +79,8 @@ class Fusion:
         """Return each query with the distinct items that any field proposes."""
         found: list[list[Rows]] = [[] for _ in queries]
         for field, _ in self.parts:
-            for items, rows in zip(found, field.proposals(queries, k, method), strict=True):
-                items.append(field.items.items_of(rows))
+            for items, proposed in zip(found, field.proposals(queries, k, method), strict=True):
+                items.append(proposed)
         return [(query, np.unique(np.concatenate(items))) for query, items in zip(queries, found, strict=True)]
 
     def scores_of(self, query: FloatArray, items: Rows) -> NDArray[np.float64]:

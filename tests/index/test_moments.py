@@ -133,10 +133,21 @@ def test_engines_propose_enough_rows_for_k_items(index: Index, frames: NDArray[A
     found = index.search(asked, 10, fields={"frames": 1}, engine=engine)
     exact = index.search(asked, 10, fields={"frames": 1}, exact=True)
     assert all(len({hit.id for hit in hits}) == 10 for hits in found)
-    same = [len({hit.id for hit in a} & {hit.id for hit in b}) / 10 for a, b in zip(found, exact, strict=True)]
-    assert np.mean(same) > 0.97
+    assert shared(found, exact) > 0.97
     fused = index.search(asked[0], 10, fields={"image": 1, "frames": 1}, engine=engine)
     assert len({hit.id for hit in fused}) == 10
+
+
+def shared(found: list[list[Hit]], exact: list[list[Hit]]) -> float:
+    """Return the mean share of the exact hits that were found."""
+    same = [{hit.id for hit in one} & {hit.id for hit in other} for one, other in zip(found, exact, strict=True)]
+    return sum(map(len, same)) / sum(map(len, exact))
+
+
+def test_several_fields_get_enough_candidates_among_frames(index: Index, frames: NDArray[Any]) -> None:
+    asked, weights = queries(40, frames), {"frames": 1, "image": 0.001}
+    found = index.search(asked, 10, fields=weights, engine="scan", num_candidates=1)
+    assert shared(found, index.search(asked, 10, fields=weights, exact=True)) > 0.99
 
 
 def test_a_filter_searches_only_the_frames_of_its_items(index: Index, images: FloatArray, frames: NDArray[Any]) -> None:
