@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from gifdex.jobs.settings import BY_NAME, SETTINGS, TABLES, TOP, Decorator
+from gifdex.jobs.setting import Decorator
+from gifdex.jobs.settings import BY_NAME, SETTINGS, TABLES, TOP
 
 # Settings of a single run, which have an option but no key in the file.
 ONLY_OPTIONS = ("config", "init", "dry_run", "force", "as_json", "verbose")

@@ -2,65 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import click
 
-from gifdex.encoders.base import PRECISIONS
-from gifdex.encoders.frames.limits import SAMPLING_STRATEGIES
 from gifdex.jobs.console import PathOption, PlaceOption
+from gifdex.jobs.encode_settings import ENCODE
 from gifdex.jobs.option_types import Names, ShardCount
-
-# Copied from the registry of decoders, which cannot be imported without their extra.
-DECODERS = ("auto", "numba", "pillow", "imageio", "pyav")
-
-Decorator = Callable[[Callable[..., None]], Callable[..., None]]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a run.
-
-    `name` is the name of the option and of the TOML key, `table` the TOML table ("" is the top level). The value
-    becomes `field` of `record`; without a record, the command itself uses it. `type` is a click type, None for a flag.
-    A name that begins with its table's, such as inbox_folder, has a shorter key there: folder. `flag` is the option's
-    name, where it is another.
-    `help` and `default` are texts for the option. `toml` and `note` are the value and the comment in the example file;
-    the value is the default unless `is_example`.
-    """
-
-    table: str
-    name: str
-    record: str
-    type: click.ParamType[Any] | None
-    help: str
-    toml: str
-    note: str = ""
-    default: str = ""
-    field: str = ""
-    is_example: bool = False
-    flag: str = ""
-
-    @property
-    def file_key(self) -> str:
-        """The key in its table of the file."""
-        return self.name.removeprefix(f"{self.table}_") if self.table else self.name
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """The record and the name of its field."""
-        return self.record, self.field or self.name
-
-    def option(self, **changes: Any) -> Decorator:
-        """Return the command line's option."""
-        flag = self.flag or self.name.replace("_", "-")
-        help_ = self.help + (f"  [default: {self.default}]" if self.default else "")
-        if self.type is None:
-            return click.option(f"--{flag}/--no-{flag}", default=None, help=help_, **changes)
-        return click.option(f"--{flag}", self.name, type=self.type, help=help_, **changes)
-
+from gifdex.jobs.setting import COUNT, SHARE, Setting
 
 TOP = ""
 # The tables of the file, in order, each with its comment.
@@ -75,8 +24,6 @@ TABLES: Mapping[str, str] = {
     "runner": "",
     "report": "",
 }
-_COUNT = click.IntRange(1)
-_SHARE = click.FloatRange(0, 1)
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -144,149 +91,14 @@ SETTINGS: tuple[Setting, ...] = (
         "inbox",
         "inbox_max_bytes",
         "inbox",
-        _COUNT,
+        COUNT,
         "Delete the oldest in the inbox while it has more bytes.",
         "10000000000",
         "default: no limit; the oldest beyond it are deleted",
         field="max_bytes",
         is_example=True,
     ),
-    Setting(
-        "encode",
-        "image_encoder",
-        "encode",
-        click.STRING,
-        "See `gifdex encoders`.",
-        '"efficientnet-lite0"',
-        "see gifdex encoders",
-        default="efficientnet-lite0",
-    ),
-    Setting(
-        "encode",
-        "weights",
-        "encode",
-        PathOption(),
-        "Weights file for the image encoder vgg16.",
-        '"vgg16.h5"',
-        'for image_encoder = "vgg16"',
-        is_example=True,
-    ),
-    Setting(
-        "encode",
-        "precision",
-        "encode",
-        click.Choice(PRECISIONS),
-        "Precision of the image encoder.",
-        '"auto"',
-        ", ".join(PRECISIONS[1:]),
-        default="auto: below float32 if the device is built for it and features stay the same",
-    ),
-    Setting(
-        "encode",
-        "batch_frames",
-        "encode",
-        click.IntRange(1, 4096),
-        "Batch size of the image encoder, in frames.",
-        "32",
-        "default: 32; on a GPU 128",
-        default="32; on a GPU 128",
-        is_example=True,
-    ),
-    Setting(
-        "encode",
-        "sampling",
-        "sampling",
-        click.Choice(tuple(SAMPLING_STRATEGIES)),
-        "Which frames represent a GIF: evenly spaced in time, those that differ most, all up to --frames, or the "
-        "first.",
-        '"uniform"',
-        ", ".join(tuple(SAMPLING_STRATEGIES)[1:]),
-        default="uniform",
-        field="strategy",
-    ),
-    Setting(
-        "encode",
-        "frames",
-        "sampling",
-        click.IntRange(1, 1024),
-        "Maximum number of frames to encode per GIF.",
-        "8",
-        'default: 8; with sampling = "all" 256, with "first" 1',
-        default="8; with --sampling all 256, with first 1",
-        is_example=True,
-    ),
-    Setting(
-        "encode",
-        "decoder",
-        "encode",
-        click.Choice(DECODERS),
-        "Decoder for GIFs.",
-        '"auto"',
-        ", ".join(DECODERS[1:]),
-        default="the fastest installed",
-    ),
-    Setting(
-        "encode",
-        "threads",
-        "encode",
-        _COUNT,
-        "Decoding threads.",
-        "2",
-        "default: one per processor, up to 8",
-        default="one per processor, up to 8",
-        is_example=True,
-    ),
-    Setting(
-        "encode",
-        "max_bytes",
-        "limits",
-        _COUNT,
-        "Largest GIF in bytes.",
-        "67108864",
-        "per GIF, like all limits",
-        default="64 MiB",
-        field="bytes",
-    ),
-    Setting(
-        "encode",
-        "max_pixels",
-        "limits",
-        _COUNT,
-        "Largest canvas in pixels.",
-        "16777216",
-        default="16 Mi",
-        field="pixels",
-    ),
-    Setting(
-        "encode",
-        "max_frames",
-        "limits",
-        _COUNT,
-        "Maximum number of frames in a GIF.",
-        "10000",
-        default="10,000",
-        field="frames",
-    ),
-    Setting(
-        "encode",
-        "max_total_pixels",
-        "limits",
-        _COUNT,
-        "Maximum number of pixels to decode.",
-        "800000000",
-        default="800,000,000",
-        field="total_pixels",
-    ),
-    Setting(
-        "encode",
-        "max_seconds",
-        "limits",
-        click.FloatRange(0, min_open=True),
-        "Maximum decoding time in seconds.",
-        "8.0",
-        default="8",
-        field="seconds",
-    ),
+    *ENCODE,
     Setting(
         "index",
         "text_encoder",
@@ -311,7 +123,7 @@ SETTINGS: tuple[Setting, ...] = (
         "index",
         "trees",
         "annoy",
-        _COUNT,
+        COUNT,
         "Trees of the Annoy index.",
         "5",
         "default: 50 without a reduction",
@@ -370,7 +182,7 @@ SETTINGS: tuple[Setting, ...] = (
         "index",
         "min_tag_probability",
         "index",
-        _SHARE,
+        SHARE,
         "Minimum probability of a tag.",
         "0.1",
         default="0.1",
@@ -397,7 +209,7 @@ SETTINGS: tuple[Setting, ...] = (
         "gate",
         "min_recall",
         "gate",
-        _SHARE,
+        SHARE,
         "Gate: minimum recall@10 of each field's default engine, on vectors and sentences.",
         "0.95",
         "recall@10 of default engines, on vectors and sentences",
@@ -407,7 +219,7 @@ SETTINGS: tuple[Setting, ...] = (
         "gate",
         "max_shrink",
         "gate",
-        _SHARE,
+        SHARE,
         "Gate: maximum share of items that may be missing.",
         "0.2",
         "share of the published version's items that may be missing",
@@ -437,7 +249,7 @@ SETTINGS: tuple[Setting, ...] = (
         "retention",
         "keep",
         "nightly",
-        _COUNT,
+        COUNT,
         "Published versions to keep.",
         "3",
         "published versions to keep, and as many refused ones",

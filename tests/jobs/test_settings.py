@@ -13,9 +13,10 @@ import pytest
 
 from gifdex.encoders.frames.decoders import registry
 from gifdex.jobs import build, config, encode, nightly
+from gifdex.jobs.encode_settings import DECODERS
 from gifdex.jobs.nightly import _settings
 from gifdex.jobs.options import ONLY_OPTIONS, example, records
-from gifdex.jobs.settings import BY_NAME, DECODERS, SETTINGS, TABLES
+from gifdex.jobs.settings import BY_NAME, SETTINGS, TABLES
 from gifdex.pipeline.settings import BuildSettings, InboxSettings, NightlySettings
 
 
