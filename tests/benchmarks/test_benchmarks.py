@@ -120,3 +120,24 @@ def test_a_second_night_encodes_only_new_gifs_and_equals_a_build_from_scratch(tm
     measured = json.loads(printed.splitlines()[-1])
     # The second corpus has two changed, two new and two deleted GIFs.
     assert measured == {"same": True, "first_encoded": 10, "second_encoded": 4, "scratch_encoded": 10}
+
+
+@pytest.mark.heavy
+def test_benchmarks_of_quality_measure_an_index_by_its_gifs_and_captions(corpus: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "work"
+    found = json.loads(run("by_example.py", corpus, "--workspace", workspace, "--json").splitlines()[-1])
+    assert found["queries"] == 3
+    assert set(found["as it is"]) == {"image", "features", "pixels", "histogram"}
+    assert all(0 <= figure <= 1 for row in ("as it is", "all three") for figure in figures(found[row]))
+    store = workspace / "ws" / "index"
+    moved = json.loads(run("towards.py", store, "tabby cat=g0,g1", "espresso=g2,g1", "--json").splitlines()[-1])
+    assert moved["pairs"] == 1  # g1 shows both
+    assert 1 <= moved["towards espresso"]["espresso"]["mean_rank"] <= 3
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text("".join(json.dumps({"id": f"g{n}", "caption": f"a pattern {n}"}) + "\n" for n in range(3)))
+    options = ["--captions", captions, "--foreign", captions, "--splits", 2, "--like", 1.1, "--json"]
+    measured = json.loads(run("percentile.py", store, *options).splitlines()[-1])
+    assert measured["queries"] == 3
+    for row in measured["curve"]:
+        assert row["answered"] == row["foreign"] >= row["own"]
+        assert row["answered"] >= row["out"]
