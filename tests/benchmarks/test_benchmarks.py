@@ -200,3 +200,24 @@ def test_variants_scores_copies_and_different_gifs(corpus: Path) -> None:
     assert measured["variants"]["image"]["saved again"]["lowest"] == pytest.approx(1, abs=1e-4)
     assert len(measured["variants"]["features"]) == 14
     assert len(measured["different"]) == 2
+
+
+@pytest.mark.heavy
+def test_benchmarks_of_quality_measure_an_index_by_its_gifs_and_captions(corpus: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "work"
+    found = json.loads(run("by_example.py", corpus, "--workspace", workspace, "--json").splitlines()[-1])
+    assert found["queries"] == 3
+    assert set(found["as it is"]) == {"image", "features", "pixels", "histogram"}
+    assert all(0 <= figure <= 1 for row in ("as it is", "all three") for figure in figures(found[row]))
+    store = workspace / "ws" / "index"
+    moved = json.loads(run("towards.py", store, "tabby cat=g0,g1", "espresso=g2,g1", "--json").splitlines()[-1])
+    assert moved["pairs"] == 1  # g1 shows both
+    assert 1 <= moved["towards espresso"]["espresso"]["mean_rank"] <= 3
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text("".join(json.dumps({"id": f"g{n}", "caption": f"a pattern {n}"}) + "\n" for n in range(3)))
+    options = ["--captions", captions, "--foreign", captions, "--splits", 2, "--like", 1.1, "--json"]
+    measured = json.loads(run("percentile.py", store, *options).splitlines()[-1])
+    assert measured["queries"] == 3
+    for row in measured["curve"]:
+        assert row["answered"] == row["foreign"] >= row["own"]
+        assert row["answered"] >= row["out"]

@@ -14,7 +14,7 @@ from PIL import Image
 from gifdex.jobs.demo_corpus import make_corpus
 from tests.commands import Finished, run, run_cold
 
-IDS = ("cat-pan", "coffee-pan", "rocket-zoom", "flower-zoom")
+IDS = ("cat-pan", "coffee-pan", "motorcycle-zoom", "flower-zoom")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,48 @@ def test_features_answer_too(built: Built, options: tuple[str, str]) -> None:
     found = hits(run("similar", built.store, "--gif", path_of(built, "cat-pan"), *options, "--json", "-k", "4"))
     assert len(found) == len(IDS)
     assert found[0]["id"].endswith("cat-pan")
+
+
+def test_a_class_moves_its_own_subject_up_where_a_picture_shows_two(built: Built, tmp_path: Path) -> None:
+    """Real photographs: half of the picture is a cup of coffee, the other half a motorcycle."""
+    both = Image.new("RGB", (400, 200))
+    for number, key in enumerate(("coffee-pan", "motorcycle-zoom")):
+        with Image.open(path_of(built, key)) as animation:
+            both.paste(animation.convert("RGB").resize((200, 200)), (200 * number, 0))
+    both.save(tmp_path / "both.png")
+    first = {
+        towards: hits(run("similar", built.store, "--image", tmp_path / "both.png", "--towards", towards, "--json"))[0]
+        for towards in ("espresso", "moped")
+    }
+    assert first["espresso"]["id"].endswith("coffee-pan")
+    assert first["moped"]["id"].endswith("motorcycle-zoom")
+
+
+def test_a_build_calibrates_its_scores(built: Built) -> None:
+    found = hits(run("search", built.store, "a cup of coffee", "--json"))
+    assert found[0]["id"].endswith("coffee-pan")
+    assert found[0]["percentile"] > 0.9 > found[-1]["percentile"]
+    kept = hits(run("search", built.store, "a cup of coffee", "--min-percentile", "0.9", "--json"))
+    assert kept == [hit for hit in found if hit["percentile"] >= 0.9]
+    table = run("search", built.store, "a cup of coffee").stdout.splitlines()
+    assert table[0].split() == ["rank", "score", "percentile", "id", "uri"]
+    assert f"{found[0]['percentile']:.3f}" in table[1]
+    assert hits(run("search", built.store, "the annual report of a bank", "--min-percentile", "0.9", "--json")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "complaint"),
+    [
+        (("--min-percentile", "99"), 2, "99.0 is not in the range 0<=x<=1"),
+        (("--min-percentile", "0.9", "--fields", "features"), 1, "a sentence is in the space joint"),
+    ],
+)
+def test_a_lowest_percentile_that_cannot_be_is_refused(
+    built: Built, options: tuple[str, ...], code: int, complaint: str
+) -> None:
+    done = run("search", built.store, "a cat", *options)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert complaint in done.stderr.splitlines()[-1]
 
 
 def test_the_options_of_a_search_hold(built: Built) -> None:
