@@ -57,6 +57,8 @@ def cutoff(
     Only the hits of sentences have percentiles, not those of vectors. Raises QueryError if a limit is invalid, or if
     there are no percentiles to limit.
     """
+    if are_vectors and min_score is None and min_percentile is None:
+        return ANY
     lowest = checked_score(min_score)
     percentiles, weight = None, 1.0
     if fused is not None and len(fused.parts) == 1 and not are_vectors:

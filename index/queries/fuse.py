@@ -46,6 +46,11 @@ class Fusion:
         has_row: NDArray[np.bool_] = np.logical_or.reduce([field.items.has_row for field, _ in self.parts])
         return has_row
 
+    @functools.cached_property
+    def timed(self) -> Field | None:
+        """The field of frames, if it is one of them."""
+        return next((field for field, _ in self.parts if field.has_times), None)
+
     def check_takes_sentences(self) -> None:
         """Raise QueryError unless a sentence can be compared with the fields' vectors."""
         field = self.parts[0][0]

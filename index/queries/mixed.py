@@ -184,6 +184,8 @@ def mixture(opened: Opened, fields: Mapping[str, float] | None, fusion: str | No
 
     Raises QueryError for another `fusion` than None, "ranks" and "scores", and for unknown fields and weights.
     """
+    if fields is None and fusion is None:
+        return None
     if fusion not in (None, RANKS, SCORES):
         raise QueryError(f"fusion is {fusion!r:.40}; expected {RANKS!r} or {SCORES!r}")
     asked: Mapping[str, Any] = fields if isinstance(fields, Mapping) else {}

@@ -21,7 +21,7 @@ MomentsOf = Callable[[Rows], list[tuple[Moment, ...]]]
 
 def moments_of(fused: Fusion, query: FloatArray) -> MomentsOf | None:
     """Return what tells the moments of items for a unit query (d,); None unless a field of frames is searched."""
-    field = next((field for field, _ in fused.parts if field.has_times), None)
+    field = fused.timed
     return None if field is None else lambda items: _best_moments(field, query, items)
 
 
