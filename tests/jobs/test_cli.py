@@ -140,8 +140,8 @@ def test_search_json_has_id_score_uri_and_rank(built: Built) -> None:
 def test_search_prints_a_table_best_first(built: Built) -> None:
     found = run("search", built.store, "a rocket at night", "-k", "2")
     header, first, _second = found.stdout.splitlines()
-    assert header.split() == ["rank", "score", "id", "uri"]
-    assert first.split()[2] == "deep/rocket-zoom"
+    assert header.split() == ["rank", "score", "percentile", "id", "uri"]
+    assert first.split()[3] == "deep/rocket-zoom"
 
 
 def test_gifs_and_pictures_find_their_own_item_and_broken_ones_are_named(built: Built, tmp_path: Path) -> None:
