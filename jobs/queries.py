@@ -108,24 +108,27 @@ def print_hits(hits: Sequence[Hit], as_json: bool, *, percentiles: bool = False)
         for rank, hit in enumerate(hits, start=1):
             print_json(_hit_json(rank, hit))
         return
-    more = {
+    shown = {
         name: column
-        for name, column in _MORE.items()
-        if any(column[0](hit) for hit in hits) and (percentiles or name != "percentile")
+        for name, column in _COLUMNS.items()
+        if (percentiles or name != "percentile") and any(column[0](hit) for hit in hits)
     }
-    shown = table("rank", "score", "id", "uri", *more, numbers=("rank", "score", "percentile", "at"))
+    names = ["rank", "score", "id", "uri", *shown]
+    made = table(*sorted(names, key=_ORDER.index), numbers=("rank", "score", "percentile", "at"))
     for rank, hit in enumerate(hits, start=1):
-        further = [shown_as(hit) or other for shown_as, other in more.values()]
-        shown.add_row(str(rank), f"{hit.score:.3f}", hit.id, hit.uri, *further)
-    print_table(shown)
+        cells = {"rank": str(rank), "score": f"{hit.score:.3f}", "id": hit.id, "uri": hit.uri}
+        cells |= {name: of_hit(hit) or other for name, (of_hit, other) in shown.items()}
+        made.add_row(*(cells[name] for name in _ORDER if name in cells))
+    print_table(made)
 
 
-# Further columns of the table: what they show of a hit, and of one without it. A column that is empty is left out.
-_MORE: Mapping[str, tuple[Callable[[Hit], str | None], str]] = {
+_ORDER = ("rank", "score", "percentile", "at", "id", "source", "uri", "duplicates")
+# Columns that are left out where no hit has them: what they show of a hit, and of one without it.
+_COLUMNS: Mapping[str, tuple[Callable[[Hit], str | None], str]] = {
     "percentile": (lambda hit: None if hit.percentile is None else f"{hit.percentile:.3f}", ""),
     "at": (lambda hit: f"{hit.moments[0].milliseconds / 1000:.1f} s" if hit.moments else None, ""),
-    "duplicates": (lambda hit: ", ".join(hit.duplicates), ""),
     "source": (lambda hit: hit.source, "index"),
+    "duplicates": (lambda hit: ", ".join(hit.duplicates), ""),
 }
 
 

@@ -52,7 +52,7 @@ def test_hits_without_moments_have_no_column_and_no_key(workspace: Path) -> None
     done = run("search", workspace / "index", "something blue")
     assert done.stdout.splitlines()[0].split() == ["rank", "score", "id", "uri"]
     (first, _) = run("search", workspace / "index", "something blue", "--json").stdout.splitlines()
-    assert set(json.loads(first)) == {"rank", "id", "score", "uri", "metadata"}
+    assert set(json.loads(first)) == {"rank", "id", "score", "uri", "metadata", "percentile"}
 
 
 def test_an_index_without_frames_says_how_to_build_them(workspace: Path, tmp_path: Path) -> None:
