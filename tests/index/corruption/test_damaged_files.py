@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -278,15 +279,17 @@ def test_trees_that_share_branches_are_refused(tmp_path: Path, version: Path) ->
 def test_altered_byte_in_the_manifest_is_an_error_or_changes_no_answer(
     tmp_path: Path, version: Path, intact: str
 ) -> None:
-    size = (version / MANIFEST_NAME).stat().st_size
-    places = np.linspace(0, size - 1, 150, dtype=int).tolist()
+    text = (version / MANIFEST_NAME).read_text()
+    # Another count of candidates is as valid; the hash of the whole manifest is not known to the version itself.
+    valid = {at for found in re.finditer(r'"num_candidates": (\d+)', text) for at in range(*found.span(1))}
+    places = [at for at in np.linspace(0, len(text) - 1, 150, dtype=int).tolist() if at not in valid]
     cases: dict[str, tuple[str, Damage]] = {
         f"at {at} bit {bit}": (MANIFEST_NAME, partial(_flip_bit, at=at, bit=bit))
         for at in places
         for bit in (0x01, 0x80)
     }
     found = open_all(damaged_copies(version, tmp_path, cases))
-    errors = {"CorruptIndexError", "FormatVersionError", intact}
+    errors = {"CorruptIndexError", "FormatVersionError", "QueryError", intact}  # a field of another name is not found
     assert {case: came for case, came in found.items() if came not in errors} == {}
 
 
