@@ -121,14 +121,14 @@ def test_a_deleted_entry_leaves_the_next_index(site: Site) -> None:
     site.build()
     entries = {entry.id: entry for entry in site.inbox.entries()}
     (site.inbox.folder / entries["giphy/id1"].file).unlink()
-    next(path for path in site.inbox.folder.glob("*.json") if '"giphy/id2"' in path.read_text()).unlink()
+    next(path for path in site.inbox.folder.glob("[0-9a-f]*.json") if '"giphy/id2"' in path.read_text()).unlink()
     summary = site.build().run
     assert (summary.items, summary.rejects, summary.encoded) == (CORPUS + SERVED - 2, 0, 0)
     assert not {"giphy/id1", "giphy/id2"} & site.ids()
 
 
 def backdated(site: Site, days: dict[str, float]) -> None:
-    for path in site.inbox.folder.glob("*.json"):
+    for path in site.inbox.folder.glob("[0-9a-f]*.json"):
         entry = json.loads(path.read_text())
         when = datetime.now(UTC) - timedelta(days=days.get(entry["id"], 0))
         path.write_text(json.dumps(entry | {"fetched": when.isoformat("T", "seconds")}))
@@ -168,7 +168,7 @@ def test_a_night_takes_the_inbox_in_and_an_item_of_the_corpus_keeps_its_id(site:
 
 def test_damaged_and_unfinished_files_in_the_inbox_are_passed_over_and_cleared_up(site: Site) -> None:
     site.search()
-    entries = sorted(site.inbox.folder.glob("*.json"))
+    entries = sorted(site.inbox.folder.glob("[0-9a-f]*.json"))
     entries[0].write_text("{}")
     entries[1].write_text(entries[1].read_text().replace('"file": "', '"file": "../../'))
     entries[2].write_bytes(b"\xff")
