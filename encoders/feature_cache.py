@@ -155,16 +155,20 @@ class FeatureCache:
         return table.filter(is_valid).select(columns[:3]).replace_schema_metadata(None)
 
     def outcomes_in(self, part: Path) -> list[Outcome]:
-        """Return the outcomes with features of one part file; raises WorkspaceError if it cannot be read.
+        """Return the outcomes with features of one part file, which may come from anywhere.
 
-        Features of another size are left out.
+        Features of another size, or with numbers that are not finite, are left out. Raises WorkspaceError if the file
+        cannot be read, or has columns of other types.
         """
-        table = read_part(part, ["sha256", "frames", "features", "reason"])
-        return [
-            Outcome(row["sha256"], row["frames"], np.frombuffer(row["features"], "<f4"), reason=row["reason"])
-            for row in table.to_pylist()
-            if row["features"] is not None and len(row["features"]) == 4 * self.dimensions
-        ]
+        table = read_part(part, ["sha256", "frames", "features", "reason"], ("width", "height"))
+        expected = tables.features(self.dimensions, self.fingerprint)
+        if wrong := [field.name for field in table.schema if field.type != expected.field(field.name).type]:
+            raise WorkspaceError(
+                f"the features {part} have {wrong[0]} of another type, or features of another size; expected what "
+                "gifdex writes: delete the file"
+            )
+        outcomes = (_outcome(row) for row in table.to_pylist() if None not in (row["features"], row["sha256"]))
+        return [o for o in outcomes if o.features is not None and np.isfinite(o.features).all() and o.frames > 0]
 
     def features(self, keys: list[str]) -> FloatArray:
         """Return the features of distinct `keys` (hexadecimal SHA-256s) as float32 (n, d), in their order.
@@ -196,3 +200,11 @@ class FeatureCache:
                 columns = (table[name].to_pylist() for name in table.column_names)
                 found |= {key: width * height for key, width, height in zip(*columns, strict=True)}
         return found
+
+
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+    """Return the outcome of one row of a part file that has features."""
+    width, height = row.get("width"), row.get("height")
+    canvas = (width, height) if width and height else None
+    features = np.frombuffer(row["features"], "<f4")
+    return Outcome(row["sha256"], row["frames"] or 0, features, reason=row["reason"], canvas=canvas)

@@ -147,6 +147,11 @@ class Items:
         column = self._whole["sha256"]
         return set(column.filter(pc.is_in(column, pa.array(keys, column.type))).to_pylist())
 
+    def with_ids(self, keys: Sequence[str]) -> set[str]:
+        """Return those of some ids that items have."""
+        column = self._whole["id"]
+        return set(column.filter(pc.is_in(column, pa.array(keys, column.type))).to_pylist())
+
     def matching(self, where: Where) -> Rows:
         """Return the rows that match a filter, ascending; raises QueryError if it cannot be applied."""
         table = self._whole

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import string
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
@@ -33,6 +35,7 @@ _KEYS: Mapping[str, Mapping[str, _Type]] = {
 }
 _NEEDED = {"": ("name", "url", "keys"), "keys": ("items", "url"), "rate_limit": ("calls", "seconds")}
 _ANY_KEYS = "headers"
+_AUTHORITY = re.compile("(?:[^/?#]*//)?[^/?#]*")  # the scheme and the host of a URL
 
 _OPTIONS = (
     click.option(
@@ -95,6 +98,9 @@ def _described(path: Path) -> tuple[CandidateSource, dict[str, Any]]:
     from gifdex.index.sources.rate_limit import RateLimit
 
     found = _read(path)
+    for host in found.get("private_hosts", ()):
+        if not host or re.search("[/@?#]", host):
+            raise ConfigError(f"private_hosts of {path} has {host!r:.80}; expected the name of a host, without http://")
     http = HttpOptions(addresses=AddressRules(private_hosts=frozenset(found.pop("private_hosts", ()))))
     limits: dict[str, Any] = {name: found.pop(name) for name in ("count", "seconds") if name in found}
     try:
@@ -103,6 +109,11 @@ def _described(path: Path) -> tuple[CandidateSource, dict[str, Any]]:
         rate = RateLimit(**found.pop("rate_limit")) if "rate_limit" in found else None
     except ValueError as err:
         raise ConfigError(f"{path} has a limit that cannot be used: {err}") from err
+    for name, least in (("count", 1), ("seconds", 0)):
+        if name in limits and not (limits[name] >= least and limits[name] > 0):  # also refuses NaN
+            raise ConfigError(
+                f"{name} of {path} is {limits[name]}; expected {'at least 1' if least else 'more than 0'}"
+            )
     keys = JsonKeys(**found.pop("keys"))
     own = {"seconds": limits["seconds"]} if "seconds" in limits else {}
     source = JsonSource(keys=keys, options=http, rate_limit=rate, **own, **found)
@@ -117,16 +128,23 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"there is no outside source {path}; expected {GIPHY}, or a TOML file that describes a source"
         ) from err
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except RecursionError as err:
+        raise ConfigError(f"{path} has tables or lists too deep in each other; expected those of a source") from err
+    except (OSError, ValueError) as err:
         raise ConfigError(f"cannot read {path}: {err}; expected TOML: fix it") from err
     headers = found.pop(_ANY_KEYS, {})
+    for name in set(_KEYS).intersection(found):
+        if not isinstance(found[name], dict):
+            raise ConfigError(f"{name} of {path} is a {type(found[name]).__name__}; expected the table [{name}]")
     tables = {name: table for name, table in found.items() if isinstance(table, dict)}
     for name, table in tables.items():
         _check(path, name, table)
     _check(path, "", {name: value for name, value in found.items() if name not in tables}, tuple(tables))
-    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
-        raise ConfigError(f"{_ANY_KEYS} of {path} is {headers!r:.80}; expected a table of texts")
-    found["url"] = _filled(path, "url", found["url"])
+    for name, value in headers.items() if isinstance(headers, dict) else [(_ANY_KEYS, headers)]:
+        if not isinstance(headers, dict) or not isinstance(value, str):  # which may be a secret
+            expected = "a text" if isinstance(headers, dict) else "a table of texts"
+            raise ConfigError(f"{name} of {path} is a {type(value).__name__}; expected {expected}")
+    found["url"] = _filled_url(path, found["url"])
     return found | {"headers": {name: _filled(path, name, value) for name, value in headers.items()}}
 
 
@@ -150,10 +168,20 @@ def _check(path: Path, table: str, found: Mapping[str, Any], tables: tuple[str, 
             raise ConfigError(f"{where} has no {name}, which an outside source needs; add it")
 
 
-def _filled(path: Path, name: str, text: str) -> str:
+def _filled_url(path: Path, template: str) -> str:
+    """Return a URL template with variables, percent-encoded behind the host so that each stays one value."""
+    if not template:
+        return template
+    authority = _AUTHORITY.match(template)
+    end = authority.end() if authority is not None else 0
+    host = _filled(path, "url", template[:end], lambda value: value.replace("{", "{{").replace("}", "}}"))
+    return host + _filled(path, "url", template[end:], lambda value: quote(value, safe=""))
+
+
+def _filled(path: Path, name: str, text: str, encoded: Callable[[str], str] = str) -> str:
     """Return a text with $VARIABLES from the environment, which is where secrets belong; $$ is a dollar sign."""
     try:
-        return string.Template(text).substitute(os.environ)
+        return string.Template(text).substitute({key: encoded(value) for key, value in os.environ.items()})
     except KeyError as err:
         raise ConfigError(
             f"{name} of {path} needs the environment variable {err.args[0]}, which is not set: set it"

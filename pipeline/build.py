@@ -74,6 +74,7 @@ def build(settings: BuildSettings, progress: Progress = QUIET) -> BuildSummary:
         summary = make_version(settings, workspace, progress)
         artifact.verify(workspace.store / summary.build_id)
         store.publish(workspace.store, summary.build_id)
+        prune_inbox(settings.inbox, workspace, summary.build_id)
         commit_statistics(workspace, settings, summary.build_id, summary.to_json())
         return summary
 
@@ -97,12 +98,11 @@ def make_version(settings: BuildSettings, workspace: Workspace, progress: Progre
     if settings.index.dedupe is not None:
         with run.times.timed("dedupe"):
             lists = without_duplicates(
-                lists, settings.index.dedupe, settings.encode, workspace, cache, projection, progress
+                lists, settings.index.dedupe, settings.encode, workspace, cache, projection, progress, settings.inbox
             )
     with run.times.timed("index"):
         build_id = _build_id(lists, settings, cache, projection, images, texts)
         commit_lists(workspace, build_id, lists, cache.fingerprint)
-        prune_inbox(settings.inbox)
         is_there = _is_whole(workspace, build_id)
         if not is_there:
             made = _features(images, settings.encode)

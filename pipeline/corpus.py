@@ -159,8 +159,8 @@ def _local_entry(root: str, path: str) -> Entry:
     try:
         found = os.stat(path)  # noqa: PTH116  # ten times as fast as a Path, which counts for a million files
     except OSError:  # a dangling link; the scan reports it
-        return Entry(_text(_default_id(path, root)), _text(path))
-    return Entry(_text(_default_id(path, root)), _text(path), found.st_size, found.st_mtime)
+        return Entry(as_text(_default_id(path, root)), as_text(path))
+    return Entry(as_text(_default_id(path, root)), as_text(path), found.st_size, found.st_mtime)
 
 
 def _list_folder(folder: str) -> Listing:
@@ -172,10 +172,10 @@ def _list_folder(folder: str) -> Listing:
 
 def _entry(root: str, file: FileMetadata) -> Entry:
     modified = float(file.last_updated_in_seconds or 0.0)
-    return Entry(_text(_default_id(file.path, root)), _text(file.path), int(file.size_in_bytes), modified)
+    return Entry(as_text(_default_id(file.path, root)), as_text(file.path), int(file.size_in_bytes), modified)
 
 
-def _text(text: str) -> str:
+def as_text(text: str) -> str:
     """Escape bytes that are not Unicode text, as in old file names, because tables and JSON cannot hold them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -212,10 +212,10 @@ def _read_catalog(path: str) -> Iterator[Entry]:
         given, caption = row.get("id"), row.get("caption")
         rest = {name: value for name, value in row.items() if name not in ("uri", "id", "caption")}
         yield Entry(
-            id=_text(str(given) if given not in (None, "") else _default_id(absolute, folder)),
-            uri=_text(absolute),
-            caption=_text(str(caption)) if caption not in (None, "") else None,
-            metadata=_text(_json(rest)) if rest else None,
+            id=as_text(str(given) if given not in (None, "") else _default_id(absolute, folder)),
+            uri=as_text(absolute),
+            caption=as_text(str(caption)) if caption not in (None, "") else None,
+            metadata=as_text(_json(rest)) if rest else None,
         )
 
 

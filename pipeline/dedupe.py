@@ -25,7 +25,9 @@ from gifdex.index.pairs import connect_all
 from gifdex.index.queries.duplicates import duplicate_score
 from gifdex.pipeline.encode import Source, reader
 from gifdex.pipeline.frames import projected
+from gifdex.pipeline.inbox import from_inbox
 from gifdex.pipeline.lists import Lists
+from gifdex.pipeline.settings import InboxSettings
 from gifdex.pipeline.workspace import Workspace
 from gifdex.schemas import tables
 from gifdex.schemas.progress import Progress
@@ -43,11 +45,13 @@ def without_duplicates(
     cache: FeatureCache,
     projection: Projection,
     progress: Progress,
+    inbox: InboxSettings,
 ) -> Lists:
     """Return the lists with one item of each group of near duplicates; `duplicate_of` of the catalog names it.
 
     Groups are connected by exact scores of at least `min_score`; all GIFs are compared with all. Items with the same
-    bytes are one group. The item with the largest canvas stays, of equal ones the first id. Vectors are kept in a file
+    bytes are one group. An item of the corpus stays rather than one of the inbox, then the one with the largest canvas,
+    of equal ones the first id. Vectors are kept in a file
     that has no name, so nothing is left of it.
     """
     keys, places = np.unique(np.asarray(lists.items["sha256"].to_pylist(), dtype=np.str_), return_inverse=True)
@@ -66,7 +70,7 @@ def without_duplicates(
             tick=partial(progress.stage, _STAGE),
         )
     members = groups.members(np.bincount(places, minlength=len(keys)))
-    return _left_out(lists, _kept(lists.items, keys.tolist(), places, members, settings, cache))
+    return _left_out(lists, _kept(lists.items, keys.tolist(), places, members, settings, cache, inbox))
 
 
 def _rows_of(vectors: FloatArray, rows: Rows) -> FloatArray:
@@ -81,6 +85,7 @@ def _kept(
     members: Sequence[Rows],
     settings: EncodeSettings,
     cache: FeatureCache,
+    inbox: InboxSettings,
 ) -> dict[str, str]:
     """Return the id of the item that stays, by the id of each item that does not."""
     ids, uris = items["id"].to_pylist(), items["uri"].to_pylist()
@@ -89,14 +94,15 @@ def _kept(
     first = {row: int(by_place[starts[row]]) for rows in members if len(rows) > 1 for row in rows.tolist()}
     pixels = canvases([Source(keys[row], uris[item]) for row, item in first.items()], settings, cache)
     kept: dict[str, str] = {}
+    is_outside = from_inbox(inbox)
     for rows in members:
         ranked = [
-            (-pixels.get(keys[row], 0), ids[item])
+            (is_outside(uris[item]), -pixels.get(keys[row], 0), ids[item])
             for row in rows.tolist()
             for item in by_place[starts[row] : starts[row + 1]].tolist()
         ]
-        best = min(ranked)[1]
-        kept |= {id_: best for _, id_ in ranked if id_ != best}
+        best = min(ranked)[2]
+        kept |= {id_: best for *_, id_ in ranked if id_ != best}
     return kept
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,9 +66,16 @@ def _canary(row: dict[str, Any], path: Path) -> Canary:
     return Canary(str(sentence), str(key), k)
 
 
-def check(folder: Path, build_id: str, run: RunSummary, settings: GateSettings) -> list[Refusal]:
+def _none(_: str) -> int:
+    return 0
+
+
+def check(
+    folder: Path, build_id: str, run: RunSummary, settings: GateSettings, expired: Callable[[str], int] = _none
+) -> list[Refusal]:
     """Return the rules that a version of a store breaks; `run` is the summary of its build.
 
+    `expired` tells how many items of a published version are missing because the inbox's retention let them go.
     Raises ConfigError if the canaries cannot be read.
     """
     canaries = [] if settings.canaries is None else read_canaries(settings.canaries)
@@ -79,7 +86,7 @@ def check(folder: Path, build_id: str, run: RunSummary, settings: GateSettings) 
         return [Refusal("files", str(err))]
     return [
         *_recall(index, settings),
-        *_shrink(index, folder, settings),
+        *_shrink(index, folder, settings, expired),
         *_rejects(run, settings),
         *_canaries(index, canaries),
         *_rolled_back(folder, build_id),
@@ -104,7 +111,7 @@ def _recall(index: Index, settings: GateSettings) -> Iterator[Refusal]:
                 )
 
 
-def _shrink(index: Index, folder: Path, settings: GateSettings) -> Iterator[Refusal]:
+def _shrink(index: Index, folder: Path, settings: GateSettings, expired: Callable[[str], int]) -> Iterator[Refusal]:
     published = list(dict.fromkeys(entry.build_id for entry in reversed(store.history(folder))))
     if (current := store.known_current(folder)) is not None:
         published.insert(0, current)
@@ -113,8 +120,16 @@ def _shrink(index: Index, folder: Path, settings: GateSettings) -> Iterator[Refu
             found = artifact.read_manifest(folder / build_id)
         except ArtifactError:  # missing or damaged: compare with the one before it
             continue
-        # Near duplicates that a build left out are not missing.
+        # Near duplicates that a build left out are not missing, unless they have become many more.
         now, before = (manifest.items + manifest.duplicates for manifest in (index.manifest, found))
+        shares = index.manifest.duplicates / max(now, 1), found.duplicates / max(before, 1)
+        if shares[0] - shares[1] > settings.max_shrink:
+            yield Refusal(
+                "max_shrink",
+                f"{shares[0]:.1%} of its items are left out as near duplicates, and {shares[1]:.1%} of the published "
+                f"version {build_id}; the limit for the difference is {settings.max_shrink:.1%}",
+            )
+        before -= expired(build_id)
         if not now >= (1 - settings.max_shrink) * before:
             yield Refusal(
                 "max_shrink",
@@ -129,14 +144,15 @@ def _shrink(index: Index, folder: Path, settings: GateSettings) -> Iterator[Refu
 
 
 def _rejects(run: RunSummary, settings: GateSettings) -> Iterator[Refusal]:
-    files, limit = run.items + run.rejects, settings.max_rejects
-    share = run.rejects / max(files, 1)
-    if not (share if limit < 1 else run.rejects) <= limit:
+    rejects, limit = run.rejects - run.inbox_rejects, settings.max_rejects
+    files = run.items + rejects
+    share = rejects / max(files, 1)
+    if not (share if limit < 1 else rejects) <= limit:
         allowed = f"{limit:.1%}" if limit < 1 else f"{limit:,.0f}"
         examples = "".join(f"; such as {error}: {reason}" for error, reason in run.example_rejects.items())
         yield Refusal(
             "max_rejects",
-            f"{run.rejects:,} of {files:,} files are rejects ({share:.1%}), more than {allowed}{examples}",
+            f"{rejects:,} of {files:,} files are rejects ({share:.1%}), more than {allowed}{examples}",
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gifdex.index.store.place import Place
 from gifdex.pipeline import gate
 from gifdex.pipeline.build import BuildSummary, make_version
 from gifdex.pipeline.holding import held_workspace, workspace_of
+from gifdex.pipeline.inbox import expired, prune_inbox
 from gifdex.pipeline.plan import RunPlan
 from gifdex.pipeline.prune import PROTECTED, PruneSummary, prune
 from gifdex.pipeline.run import StageTimes, commit_statistics, start
@@ -68,14 +70,17 @@ def nightly(settings: NightlySettings, progress: Progress = QUIET) -> NightlySum
     check(settings)
     with held_workspace(settings.build, progress) as workspace:
         built, times = make_version(settings.build, workspace, progress), StageTimes()
+        gone = partial(expired, settings.build.inbox, workspace, built.build_id)
         with times.timed("gate"):
             progress.stage("gate", 0, 1)
-            found = gate.check(workspace.store, built.build_id, built.run, settings.gate)
+            found = gate.check(workspace.store, built.build_id, built.run, settings.gate, gone)
             progress.stage("gate", 1, 1)
         refused = {refusal.rule: refusal.reason for refusal in found}
         previous = store.known_current(workspace.store)
         outcome = _publish(workspace.store, built.build_id, refused, previous, settings.force)
         with times.timed("prune"):
+            if outcome != REFUSED:  # until then the published version may hold what has expired
+                prune_inbox(settings.build.inbox, workspace, built.build_id)
             pruned = prune(workspace, settings.keep, also={built.build_id})
         pushed, not_pushed = _ship(settings, workspace, progress, times)
         summary = NightlySummary(built, outcome, previous, refused, pushed, not_pushed, pruned, times.seconds)

@@ -17,7 +17,7 @@ from apache_beam.utils.shared import Shared
 from gifdex.encoders.base import ImageEncoder
 from gifdex.encoders.feature_cache import FeatureCache
 from gifdex.pipeline.encode import Encoded, acquire_encoder, encode_missing, look_up, open_cache
-from gifdex.pipeline.inbox import known_features, take_in
+from gifdex.pipeline.inbox import from_inbox, known_features, take_in
 from gifdex.pipeline.lists import Lists
 from gifdex.pipeline.plan import RunPlan, plan_run
 from gifdex.pipeline.scan import Scan, scan
@@ -32,10 +32,10 @@ class RunSummary:
     """The result of scanning and encoding. `tried`, `encoded` and `reused` count distinct GIFs, the others items.
 
     `precision` is what the image encoder computes in; `duplicates` are the items left out as near duplicates of others.
-    Of `partial` items, only the frames before some damage count;
-    `example_partial` has the URI and the damage of the first one. `example_rejects` has the URI and reason of the first
-    reject of each class of error. `tried` GIFs were not in the cache; `encoded` of them have features now, and
-    `gifs_per_second` counts all of them. `seconds` are by stage.
+    `inbox_rejects` are those of the `rejects` that are from the inbox. Of `partial` items, only the frames before some
+    damage count; `example_partial` has the URI and the damage of the first one. `example_rejects` has the URI and
+    reason of the first reject of each class of error. `tried` GIFs were not in the cache; `encoded` of them have
+    features now, and `gifs_per_second` counts all of them. `seconds` are by stage.
     """
 
     build_id: str = ""
@@ -44,6 +44,7 @@ class RunSummary:
     partial: int = 0
     example_partial: str = ""
     rejects: int = 0
+    inbox_rejects: int = 0
     rejects_by_error: dict[str, int] = field(default_factory=dict)
     example_rejects: dict[str, str] = field(default_factory=dict)
     unchanged: int = 0
@@ -127,6 +128,7 @@ class Run:
             partial=len(partial),
             example_partial=examples[0] if examples else "",
             rejects=len(rejects),
+            inbox_rejects=sum(map(from_inbox(self.settings.inbox), (row["uri"] for row in rejects))),
             rejects_by_error=dict(sorted(Counter(row["error"] for row in rejects).items())),
             example_rejects={row["error"]: f"{row['uri']}: {row['reason']}" for row in reversed(rejects)},
             unchanged=scanned.unchanged,

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from gifdex.encoders.frames.decoders.base import check_bytes
 from gifdex.encoders.frames.limits import Limits
 from gifdex.pipeline.corpus import Entry, Listing, file_metadata, list_corpus, read_bytes
-from gifdex.pipeline.inbox import with_inbox
+from gifdex.pipeline.inbox import check_inbox, with_inbox
 from gifdex.pipeline.settings import BuildSettings
 from gifdex.pipeline.tasks import run_tasks
 from gifdex.pipeline.workspace import Workspace
@@ -121,6 +121,7 @@ def scan(settings: BuildSettings, workspace: Workspace, progress: Progress) -> S
 
     Raises CorpusError if the corpus cannot be listed, PipelineError if results are missing.
     """
+    check_inbox(settings)
     listing = with_inbox(list_corpus(settings.corpus), settings.inbox)
     known = {} if settings.checksum else _last_catalog(workspace)
     limits = settings.encode.limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from gifdex.encoders.registry import DEFAULT_TEXT_ENCODER
 from gifdex.encoders.settings import EncodeSettings
 from gifdex.index.build import DEFAULT_ENGINES, Engines
 from gifdex.schemas.errors import ConfigError
+
+_URL = re.compile("[a-z][a-z0-9+.-]+:/")  # also of a Path, which has lost a slash
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,12 @@ class InboxSettings:
         for name in ("max_days", "max_bytes"):
             if getattr(self, name) is not None and self.folder is None:
                 raise ConfigError(f"{name} of the inbox is given, but no inbox is: name its folder, or leave it out")
+        if self.folder is not None and _URL.match(str(self.folder)):
+            raise ConfigError(f"the inbox is {self.folder}; expected a local folder, as searches write there: name one")
+        if self.max_days is not None and not self.max_days > 0:  # also refuses NaN
+            raise ConfigError(f"max_days of the inbox is {self.max_days}; expected more than 0")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise ConfigError(f"max_bytes of the inbox is {self.max_bytes}; expected at least 1")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from gifdex.index.queries.options import checked_score
 from gifdex.index.sources.base import Candidate, CandidateSource
 from gifdex.index.sources.deadline import within
 from gifdex.schemas.errors import QueryError, SourceError
+from gifdex.schemas.files import is_url
 from gifdex.schemas.progress import Progress
 
 if TYPE_CHECKING:  # which import the extra hybrid, or take time
@@ -88,11 +89,32 @@ class Outside:
         if self.when not in (BELOW, ALWAYS):
             raise QueryError(f"an outside source is asked {self.when!r:.40}; expected when='below' or when='always'")
         checked_score(self.below, "below")
+        if not _is_number(self.count, int) or not _is_number(self.seconds, (int, float)):
+            raise QueryError(
+                f"count is {self.count!r:.40} and seconds is {self.seconds!r:.40}; expected a whole number and a number"
+            )
         if self.count < 1 or not self.seconds > 0:
             raise QueryError(
                 f"an outside source may give {self.count} candidates in {self.seconds} seconds; expected at least 1, "
                 "in more than 0"
             )
+        if self.inbox is not None and (not isinstance(self.inbox, str | os.PathLike) or is_url(self.inbox)):
+            raise QueryError(f"the inbox is {self.inbox!r:.80}; expected a local folder")
+        self._check_records()
+
+    def _check_records(self) -> None:
+        if self.budget is None and self.http is None:  # whose modules take time to import
+            return
+        from gifdex.index.sources.downloads import DownloadBudget
+        from gifdex.index.sources.http import HttpOptions
+
+        for name, given, kind in (("budget", self.budget, DownloadBudget), ("http", self.http, HttpOptions)):
+            if given is not None and not isinstance(given, kind):
+                raise QueryError(f"{name} is {given!r:.80}; expected a {kind.__name__}")
+
+
+def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def check(
@@ -147,12 +169,10 @@ def with_outside(
 
 
 def _hit(candidate: Candidate, score: float, percentile: float | None) -> Hit:
-    from gifdex.index.inbox import clean, described, item_id
+    from gifdex.index.inbox import clean, item_id, metadata_of
 
-    described_by = described(candidate.title, candidate.page_url)
-    return Hit(
-        item_id(candidate), score, clean(candidate.uri), described_by, percentile, source=clean(candidate.source)
-    )
+    metadata = metadata_of(candidate.title, candidate.page_url)
+    return Hit(item_id(candidate), score, clean(candidate.uri), metadata, percentile, source=clean(candidate.source))
 
 
 class _Fetch:
@@ -202,18 +222,30 @@ class _Fetch:
 
     def _asked(self) -> Sequence[Candidate]:
         """Return the source's candidates, none if it fails or takes too long."""
-        from gifdex.index.inbox import item_id
-
         outside = self._outside
         try:
             found = within(outside.seconds, outside.source.candidates, self._sentence, outside.count)
+            return self._new(list(found)[: outside.count])
         except SourceError as err:
             self._notice(f"was not used: {err}")
         except TimeoutError:
             self._notice(f"was not used: it did not answer within {outside.seconds:g} seconds; try again later")
-        else:
-            return list({item_id(candidate): candidate for candidate in found[: outside.count]}.values())
+        except Exception as err:  # noqa: BLE001  # a source may be anybody's code, and its message hold secrets
+            self._notice(f"was not used: its code failed with {type(err).__name__}; see what it does for this sentence")
         return []
+
+    def _new(self, found: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates whose ids the index does not have, each id once; raises TypeError for other things."""
+        from gifdex.index.inbox import item_id
+
+        for each in found:
+            needed, described = (each.id, each.uri, each.source), (each.page_url, each.title)
+            if not all(isinstance(text, str) for text in (*needed, *(text or "" for text in described))):
+                raise TypeError("what describes a candidate is text")
+        by_id = {item_id(candidate): candidate for candidate in found}
+        known = self._opened.items.with_ids(list(by_id))
+        self._held += len(known)
+        return [candidate for key, candidate in by_id.items() if key not in known]
 
     def _from_inbox(self, candidates: Sequence[Candidate]) -> tuple[list[Outcome], Sequence[Candidate]]:
         """Return the outcomes of candidates that are in the inbox and not in the index; and the other candidates."""
@@ -268,8 +300,11 @@ class _Fetch:
         try:
             with ThreadPoolExecutor(_WRITERS, thread_name_prefix="gifdex-inbox") as threads:
                 list(threads.map(add, outcomes))
-        except OSError as err:
+        except (OSError, ValueError) as err:  # such as a folder whose name is no Unicode
+            from gifdex.index.inbox import clean
+
+            why = getattr(err, "strerror", None) or type(err).__name__
             self._notice(
-                f"gave GIFs that could not be kept in the inbox {inbox.folder}: {err.strerror or err}; free some space "
-                "or fix the permissions"
+                f"gave GIFs that could not be kept in the inbox {clean(str(inbox.folder))}: {why}; free some space, "
+                "fix the permissions, or name another folder"
             )

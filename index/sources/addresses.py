@@ -12,6 +12,8 @@ from gifdex.schemas.errors import SourceError
 
 # Services of cloud hosts at addresses that Python counts as public: Oracle's metadata (older Pythons), Azure's agent.
 _ALSO_PRIVATE = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"))
+# Site-local, documentation and segment routing addresses that some Pythons count as public.
+_ALSO_PRIVATE_6 = (IPv6Network("fec0::/10"), IPv6Network("3fff::/20"), IPv6Network("5f00::/16"))
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 
 # Returns the IP addresses of a host, as text; raises OSError if there is none.
@@ -34,7 +36,7 @@ def is_public(address: str) -> bool:
     inner = _inside(ip) if isinstance(ip, IPv6Address) else None
     if inner is not None:
         ip = inner
-    if isinstance(ip, IPv4Address) and any(ip in network for network in _ALSO_PRIVATE):
+    if any(ip in network for network in (*_ALSO_PRIVATE, *_ALSO_PRIVATE_6)):
         return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 

@@ -30,4 +30,4 @@ def within(
             future.set_exception(err)
 
     threading.Thread(target=work, daemon=True, name="gifdex-deadline").start()
-    return future.result(timeout=seconds)
+    return future.result(timeout=min(seconds, threading.TIMEOUT_MAX))

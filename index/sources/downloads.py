@@ -85,6 +85,8 @@ class _Run:
             format_of(data)
         except (SourceError, UnsupportedFormatError) as err:
             return Download(candidate, reason=str(err))
+        except Exception as err:  # noqa: BLE001  # one bad candidate costs nothing but a reason
+            return Download(candidate, reason=f"cannot be fetched ({type(err).__name__})")
         return Download(candidate, data)
 
     def _check(self, taken: bytearray, new: int) -> None:

@@ -23,6 +23,16 @@ try:
 except ImportError as err:
     raise MissingExtraError("an outside source", err.name or "jmespath", "hybrid") from err
 
+# jmespath lets Python's own errors through for some expressions.
+_EXPRESSION_ERRORS = (
+    JMESPathError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
 _FIELDS = frozenset({"query", "count", "offset"})
 
 
@@ -60,6 +70,7 @@ class JsonSource:
     rate_limit: RateLimit | None = None
 
     def __post_init__(self) -> None:
+        _check_source(self)
         fields = _fields(self.url)
         if "query" not in fields or not fields <= _FIELDS:
             raise SourceError(
@@ -71,9 +82,9 @@ class JsonSource:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of everything that shapes an answer; the URL may hold a secret, so it is not readable."""
-        keys = self.keys
-        parts = [self.url, self.page_size, keys.items, keys.url, keys.id, keys.page_url, keys.title]
+        """A digest of everything that shapes an answer: URL and headers may hold secrets, so it is not readable."""
+        keys, headers = self.keys, sorted(self.headers.items())
+        parts = [self.url, self.page_size, keys.items, keys.url, keys.id, keys.page_url, keys.title, headers]
         return f"{self.name} {hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
 
     def candidates(self, sentence: str, count: int) -> list[Candidate]:
@@ -121,26 +132,41 @@ class JsonSource:
         return Candidate(name, uri, self.name, _text(keys.page_url, item), _text(keys.title, item))
 
 
+def _check_source(source: JsonSource) -> None:
+    """Raise SourceError for a name, a page size or an address that no source can have."""
+    if not source.name.strip():
+        raise SourceError("an outside source has an empty name; give it one, such as gifs")
+    if source.page_size < 1:
+        raise SourceError(f"page_size of {source.name} is {source.page_size}; expected at least 1")
+    if not source.seconds > 0:
+        raise SourceError(f"seconds of {source.name} is {source.seconds}; expected more than 0")
+    if not source.url.startswith(("http://", "https://")):
+        raise SourceError(f"the URL of {source.name} does not begin with http:// or https://; write the whole URL")
+
+
 def _fields(template: str) -> set[str]:
-    """Return the names in braces of a template."""
+    """Return the names in braces of a template; raises SourceError unless each stands alone."""
     try:
-        return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        found = [parts for parts in string.Formatter().parse(template) if parts[1] is not None]
     except ValueError as err:
         raise SourceError(f"a URL template cannot be read ({err}); write a brace that is no field twice") from err
+    if any(form or conversion for _, _, form, conversion in found):
+        raise SourceError("a URL template has a field with ! or :; expected {query}, {count} or {offset} alone")
+    return {str(name) for _, name, _, _ in found}
 
 
 def _compiled(expression: str) -> Any:
     try:
         return jmespath.compile(expression.removeprefix("$."))
-    except JMESPathError as err:
-        raise SourceError(f"{expression!r} is not a JMESPath expression; write one such as data[*].url") from err
+    except _EXPRESSION_ERRORS as err:
+        raise SourceError(f"{expression!r:.200} is not a JMESPath expression; write one such as data[*].url") from err
 
 
 def _found(expression: str, value: Any) -> Any:
     try:
         return _compiled(expression).search(value)
-    except JMESPathError as err:  # a function applied to a value of another type
-        raise SourceError(f"the expression {expression!r} does not fit the answer; check it") from err
+    except _EXPRESSION_ERRORS as err:  # a function applied to a value of another type
+        raise SourceError(f"the expression {expression!r:.200} does not fit the answer; check it") from err
 
 
 def _text(expression: str | None, item: Any) -> str | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import gifdex
@@ -144,9 +145,9 @@ def test_titles_and_pages_come_with_a_hit_as_printable_text(index: Index, fetche
     first = fetched.source.found[0]
     odd = Candidate(first.id, first.uri, "listed", "https://x.example/page", "a \x1b[31mred\ud800 " + "x" * 2000)
     (hit,) = [hit for hit in index.search(SENTENCE, 100, outside=fetched.outside(source=Listed([odd]))) if hit.source]
-    assert hit.metadata["page_url"] == "https://x.example/page"
-    assert hit.metadata["title"].startswith("a  [31mred  xx")
-    assert len(hit.metadata["title"]) == 1000
+    assert hit.metadata["outside_page_url"] == "https://x.example/page"
+    assert hit.metadata["outside_title"].startswith("a  [31mred  xx")
+    assert len(hit.metadata["outside_title"]) == 1000
 
 
 def test_bytes_that_the_index_holds_are_left_out(index: Index, fetched: Fetched, make_gif: GifMaker) -> None:
@@ -189,6 +190,33 @@ def test_a_source_gives_no_more_than_it_was_asked_for_and_no_id_twice(index: Ind
     assert {hit.id for hit in few} == {"listed/id%200", "listed/id%201", "listed/id%202"}
 
 
+def test_any_error_in_a_source_leaves_the_indexes_own_answer(index: Index, caplog: pytest.LogCaptureFixture) -> None:
+    candidate: Any = Candidate(5, "http://x.example/a.gif", "listed")  # type: ignore[arg-type]
+    error: Any = ZeroDivisionError("key=SECRET")
+    for source in (Listed([], error), Listed([candidate]), Listed(["text"])):  # type: ignore[list-item]
+        caplog.clear()
+        assert index.search(SENTENCE, 5, outside=gifdex.Outside(source, "always")) == index.search(SENTENCE, 5)
+        (message,) = caplog.messages
+        assert "listed was not used: its code failed with" in message
+        assert "SECRET" not in message
+
+
+def test_seconds_may_be_infinite(index: Index, fetched: Fetched) -> None:
+    fetched.source.sleeps = 0.05
+    assert any(hit.source for hit in index.search(SENTENCE, 100, outside=fetched.outside(seconds=float("inf"))))
+
+
+def test_a_candidate_whose_id_the_index_has_is_left_out(
+    tmp_path: Path, make_version: Callable[..., Path], items_table: Any, clustered: Any, fetched: Fetched
+) -> None:
+    items = items_table(60, 0)
+    ids = pa.array(["listed/id%200", *items["id"].to_pylist()[1:]])
+    items = items.set_column(items.column_names.index("id"), items.schema.field("id"), ids)
+    index = gifdex.open(make_version(tmp_path / ("0" * 16), clustered(60), items=items))
+    found = {hit.id for hit in index.search(SENTENCE, 100, outside=fetched.outside()) if hit.source}
+    assert found == {f"listed/id%20{number}" for number in range(1, 20)}
+
+
 @pytest.mark.parametrize(
     ("query", "options", "message"),
     [
@@ -200,12 +228,22 @@ def test_a_source_gives_no_more_than_it_was_asked_for_and_no_id_twice(index: Ind
         (SENTENCE, {"when": "never"}, "is asked 'never'; expected when='below' or when='always'"),
         (SENTENCE, {"count": 0}, "may give 0 candidates in 20.0 seconds"),
         (SENTENCE, {"seconds": float("nan")}, "may give 100 candidates in nan seconds"),
+        (SENTENCE, {"count": "5"}, "count is '5' and seconds is 20.0; expected a whole number and a number"),
+        (SENTENCE, {"seconds": None}, "seconds is None"),
+        (SENTENCE, {"inbox": 5}, "the inbox is 5; expected a local folder"),
+        (SENTENCE, {"inbox": "s3://b/inbox"}, "the inbox is 's3://b/inbox'; expected a local folder"),
+        (SENTENCE, {"budget": 5}, "budget is 5; expected a DownloadBudget"),
+        (SENTENCE, {"http": "x"}, "http is 'x'; expected a HttpOptions"),
         (SENTENCE, {"source": "giphy"}, "the source is a str; expected an object with name"),
         (SENTENCE, {"outside": "giphy"}, "outside is a str; expected a gifdex.Outside"),
     ],
 )
 def test_a_mistake_gives_one_sentence(index: Index, query: Any, options: dict[str, Any], message: str) -> None:
-    ours = {name: options.pop(name) for name in ("when", "below", "count", "seconds", "source") if name in options}
+    ours = {
+        name: options.pop(name)
+        for name in ("when", "below", "count", "seconds", "source", "inbox", "budget", "http")
+        if name in options
+    }
 
     def search() -> None:
         outside = options.pop("outside", None) or gifdex.Outside(**{"source": Listed([]), "when": "always", **ours})

@@ -113,11 +113,14 @@ def test_items_left_out_are_not_missing_for_the_gate(
     own = tmp_path / "gifs"
     shutil.copytree(corpus, own)
 
-    def night(**settings: Any) -> Any:
-        return nightly(NightlySettings(BuildSettings(str(own), tmp_path / "ws", **settings)))
+    def night(force: bool = False, **settings: Any) -> Any:
+        return nightly(NightlySettings(BuildSettings(str(own), tmp_path / "ws", **settings), force=force))
 
     assert night(**small_models).outcome == "published"
-    assert night(**with_dedupe(small_models)).outcome == "published"  # 6 of 10 items, and 4 left out
+    many = night(**with_dedupe(small_models))  # 6 of 10 items, and 4 left out
+    assert many.refused["max_shrink"].startswith("40.0% of its items are left out as near duplicates, and 0.0% of")
+    assert night(force=True, **with_dedupe(small_models)).outcome == "published"
+    assert night(**with_dedupe(small_models)).refused == {}  # as many as before
     assert night(**small_models).outcome == "published"
     for name in ("g0", "g2", "g4"):
         (own / f"{name}.gif").unlink()

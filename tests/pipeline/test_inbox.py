@@ -21,7 +21,7 @@ from gifdex.index.sources.giphy import GiphySource
 from gifdex.index.sources.http import HttpOptions
 from gifdex.pipeline.build import BuildSummary, build
 from gifdex.pipeline.nightly import make_plan, nightly
-from gifdex.pipeline.settings import BuildSettings, InboxSettings, NightlySettings
+from gifdex.pipeline.settings import BuildSettings, GateSettings, InboxSettings, NightlySettings
 from gifdex.schemas.errors import ConfigError, WorkspaceError
 from tests.index.sources.http_service import KEY, Service, serving
 from tests.pipeline.conftest import GifWriter
@@ -82,10 +82,10 @@ def test_the_next_build_holds_what_was_fetched_and_encodes_nothing(site: Site) -
     one = found["giphy/id3"]
     assert one.source is None
     assert Path(one.uri).read_bytes() == site.service.gifs[3]
-    assert one.metadata["title"] == "GIF 3"
-    assert one.metadata["page_url"] == "https://giphy.com/gifs/id3"
-    assert (one.metadata["source"], one.metadata["query"]) == ("giphy", SENTENCE)
-    assert [hit.id for hit in index.search(SENTENCE, 100, where={"source": "giphy"})] == [
+    assert one.metadata["outside_title"] == "GIF 3"
+    assert one.metadata["outside_page_url"] == "https://giphy.com/gifs/id3"
+    assert (one.metadata["outside_source"], one.metadata["outside_query"]) == ("giphy", SENTENCE)
+    assert [hit.id for hit in index.search(SENTENCE, 100, where={"outside_source": "giphy"})] == [
         hit.id for hit in hits if hit.source
     ]
     assert {hit.source for hit in site.search()} == {None}  # the index holds them now
@@ -121,17 +121,23 @@ def test_a_deleted_entry_leaves_the_next_index(site: Site) -> None:
     site.build()
     entries = {entry.id: entry for entry in site.inbox.entries()}
     (site.inbox.folder / entries["giphy/id1"].file).unlink()
-    next(path for path in site.inbox.folder.glob("*.json") if '"giphy/id2"' in path.read_text()).unlink()
+    next(path for path in site.inbox.folder.glob("[0-9a-f]*.json") if '"giphy/id2"' in path.read_text()).unlink()
     summary = site.build().run
     assert (summary.items, summary.rejects, summary.encoded) == (CORPUS + SERVED - 2, 0, 0)
     assert not {"giphy/id1", "giphy/id2"} & site.ids()
 
 
 def backdated(site: Site, days: dict[str, float]) -> None:
-    for path in site.inbox.folder.glob("*.json"):
+    for path in site.inbox.folder.glob("[0-9a-f]*.json"):
         entry = json.loads(path.read_text())
         when = datetime.now(UTC) - timedelta(days=days.get(entry["id"], 0))
         path.write_text(json.dumps(entry | {"fetched": when.isoformat("T", "seconds")}))
+
+
+def make_older(site: Site) -> None:
+    for path in site.inbox.folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (time.time() - 7200,) * 2)
 
 
 def test_retention_deletes_the_old_and_what_is_too_much(site: Site) -> None:
@@ -140,6 +146,7 @@ def test_retention_deletes_the_old_and_what_is_too_much(site: Site) -> None:
     plan = make_plan(site.settings(max_days=4.5))
     assert (plan.items, plan.new, plan.to_encode) == (CORPUS + 5, 5, 0)
     assert len(site.inbox.entries()) == SERVED  # a plan deletes nothing
+    make_older(site)
     site.build(max_days=4.5)
     assert {entry.id for entry in site.inbox.entries()} == {f"giphy/id{number}" for number in range(5)}
     sizes = [len(data) for data in site.service.gifs]
@@ -161,7 +168,7 @@ def test_a_night_takes_the_inbox_in_and_an_item_of_the_corpus_keeps_its_id(site:
 
 def test_damaged_and_unfinished_files_in_the_inbox_are_passed_over_and_cleared_up(site: Site) -> None:
     site.search()
-    entries = sorted(site.inbox.folder.glob("*.json"))
+    entries = sorted(site.inbox.folder.glob("[0-9a-f]*.json"))
     entries[0].write_text("{}")
     entries[1].write_text(entries[1].read_text().replace('"file": "', '"file": "../../'))
     entries[2].write_bytes(b"\xff")
@@ -175,8 +182,35 @@ def test_damaged_and_unfinished_files_in_the_inbox_are_passed_over_and_cleared_u
     summary = site.build().run
     assert summary.items == CORPUS + SERVED - 3
     assert summary.encoded <= 1  # the one whose features were damaged
-    assert not any(path.exists() for path in left)
+    assert not left[0].exists()
+    assert left[1].exists()  # an entry that cannot be read may need it
+    for path in entries[:3]:
+        path.unlink()
+    site.build()
+    assert not left[1].exists()
     assert new.exists()  # its entry may be under way
+
+
+def test_what_retention_expires_is_not_missing_for_the_gate_and_goes_after_publishing(site: Site) -> None:
+    site.search()
+    assert nightly(NightlySettings(site.settings())).outcome == "published"
+    backdated(site, {f"giphy/id{number}": 40 for number in range(SERVED)})
+    make_older(site)
+    refused = nightly(NightlySettings(site.settings(max_days=30), GateSettings(min_recall=2)))
+    assert refused.outcome == "refused"
+    assert "max_shrink" not in refused.refused
+    assert len(list(site.inbox.folder.glob("*.gif"))) == SERVED
+    night = nightly(NightlySettings(site.settings(max_days=30)))
+    assert (night.outcome, night.build.run.items) == ("published", CORPUS)
+    assert not list(site.inbox.folder.glob("*.gif"))
+
+
+def test_rejects_of_the_inbox_do_not_count_for_the_gate(site: Site) -> None:
+    site.search()
+    for path in list(site.inbox.folder.glob("*.gif"))[:7]:
+        path.write_bytes(b"")
+    night = nightly(NightlySettings(site.settings()))
+    assert (night.outcome, night.build.run.rejects, night.build.run.inbox_rejects) == ("published", 7, 7)
 
 
 def test_features_of_another_encoder_are_not_taken_in(site: Site) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gifdex.index.sources.addresses import AddressRules
 from gifdex.index.sources.base import Candidate
 from gifdex.index.sources.downloads import Download, DownloadBudget, download
-from gifdex.index.sources.http import HttpOptions
+from gifdex.index.sources.http import HttpOptions, _retry_after
 from tests.index.sources.http_service import Service, serving
 
 
@@ -275,3 +275,16 @@ def test_tls_checks_the_name_of_the_url_not_the_address(
 def test_a_budget_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="a limit that is too low"):
         DownloadBudget(connections=0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "Mon, 01 Jan 2020 00:00:00 +9999", "Mon", "1 1 1", '"('],
+)
+def test_a_retry_after_that_is_no_time_counts_as_none(value: str) -> None:
+    assert _retry_after(value) == 0
+
+
+def test_an_error_nobody_expected_is_a_reason(local: HttpOptions) -> None:
+    (result,) = download([Candidate("a", 5, "s")], options=local)  # type: ignore[arg-type]
+    assert result.reason == "cannot be fetched (AttributeError)"

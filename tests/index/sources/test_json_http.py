@@ -123,3 +123,33 @@ def test_an_expression_that_does_not_fit_is_one_error(service: Service, local: H
 def test_what_shapes_an_answer_is_in_the_fingerprint(service: Service, local: HttpOptions) -> None:
     one, other = source(service, local), source(service, local, "/find?q={query}&rating=g")
     assert one.fingerprint == source(service, local, seconds=3.0).fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("field", ["{query:d}", "{query!z}", "{query:>{count}}"])
+def test_a_field_with_a_format_is_refused(field: str) -> None:
+    with pytest.raises(SourceError, match="a field with ! or :"):
+        JsonSource("media", f"http://x.example/?q={field}", KEYS)
+
+
+@pytest.mark.parametrize("items", ["[99999999999999999999", "`", "(" * 3000, "data[::0]", "map(&x, data)", "avg(data)"])
+def test_any_expression_gives_a_list_or_one_sentence(service: Service, local: HttpOptions, items: str) -> None:
+    service.answers["/find"] = {"data": ["x"]}
+    with pytest.raises(SourceError, match="expression"):
+        source(service, local, keys=JsonKeys(items, "url")).candidates("a", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"page_size": 0}, "page_size of media is 0"), ({"name": ""}, "an empty name"), ({"url": "x/{query}"}, "http://")],
+)
+def test_settings_that_no_source_can_have_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        JsonSource(**{"name": "media", "url": "http://x.example/?q={query}", "keys": KEYS, **changes})
+
+
+def test_other_headers_are_another_source_and_stay_secret() -> None:
+    def made(token: str) -> str:
+        return JsonSource("media", "http://x.example/?q={query}", KEYS, headers={"Authorization": token}).fingerprint
+
+    assert made("SECRET one") != made("SECRET two")
+    assert "SECRET" not in made("SECRET one")
