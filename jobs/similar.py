@@ -61,7 +61,8 @@ def command(
 ) -> None:
     """Print the items of STORE that are most similar to examples, best first.
 
-    Give GIFs, pictures and items of the index as examples. Several are added up, and one that is named twice counts twice.
+    Give GIFs, pictures and items of the index as examples. Several are added up, and one that is named twice counts
+    twice.
     Items that are named, and their copies, are left out of the answer. GIFs and pictures need the index's image
     encoder; items do not. --towards and --fields features need an index that was built with --keep-features.
     """
