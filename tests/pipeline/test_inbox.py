@@ -292,3 +292,8 @@ def test_a_service_that_misbehaves_leaves_the_indexes_own_answer(
     assert hits == gifdex.open(site.root / "ws" / "index").search(SENTENCE, 5)
     (message,) = caplog.messages
     assert message.startswith("the outside source giphy was not used: ")
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING")  # which commands in this process may have raised
