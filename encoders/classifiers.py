@@ -28,11 +28,20 @@ def load(path: Path) -> Classifier:
         raise WeightsError(f"cannot read the classifier {path}: {err}; restore the file or build again") from err
     tensors = (weight, bias, mean)
     fits = weight.ndim == 2 and bias.shape == weight.shape[:1] and mean.shape == weight.shape[1:]
-    if not fits or not all(tensor.dtype == np.float32 and np.isfinite(tensor).all() for tensor in tensors):
+    if (
+        not fits
+        or not len(bias)
+        or not all(tensor.dtype == np.float32 and np.isfinite(tensor).all() for tensor in tensors)
+    ):
         raise WeightsError(f"the classifier {path} has tensors that do not fit together: restore it or build again")
-    if not isinstance(labels, list) or len(labels) != len(bias) or not all(isinstance(one, str) for one in labels):
+    if not isinstance(labels, list) or len(labels) != len(bias) or not all(map(_is_label, labels)):
         raise WeightsError(f"the classifier {path} does not name its {len(bias):,} classes: restore it or build again")
     return Classifier(weight, bias, tuple(labels), mean)
+
+
+def _is_label(label: object) -> bool:
+    """Tell whether a label can be shown: text, not empty, without a lone surrogate."""
+    return isinstance(label, str) and bool(label.strip()) and label.encode(errors="ignore").decode() == label
 
 
 def find_class(labels: Sequence[str], wanted: str | int) -> int:
@@ -40,7 +49,7 @@ def find_class(labels: Sequence[str], wanted: str | int) -> int:
 
     Raises EncoderError for an unknown name, with the nearest ones, and for a name that two classes share.
     """
-    if isinstance(wanted, int) and not isinstance(wanted, bool):
+    if isinstance(wanted, (int, np.integer)) and not isinstance(wanted, bool):
         if 0 <= wanted < len(labels):
             return wanted
         raise EncoderError(f"there is no class {wanted}; expected a number from 0 to {len(labels) - 1:,}, or a name")

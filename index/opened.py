@@ -20,7 +20,7 @@ from gifdex.index.queries.fuse import Fusion, fusion
 from gifdex.index.queries.moments import MomentsOf, moments_of
 from gifdex.index.text_file import TextFile
 from gifdex.index.vectors import Scores
-from gifdex.schemas.errors import QueryError
+from gifdex.schemas.errors import CorruptIndexError, QueryError, WeightsError
 from gifdex.schemas.manifest import EncoderRecord, Manifest
 
 
@@ -89,7 +89,18 @@ class Opened:
                 f"the index {self.path} has no classifier of its image encoder {self.image_encoder.name}: build it "
                 "again, with an encoder that has one"
             )
-        return classifiers.load(self.path / self.manifest.classifier)
+        path = self.path / self.manifest.classifier
+        try:
+            found = classifiers.load(path)
+        except WeightsError as err:
+            raise CorruptIndexError(f"{err} (the index {self.path})") from err
+        field = self.fields.get(FEATURES)
+        if field is not None and found.weight.shape[1] != field.dimensions:
+            raise CorruptIndexError(
+                f"{path} is for features of {found.weight.shape[1]:,} dimensions, but those of the index have "
+                f"{field.dimensions:,}: restore the file or rebuild"
+            )
+        return found
 
     def class_weights(self, wanted: str | int) -> FloatArray:
         """Return the classifier's weights float32 (d_image,) of a class, by name or number; raises EncoderError."""

@@ -181,8 +181,10 @@ class TextFile:
         rows = np.fromiter(database.execute(_ANSWER, (expression,)), _ROW)
         rows.sort(order="item")
         items, scores = rows["item"].copy(), rows["score"].copy()
-        if len(items) and not (items[0] >= 0 and items[-1] < self._items and np.isfinite(scores).all()):
-            raise ValueError(f"it names items that the index does not have, which has {self._items:,}")
+        if len(items) and not (items[0] >= 0 and items[-1] < self._items and (np.diff(items) > 0).all()):
+            raise ValueError(f"it names an item twice, or one that the index does not have, which has {self._items:,}")
+        if not (np.isfinite(scores).all() and (scores > 0).all()):
+            raise ValueError("it gives scores that are not above 0")
         return items, scores
 
     def _opened(self) -> sqlite3.Connection:
@@ -194,6 +196,9 @@ class TextFile:
         (found,) = database.execute("PRAGMA application_id").fetchone()
         if found != APPLICATION_ID:
             raise ValueError(f"its application id is {found:#x}, not {APPLICATION_ID:#x}")
+        kinds = database.execute("SELECT count(*) FROM sqlite_master WHERE type NOT IN ('table', 'index')").fetchone()
+        if kinds != (0,):  # a view or a trigger could run without end
+            raise ValueError("it has views or triggers; expected tables")
         self._common = frozenset(word for (word,) in database.execute("SELECT word FROM common"))
         return database
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _NOTICE_SECONDS = 2.0  # loading an image encoder takes longer where TensorFlow is imported
 _STDIN = Path("-")
+_MAX_DIGITS = 10  # of a class's number; a longer one is a name that no class has
 _EPILOG = """\b
 Examples:
   gifdex similar ws/index --id cat_piano
@@ -105,4 +106,5 @@ def _source(path: Path) -> Path | bytes:
 
 def _class(towards: str | None) -> str | int | None:
     """Return a class as `Index.similar` takes it: digits are its number."""
-    return int(towards) if towards is not None and towards.isascii() and towards.isdecimal() else towards
+    is_number = towards is not None and towards.isascii() and towards.isdecimal() and len(towards) < _MAX_DIGITS
+    return int(towards) if towards is not None and is_number else towards

@@ -61,7 +61,7 @@ def _with_tags(id_: str, text: str | None, tags: list[str]) -> str | None:
     combined = [*own, *(tag for tag in tags if tag.casefold() not in known)]
     if not combined:
         return text
-    return json.dumps({**metadata, TAGS: combined}, sort_keys=True, ensure_ascii=False)
+    return json.dumps({**metadata, TAGS: combined}, sort_keys=True)
 
 
 def _own(id_: str, metadata: dict[str, Any]) -> list[str]:

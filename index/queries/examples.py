@@ -230,6 +230,8 @@ def _several(given: Examples) -> Sequence[Any]:
 
 
 def _checked(examples: Iterable[Any]) -> list[Example]:
+    if not isinstance(examples, Iterable):
+        raise QueryError(f"the examples are a {type(examples).__name__}; expected a list of gifdex.Example or ids")
     found = [Example(id=one) if isinstance(one, str) else one for one in examples]
     for one in found:
         if not isinstance(one, Example):

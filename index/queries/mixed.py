@@ -121,6 +121,8 @@ class Mixture:
             having = self.text.having(words.phrases)
             among = having if among is None else np.intersect1d(among, having, assume_unique=True)
         items, scores = self.text.matches(words.scored) if words.scored else (np.empty(0, np.int64), np.empty(0))
+        if not self.by_ranks and self.vectors is not None and len(scores):
+            scores = self.weight * scores / scores.max()  # of all items, so that a filter changes no score
         if among is not None:
             kept = np.isin(items, among, assume_unique=True)
             items, scores = items[kept], scores[kept]
@@ -153,7 +155,6 @@ class Mixture:
     ) -> Found:
         """Add up weighted cosines and weighted BM25 scores, which are divided by the query's best one."""
         items, scores = matches
-        scores = self.weight * scores / scores.max() if len(scores) else scores
         if vector is None:
             return best(items, scores, k)
         if among is not None or method.exact:

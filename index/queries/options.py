@@ -87,6 +87,10 @@ def checked_score(score: float | None, name: str = "min_score") -> float | None:
     if score is None:
         return None
     is_number = isinstance(score, (int, float, np.integer, np.floating)) and not isinstance(score, bool)
-    if not is_number or not math.isfinite(score):
+    try:
+        value = float(score) if is_number else math.nan
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
         raise QueryError(f"{name} is {score!r:.40}; expected a number, such as 0.2")
-    return float(score)
+    return value

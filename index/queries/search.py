@@ -142,7 +142,7 @@ def _mixed_rankings(
 
 
 def _check_syntax(syntax: str, *allowed: str) -> None:
-    if allowed and syntax in (SENTENCE, TERMS) and syntax not in allowed:
+    if allowed and isinstance(syntax, str) and syntax in (SENTENCE, TERMS) and syntax not in allowed:
         raise QueryError(f"syntax is {syntax!r}, but the query is a vector: search by words")
-    if syntax not in (SENTENCE, TERMS):
+    if not isinstance(syntax, str) or syntax not in (SENTENCE, TERMS):
         raise QueryError(f"syntax is {syntax!r:.40}; expected {SENTENCE!r} or {TERMS!r}")

@@ -72,8 +72,8 @@ def similar(
     among = None if where is None else opened.items.matching(where)
     when: MomentsOf | None = None
     if towards is not None:
-        if fields is not None and list(fields) != [FEATURES]:
-            raise QueryError(f"towards searches the field {FEATURES}, but fields is {dict(fields)!r:.80}: leave it out")
+        if fields is not None and not (isinstance(fields, Mapping) and list(fields) == [FEATURES]):
+            raise QueryError(f"towards searches the field {FEATURES}, but fields is {fields!r:.80}: leave it out")
         direction = opened.class_weights(towards)
 
         def ranked(wanted: int) -> Found:

@@ -92,6 +92,8 @@ def embed_terms(embed: Callable[[Sequence[str]], FloatArray], queries: Sequence[
     Raises QueryError for a malformed query and for terms that cancel each other out, UnknownWordsError for a term
     without a word that the encoder knows.
     """
+    if not queries:
+        return embed([])
     parsed = [parse(query) for query in queries]
     distinct = list(dict.fromkeys(term.text for terms in parsed for term in terms))
     try:

@@ -79,7 +79,7 @@ def _item_of(opened: Opened, word: object) -> int:
     if not isinstance(word, str) or not word.strip():
         raise QueryError(f"the word is {word!r:.80}; expected a word, such as 'ocean'")
     composed = unicodedata.normalize("NFC", word.strip())
-    for spelling in dict.fromkeys([composed, composed.lower()]):
+    for spelling in dict.fromkeys([word.strip(), composed, composed.lower()]):
         found = opened.items.matching({"id": spelling})
         if len(found):
             return int(found[0])

@@ -11,7 +11,7 @@ import pytest
 import gifdex
 from gifdex.encoders.base import Classifier, FloatArray, unit
 from gifdex.index.lookup import Index
-from gifdex.schemas.errors import EncoderError, QueryError
+from gifdex.schemas.errors import CorruptIndexError, EncoderError, QueryError
 
 ITEMS, DIMENSIONS, FEATURES = 700, 16, 12
 LABELS = ("tabby cat", "Siamese cat", "crane", "crane")
@@ -113,7 +113,10 @@ def test_a_search_gives_nothing_below_the_minimum_score(index: Index, vectors: F
         ({"id": key(1), "towards": "crane"}, EncoderError, r"the classes crane \(2\), crane \(3\) have the name"),
         ({"id": key(1), "towards": 4}, EncoderError, "there is no class 4; expected a number from 0 to 3"),
         ({"id": key(1), "towards": 1, "fields": {"image": 1}}, QueryError, "towards searches the field features"),
+        ({"id": key(1), "towards": 1, "fields": "features"}, QueryError, "but fields is 'features': leave it out"),
         ({"id": key(1), "min_score": float("nan")}, QueryError, "min_score is nan"),
+        ({"id": key(1), "min_score": 10**400}, QueryError, "min_score is 1000"),
+        ({"id": key(1), "minus": 5}, QueryError, "the examples are a int; expected a list of gifdex.Example or ids"),
         ({"gif": "nowhere.gif"}, QueryError, "cannot read the example nowhere.gif: No such file"),
         ({"gif": b"GIF89a"}, EncoderError, "there is no image encoder 'pixels'"),
     ],
@@ -141,3 +144,16 @@ def test_an_index_without_features_or_classifier_says_how_to_get_them(
     classified = gifdex.open(make_version(tmp_path / ("2" * 16), vectors[:50], classifier=classifier))
     with pytest.raises(QueryError, match="does not keep features, which this query needs: build it with"):
         classified.similar(id=key(1), towards="tabby cat")
+
+
+def test_a_class_may_be_a_number_of_numpy(index: Index) -> None:
+    assert index.similar(3, id=key(1), towards=np.int64(1)) == index.similar(3, id=key(1), towards=1)  # type: ignore[arg-type]
+
+
+def test_a_classifier_of_other_features_is_corrupt(
+    tmp_path: Path, make_version: Callable[..., Path], vectors: FloatArray, features: np.ndarray
+) -> None:
+    other = Classifier(np.zeros((2, 3), np.float32), np.zeros(2, np.float32), ("cat", "dog"), np.zeros(3, np.float32))
+    made = make_version(tmp_path / "00000000000000ee", vectors, fields={"features": features}, classifier=other)
+    with pytest.raises(CorruptIndexError, match="is for features of 3 dimensions, but those of the index have"):
+        gifdex.open(made).similar(id=key(1), towards="cat")

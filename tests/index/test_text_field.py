@@ -237,7 +237,8 @@ def test_scores_are_fused_on_request(words: Index, options: dict[str, Any]) -> N
     sentence, weights = "a cat eats cream", {"image": 1, "caption": 0.5, "text": 3}
     cosines = {hit.id: hit.score for hit in words.search(sentence, 20, fields={"image": 1, "caption": 0.5}, **options)}
     matches = words.search(sentence, 20, fields=TEXT, **options)
-    expected = cosines | {hit.id: cosines[hit.id] + 3 * hit.score / matches[0].score for hit in matches}
+    best = words.search(sentence, 1, fields=TEXT)[0].score  # of all items, whatever the filter
+    expected = cosines | {hit.id: cosines[hit.id] + 3 * hit.score / best for hit in matches}
     hits = words.search(sentence, 20, fields=weights, fusion="scores", **options)
     assert {hit.id: hit.score for hit in hits} == pytest.approx(expected)
     assert hits[:2] == words.search(sentence, 2, fields=weights, fusion="scores", **options)
@@ -349,6 +350,21 @@ def test_a_damaged_file_is_found(worded: Path, damaged: Callable[[bytes], Path])
         assert index.search("cat", 1)  # the other fields answer
 
 
+def test_a_file_with_a_view_is_refused(worded: Path, tmp_path: Path, words: Index) -> None:
+    path = tmp_path / "text.sqlite"
+    path.write_bytes((worded / "text.sqlite").read_bytes())
+    database = sqlite3.connect(path)
+    database.executescript(
+        "DROP TABLE common; CREATE VIEW common AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) "
+        "SELECT 'w' AS word FROM n"
+    )
+    database.close()
+    assert words.manifest.text is not None
+    opened = text_file.TextFile(path, words.manifest.text, len(ROWS))
+    with pytest.raises(CorruptIndexError, match="it has views or triggers; expected tables"):
+        opened.matches(["cat"])
+
+
 def test_altered_bytes_are_answers_or_errors(worded: Path, tmp_path: Path, words: Index) -> None:
     data, record = (worded / "text.sqlite").read_bytes(), words.manifest.text
     assert record is not None
@@ -412,3 +428,7 @@ def test_many_items_equal_a_scan_of_python(tmp_path: Path, make_version: Version
         both = index.search(" ".join(asked), 7, fields={"image": 1, "text": 1})
         fused = brute_force(index, " ".join(asked), {"image": 1, "text": 1})
         assert [hit.score for hit in both] == pytest.approx(sorted(fused.values(), reverse=True)[:7])
+
+
+def test_no_queries_have_no_answers(words: Index) -> None:
+    assert words.search([], syntax="terms") == []
