@@ -113,7 +113,7 @@ def test_a_build_calibrates_its_scores(built: Built) -> None:
     assert found[0]["percentile"] > 0.9 > found[-1]["percentile"]
     kept = hits(run("search", built.store, "a cup of coffee", "--min-percentile", "0.9", "--json"))
     assert kept == [hit for hit in found if hit["percentile"] >= 0.9]
-    table = run("search", built.store, "a cup of coffee").stdout.splitlines(, "--min-percentile", 0)
+    table = run("search", built.store, "a cup of coffee", "--min-percentile", 0).stdout.splitlines()
     assert table[0].split() == ["rank", "score", "percentile", "id", "uri"]
     assert f"{found[0]['percentile']:.3f}" in table[1]
     assert hits(run("search", built.store, "the annual report of a bank", "--min-percentile", "0.9", "--json")) == []
