@@ -22,7 +22,7 @@ json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print one JSON object per line: rank, id, score, uri, metadata; and source, if from outside.",
+    help="Print one JSON object per line: rank, id, score, uri, metadata, and what else the query gives.",
 )
 fields_option = click.option(
     "--fields", type=FieldWeights(), help="Fields to search, with weights: image,text=0.5.  [default: image]"
@@ -114,14 +114,16 @@ def print_hits(hits: Sequence[Hit], as_json: bool, *, percentiles: bool = False)
         if (percentiles or name != "percentile") and any(column[0](hit) for hit in hits)
     }
     names = ["rank", "score", "id", "uri", *shown]
+    digits = 3 if not hits or abs(hits[0].score) >= _MIN_SHOWN else 5  # sums of reciprocal ranks are small
     made = table(*sorted(names, key=_ORDER.index), numbers=("rank", "score", "percentile", "at"))
     for rank, hit in enumerate(hits, start=1):
-        cells = {"rank": str(rank), "score": f"{hit.score:.3f}", "id": hit.id, "uri": hit.uri}
+        cells = {"rank": str(rank), "score": f"{hit.score:.{digits}f}", "id": hit.id, "uri": hit.uri}
         cells |= {name: of_hit(hit) or other for name, (of_hit, other) in shown.items()}
         made.add_row(*(cells[name] for name in _ORDER if name in cells))
     print_table(made)
 
 
+_MIN_SHOWN = 0.1
 _ORDER = ("rank", "score", "percentile", "at", "id", "source", "uri", "duplicates")
 # Columns that are left out where no hit has them: what they show of a hit, and of one without it.
 _COLUMNS: Mapping[str, tuple[Callable[[Hit], str | None], str]] = {

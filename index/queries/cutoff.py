@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from gifdex.index.calibration import Percentiles
-from gifdex.index.field_records import IMAGE, TEXT
+from gifdex.index.field_records import IMAGE
 from gifdex.index.queries.fuse import Fusion
 from gifdex.index.queries.options import checked_score
 from gifdex.index.vectors import Scores
@@ -49,10 +50,18 @@ class Cutoff:
 ANY = Cutoff()
 
 
+class Searched(Protocol):
+    """Fields that are searched together."""
+
+    @property
+    def names(self) -> str:
+        """Their names, for errors."""
+
+
 def cutoff(
-    path: Path, fused: Fusion | None, are_vectors: bool, min_score: float | None, min_percentile: float | None
+    path: Path, fused: Searched | None, are_vectors: bool, min_score: float | None, min_percentile: float | None
 ) -> Cutoff:
-    """Return the cutoff of a search in `fused` fields of vectors alone, or with others (None).
+    """Return the cutoff of a search in `fused` fields.
 
     Only the hits of sentences have percentiles, not those of vectors. Raises QueryError if a limit is invalid, or if
     there are no percentiles to limit.
@@ -61,7 +70,7 @@ def cutoff(
         return ANY
     lowest = checked_score(min_score)
     percentiles, weight = None, 1.0
-    if fused is not None and len(fused.parts) == 1 and not are_vectors:
+    if isinstance(fused, Fusion) and len(fused.parts) == 1 and not are_vectors:
         field, weight = fused.parts[0]
         percentiles = field.percentiles
     if min_percentile is not None:
@@ -73,11 +82,10 @@ def cutoff(
     return Cutoff(lowest, min_percentile, percentiles, weight)
 
 
-def _reason(path: Path, fused: Fusion | None, are_vectors: bool) -> str:
+def _reason(path: Path, fused: Searched | None, are_vectors: bool) -> str:
     """Return why a search has no percentiles."""
     if are_vectors:
         return "min_percentile is for sentences, but the query is an array of vectors: use min_score"
-    names = [TEXT, "others"] if fused is None else [field.name for field, _ in fused.parts]
-    if names != [IMAGE]:
-        return f"min_percentile is for the field {IMAGE} alone, but the search is in {', '.join(names)}: use min_score"
+    if fused is not None and fused.names != IMAGE:
+        return f"min_percentile is for the field {IMAGE} alone, but the search is in {fused.names}: use min_score"
     return f"the index {path} has no calibration, which min_percentile needs: build it again, or use min_score"

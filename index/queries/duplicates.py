@@ -65,6 +65,7 @@ def duplicates(
 ) -> list[list[Hit]]:
     """See `Index.duplicates`."""
     lowest, method = duplicate_score("min_score", min_score), search_method(engine, num_candidates, exact)
+    opened.require_gifs()
     fused = opened.fusion({field: 1.0})
     if field not in _FIELDS:
         raise QueryError(f"near duplicates are found in the fields {' and '.join(_FIELDS)}, not in {field}")

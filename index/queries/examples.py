@@ -241,7 +241,8 @@ def _checked(examples: Iterable[Any]) -> list[Example]:
 
 def item_of(opened: Opened, key: str) -> int:
     """Return the position of the item with an id; raises QueryError if there is none."""
-    found = opened.items.matching({"id": key})
+    is_text = key.encode(errors="ignore").decode() == key  # without a lone surrogate
+    found = opened.items.matching({"id": key}) if is_text else np.empty(0, np.int64)
     if not len(found):
         raise QueryError(f"the index {opened.path} has no item {key!r:.80}; expected one of its ids")
     return int(found[0])
@@ -258,8 +259,26 @@ def stored_vector(opened: Opened, space: SpaceRecord, key: str) -> FloatArray:
     return vector
 
 
+class EncodedOnce:
+    """Encodes each example of one query once, however often and in however many spaces it is compared."""
+
+    def __init__(self, encoder: ExampleEncoder) -> None:
+        self.embed = encoder.embed
+        self._encoder = encoder
+        self._found: list[tuple[Example, FloatArray]] = []
+
+    def features(self, example: Example) -> FloatArray:
+        """Return the features float32 (d_image,) of a GIF or a picture; raises as `ExampleEncoder.features` does."""
+        for known, features in self._found:
+            if known is example:  # a file can be read only once
+                return features
+        features = self._encoder.features(example)
+        self._found.append((example, features))
+        return features
+
+
 def combined(
-    opened: Opened, encoder: ExampleEncoder, space: SpaceRecord, plus: list[Example], minus: list[Example]
+    opened: Opened, encoder: ExampleEncoder | EncodedOnce, space: SpaceRecord, plus: list[Example], minus: list[Example]
 ) -> FloatArray:
     """Return the sum float32 (d,) of the examples' weighted unit vectors in a space, those of `minus` subtracted.
 

@@ -46,6 +46,11 @@ class Fusion:
         has_row: NDArray[np.bool_] = np.logical_or.reduce([field.items.has_row for field, _ in self.parts])
         return has_row
 
+    @property
+    def names(self) -> str:
+        """What is searched, for errors."""
+        return ", ".join(field.name for field, _ in self.parts)
+
     @functools.cached_property
     def timed(self) -> Field | None:
         """The field of frames, if it is one of them."""

@@ -36,13 +36,25 @@ DEPTH = 100
 
 @dataclass(frozen=True)
 class Mixture:
-    """The field `text` with its weight, if asked, and fields of vectors with theirs, if asked."""
+    """The field `text` with its weight, if asked, and fields of vectors with theirs, if asked.
+
+    Ranks are fused of the `depth` best items of each field, also where near duplicates are grouped and more are looked
+    at, so that grouping changes no score.
+    """
 
     opened: Opened
     text: TextFile | None
     weight: float
     vectors: Fusion | None
     by_ranks: bool
+    depth: int = DEPTH
+
+    @property
+    def names(self) -> str:
+        """What is searched, for errors."""
+        vectors = [] if self.vectors is None else [field.name for field, _ in self.vectors.parts]
+        fields = ", ".join([*vectors, *([] if self.text is None else [TEXT])])
+        return f"{fields}, fused by ranks" if self.by_ranks else fields
 
     def check_score(self, min_score: float | None) -> None:
         """Raise QueryError for a score that no item can reach."""
@@ -136,11 +148,10 @@ class Mixture:
         self, matches: Found | None, vector: FloatArray | None, k: int, method: SearchMethod, among: Rows | None
     ) -> Found:
         """Fuse the ranks of the fields' best items."""
-        depth = max(k, DEPTH)
-        lists = [] if matches is None else [(self.weight, best(*matches, depth))]
+        lists = [] if matches is None else [(self.weight, best(*matches, self.depth))]
         if self.vectors is not None and vector is not None:
             for field, weight in self.vectors.parts:
-                (found,) = Fusion(((field, 1.0),)).search(vector[None], depth, method, among)
+                (found,) = Fusion(((field, 1.0),)).search(vector[None], self.depth, method, among)
                 lists.append((weight, found))
         return fused_ranks(lists, k)
 
@@ -180,7 +191,7 @@ def fused_ranks(lists: Sequence[tuple[float, Found]], k: int) -> Found:
     return best(items, totals, k)
 
 
-def mixture(opened: Opened, fields: Mapping[str, float] | None, fusion: str | None) -> Mixture | None:
+def mixture(opened: Opened, fields: Mapping[str, float] | None, fusion: str | None, k: int) -> Mixture | None:
     """Return how to search fields that cannot be searched by a weighted sum of cosines alone, or None if they can.
 
     Raises QueryError for another `fusion` than None, "ranks" and "scores", and for unknown fields and weights.
@@ -198,6 +209,7 @@ def mixture(opened: Opened, fields: Mapping[str, float] | None, fusion: str | No
     others = {name: value for name, value in asked.items() if name != TEXT}
     for name, value in others.items():
         check_weight(name, value)
+        opened.fusion({name: 1.0})  # raises for an unknown field
     vectors = None if weight and not any(others.values()) else opened.fusion(others if weight else fields)
     by_ranks = fusion == RANKS or (fusion is None and vectors is not None)
-    return Mixture(opened, opened.text_file() if weight else None, weight, vectors, by_ranks)
+    return Mixture(opened, opened.text_file() if weight else None, weight, vectors, by_ranks, max(k, DEPTH))

@@ -73,13 +73,14 @@ def search(
     if outside is not None:
         has_minimum = min_score is not None or min_percentile is not None
         hybrid.check(outside, query, fields, where, has_minimum, group_score(group) is not None)
-    mixed = mixture(opened, fields, fusion)
+    count = at_least_one("k", k)
+    mixed = mixture(opened, fields, fusion, count)
     fused = opened.fusion(fields) if mixed is None else mixed.vectors
     wanted = _Wanted(
-        at_least_one("k", k),
+        count,
         search_method(engine, num_candidates, exact),
         where,
-        cutoff(opened.path, None if mixed else fused, isinstance(query, np.ndarray), min_score, min_percentile),
+        cutoff(opened.path, mixed or fused, isinstance(query, np.ndarray), min_score, min_percentile),
         group_score(group),
     )
     if mixed is not None:

@@ -15,7 +15,16 @@ from gifdex.index.hits import Hit
 from gifdex.index.items import Where
 from gifdex.index.opened import Opened
 from gifdex.index.queries.cutoff import Cutoff
-from gifdex.index.queries.examples import Example, ExampleEncoder, Examples, combined, copies_of, gathered, subtracted
+from gifdex.index.queries.examples import (
+    EncodedOnce,
+    Example,
+    ExampleEncoder,
+    Examples,
+    combined,
+    copies_of,
+    gathered,
+    subtracted,
+)
 from gifdex.index.queries.grouped import Ranking, group_score
 from gifdex.index.queries.moments import MomentsOf, moments_of
 from gifdex.index.queries.options import at_least_one, checked_score, search_method
@@ -74,10 +83,11 @@ def similar(
     if towards is not None:
         if fields is not None and not (isinstance(fields, Mapping) and list(fields) == [FEATURES]):
             raise QueryError(f"towards searches the field {FEATURES}, but fields is {fields!r:.80}: leave it out")
-        direction = opened.class_weights(towards)
+        opened.fusion(fields)  # raises for a weight that is none
+        direction, once = opened.class_weights(towards), EncodedOnce(encoder)
 
         def ranked(wanted: int) -> Found:
-            return _towards(opened, encoder, (plus, less), direction, wanted, method, among)
+            return _towards(opened, once, (plus, less), direction, wanted, method, among)
     else:
         fused = opened.fusion(fields)
         query = combined(opened, encoder, fused.parts[0][0].space, plus, less)
@@ -97,7 +107,7 @@ def similar(
 
 def _towards(
     opened: Opened,
-    encoder: ExampleEncoder,
+    encoder: EncodedOnce,
     examples: tuple[list[Example], list[Example]],
     weights: FloatArray,
     k: int,

@@ -432,3 +432,24 @@ def test_many_items_equal_a_scan_of_python(tmp_path: Path, make_version: Version
 
 def test_no_queries_have_no_answers(words: Index) -> None:
     assert words.search([], syntax="terms") == []
+
+
+def test_grouping_changes_no_score(tmp_path: Path, make_version: VersionMaker, clustered: VectorMaker) -> None:
+    images, captions = clustered(500), np.roll(clustered(500), 7, axis=0)
+    index = gifdex.open(make_version(tmp_path / "00000000000000fe", images, fields={"caption": captions}))
+    options: dict[str, Any] = {"fields": {"image": 1, "caption": 1}, "fusion": "ranks"}
+    alone = index.search(images[3], 90, **options)
+    assert [hit[:2] for hit in index.search(images[3], 90, group=1.0, **options)] == [hit[:2] for hit in alone]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fields": {"text": 1, "nosuch": 0}}, "has no field 'nosuch'"),
+        ({"fields": {"text": 1}, "min_percentile": 0.5}, "but the search is in text: use min_score"),
+        ({"fusion": "ranks", "min_percentile": 0.5}, "is in image, fused by ranks: use min_score"),
+    ],
+)
+def test_what_is_searched_is_named_in_errors(words: Index, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(QueryError, match=message):
+        words.search("a cat", **options)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import gifdex
 from gifdex.jobs.demo_corpus import make_corpus
 from tests.commands import Finished, run, run_cold
 
@@ -179,6 +180,12 @@ def test_an_index_without_features_says_how_to_get_them(built: Built, options: t
     assert done.returncode == 1
     (sentence,) = sentences(done)
     assert "build it with --keep-features" in sentence
+
+
+def test_a_file_is_read_once_though_two_spaces_are_compared(built: Built) -> None:
+    index, (path, *_) = gifdex.open(built.store), sorted(built.corpus.glob("*.gif"))
+    with path.open("rb") as stream:
+        assert index.similar(2, gif=stream, towards="espresso") == index.similar(2, gif=path, towards="espresso")
 
 
 def test_without_tensorflow_items_answer_and_gifs_name_the_extra(built: Built, tmp_path: Path) -> None:
