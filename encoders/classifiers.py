@@ -61,9 +61,9 @@ def find_class(labels: Sequence[str], wanted: str | int) -> int:
         return found[0]
     if found:
         raise EncoderError(f"the classes {_listed(labels, found)} have the name {wanted!r:.40}: choose one by number")
-    near = difflib.get_close_matches(_plain(wanted), plain, _SUGGESTIONS, cutoff=0.5)
-    near += [label for label in plain if _plain(wanted) in label][: max(0, _SUGGESTIONS - len(near))]
-    numbers = sorted({number for number, label in enumerate(plain) if label in near})[:_SUGGESTIONS]
+    near = [label for label in plain if _plain(wanted) in label]
+    near += difflib.get_close_matches(_plain(wanted), plain, _SUGGESTIONS, cutoff=0.5)
+    numbers = sorted({plain.index(label) for label in list(dict.fromkeys(near))[:_SUGGESTIONS]})
     hint = f"did you mean {_listed(labels, numbers)}?" if numbers else "expected the name or the number of a class"
     raise EncoderError(f"there is no class {wanted!r:.40}; {hint}")
 
